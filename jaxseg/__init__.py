@@ -1,0 +1,1 @@
+"""Image segmentation in pure JAX."""

@@ -1,0 +1,1 @@
+"""Films as arrays: the archive, the TFDS builder, phantoms, the array cache."""

@@ -1,0 +1,38 @@
+"""The array types that every module speaks, and the error for input that a person can mend.
+
+Layout is NHWC throughout. Shapes are written in jaxtyping: ``B`` films, ``H`` rows, ``W`` columns,
+``C`` input channels, ``K`` logit channels (``K == 1`` is binary, ``K > 1`` one class per channel).
+"""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num
+
+Array = jax.Array | np.ndarray
+
+Images = Num[Array, "B H W C"]
+"""uint8 in 0..255 or float in [0, 1]."""
+
+Labels = Int[Array, "B H W"]
+"""Integer class ids; binary: 0 and 1."""
+
+Logits = Float[Array, "B H W K"]
+"""Unnormalised scores, never probabilities."""
+
+Where = Bool[Array, "B H W"]
+"""True on the pixels that count."""
+
+Valid = Bool[Array, "B"]
+"""False on the rows that only pad a batch."""
+
+PerImage = Float[Array, "B"]
+"""One float32 per image."""
+
+Batch = Mapping[str, Array]
+"""``images``, ``labels``, optional ``where`` and ``valid``."""
+
+
+class InputError(ValueError):
+    """Something a person gave (a file, a folder, an option) cannot be used; one line says what."""
