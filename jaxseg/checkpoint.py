@@ -1,0 +1,135 @@
+"""Checkpoints of a train state: a thin wrapper around Orbax.
+
+A checkpoint is complete or absent: what a killed process leaves half-written has another name and
+is never read.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers, type_handlers
+
+from jaxseg.training import TrainState
+
+UNSCORED = -math.inf
+
+
+class Checkpoints:
+    """The numbered checkpoints of one run: the latest few, and the best by score.
+
+    Saving goes on in the background; `close`, or leaving the ``with`` block, ends it. What goes
+    wrong there (a full disk) is raised at the next `save` or at `close`; checkpoints that were
+    complete before stay good.
+
+    Args:
+        directory: Where they lie; made if absent.
+        keep: How many of the latest are kept. The best scored one is kept besides.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int = 2):
+        kept = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep),
+                checkpoint_managers.BestN(get_metric_fn=_score, n=1),
+            ]
+        )
+        # By default each leaf is saved in slices, one per device that holds it, and every slice
+        # costs a compilation at the first save.
+        whole_leaves = type_handlers.create_type_handler_registry(
+            (jax.Array, type_handlers.ArrayHandler(use_replica_parallel=False))
+        )
+        self._manager = ocp.CheckpointManager(
+            Path(directory).absolute(),
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(type_handler_registry=whole_leaves),
+                "progress": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(preservation_policy=kept, best_fn=_score),
+        )
+
+    def save(
+        self, state: TrainState, progress: Mapping[str, Any], *, score: float | None = None
+    ) -> None:
+        """Starts to save the state under its step.
+
+        Args:
+            state: What to save; it may be donated to the next step at once.
+            progress: What else a resumed run needs, as plain JSON values.
+            score: How good the state is, higher being better; None leaves it out of the contest.
+        """
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(_without_typed_key(state)),
+                progress=ocp.args.JsonSave(dict(progress)),
+            ),
+            metrics={"score": UNSCORED if score is None else score},
+        )
+
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint; None where there is none."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step of the best scored checkpoint; None where none has a score."""
+        best = self._manager.best_step()
+        if best is None or self._manager.metrics(best)["score"] == UNSCORED:
+            return None
+        return best
+
+    def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """Reads a checkpoint.
+
+        Args:
+            like: A state of the same structure, arrays or `jax.ShapeDtypeStruct`s; the restored
+                arrays get the shardings of its arrays.
+            step: Which one.
+
+        Returns:
+            The state, the very bits that were saved, and the progress.
+        """
+        target = _without_typed_key(like)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    target,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                ),
+                progress=ocp.args.JsonRestore(),
+            ),
+        )
+        state = restored["state"]
+        return state.replace(key=jax.random.wrap_key_data(state.key)), restored["progress"]
+
+    def close(self) -> None:
+        """Waits for a save in progress and raises what went wrong in it."""
+        try:
+            self._manager.wait_until_finished()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _score(metrics: Mapping[str, float]) -> float:
+    return metrics["score"]
+
+
+def _without_typed_key(state: TrainState) -> TrainState:
+    """Orbax stores plain arrays only, so the key goes as its data."""
+    return state.replace(key=jax.random.key_data(state.key))

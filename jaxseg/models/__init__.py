@@ -1,0 +1,6 @@
+"""Networks: Linen modules with ``__call__(images, *, train)`` that return logits."""
+
+from jaxseg.models.layers import Dropout, UpConv
+from jaxseg.models.unet import UNet
+
+__all__ = ["Dropout", "UNet", "UpConv"]

@@ -1,0 +1,162 @@
+"""The layers that the U-Net is made of and Flax lacks in this form.
+
+`UpConv` is a 3x3 stride-2 transposed convolution computed without zeros in between, `Dropout`
+draws each row's bits from the row's global index, and `Normalization` is one of four norms.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float
+
+NORMS = ("none", "batch", "group", "instance")
+
+Initializer = Callable[..., jax.Array]
+
+
+def _taps_by_phase(kernel: jax.Array, axis: int) -> jax.Array:
+    """Turns the three taps along an axis into ``[tap, phase]`` of the equal two-tap convolution.
+
+    Along one axis a stride-2 transposed convolution is ``out[2i] = x[i-1] w0 + x[i] w2`` and
+    ``out[2i+1] = x[i] w1``: a window of two inputs, and one set of weights per output phase.
+    """
+    w0, w1, w2 = (jax.lax.index_in_dim(kernel, tap, axis, keepdims=False) for tap in range(3))
+    even = jnp.stack([w0, w2], axis)
+    odd = jnp.stack([jnp.zeros_like(w1), w1], axis)
+    return jnp.stack([even, odd], axis + 1)
+
+
+def upsampling_convolution(
+    x: Float[jax.Array, "B H W C"], kernel: Float[jax.Array, "3 3 C D"]
+) -> Float[jax.Array, "B 2*H 2*W D"]:
+    """3x3 stride-2 transposed convolution with "SAME" padding, as a 2x2 convolution and a shuffle.
+
+    Equal to ``jax.lax.conv_transpose(x, kernel, (2, 2), "SAME")``, which XLA computes on CPU by
+    filling the input with zeros, at several times the cost.
+
+    Args:
+        x: Features.
+        kernel: The transposed convolution's own kernel, laid out as in `flax.linen.ConvTranspose`.
+
+    Returns:
+        Features of twice the height and width.
+    """
+    batch, height, width, channels = x.shape
+    features = kernel.shape[-1]
+    phased = _taps_by_phase(_taps_by_phase(kernel, 0), 2)
+    phased = phased.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, channels, 4 * features)
+    out = jax.lax.conv_general_dilated(
+        x, phased, (1, 1), ((1, 0), (1, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    out = out.reshape(batch, height, width, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
+    return out.reshape(batch, 2 * height, 2 * width, features)
+
+
+class UpConv(nn.Module):
+    """A 3x3 stride-2 transposed convolution that doubles height and width.
+
+    Parameters (``kernel`` ``[3, 3, C, features]``, ``bias``) and result are those of
+    ``nn.ConvTranspose(features, (3, 3), strides=(2, 2))``; see `upsampling_convolution`.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer = nn.initializers.glorot_uniform()
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B 2*H 2*W D"]:
+        """Returns features of twice the height and width."""
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:], self.param_dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        out = upsampling_convolution(x, kernel)
+        return out if bias is None else out + bias[None, None, None]
+
+
+class Dropout(nn.Module):
+    """Dropout whose bits depend on the key and on the row's global index alone.
+
+    So neither the number of devices nor rows that pad the batch change what is dropped. Under jit
+    the batch is the global one; under pmap name the mapped axis in ``axis_name``, and rows are
+    counted along it.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "B ..."], *, train: bool) -> Float[jax.Array, "B ..."]:
+        """Zeroes each value with probability ``rate`` and scales the others by 1 / (1 - rate)."""
+        if not train or self.rate == 0.0:
+            return x
+        rows = jnp.arange(x.shape[0])
+        if self.axis_name is not None:
+            rows = rows + jax.lax.axis_index(self.axis_name) * x.shape[0]
+        key = self.make_rng("dropout")
+
+        def keep_row(row: jax.Array) -> jax.Array:
+            return jax.random.bernoulli(jax.random.fold_in(key, row), 1.0 - self.rate, x.shape[1:])
+
+        keep = jax.vmap(keep_row)(rows)
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+class Normalization(nn.Module):
+    """One of `NORMS`, over features ``[B, H, W, C]``, with learned scale and offset.
+
+    ``batch`` keeps running statistics in the collection ``batch_stats`` and leaves rows that only
+    pad the batch out of them; ``group`` takes groups of at least 8 channels where these divide.
+    """
+
+    norm: str
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[jax.Array, "B H W C"],
+        *,
+        train: bool,
+        valid: Bool[jax.Array, "B"] | None = None,
+    ) -> Float[jax.Array, "B H W C"]:
+        """Returns the normalised features in the shape given."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.norm == "batch":
+            layer = nn.BatchNorm(
+                use_running_average=not train, momentum=0.99, axis_name=self.axis_name, **dtypes
+            )
+            return layer(x, mask=None if valid is None else valid[:, None, None, None])
+        if self.norm == "group":
+            return nn.GroupNorm(num_groups=math.gcd(8, x.shape[-1]), **dtypes)(x)
+        if self.norm == "instance":
+            return nn.InstanceNorm(**dtypes)(x)
+        if self.norm == "none":
+            return x
+        raise ValueError(f"norm is {self.norm!r}; it must be one of {', '.join(NORMS)}")
+
+
+def rates_per_level(dropout: float | Sequence[float], levels: int) -> tuple[float, ...]:
+    """Spreads one dropout rate, or one per pool, over the pools.
+
+    Raises:
+        ValueError: If their number is not ``levels`` or one is outside [0, 1).
+    """
+    rates = (dropout,) * levels if isinstance(dropout, int | float) else tuple(dropout)
+    if len(rates) != levels:
+        raise ValueError(f"dropout has {len(rates)} rates, the network has {levels} pools")
+    for rate in rates:
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"dropout rate {rate} is outside [0, 1)")
+    return rates

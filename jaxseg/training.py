@@ -1,0 +1,233 @@
+"""The train state and the pure steps on it: one update, one evaluation, many updates at once.
+
+Nothing here knows devices but an optional ``axis_name``; `jaxseg.parallel` compiles the steps.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Int, Key
+
+from jaxseg.types import Array, Batch, Images, Logits
+
+Loss = Callable[..., jax.Array]
+"""``loss(logits, labels, *, where=None)``: ``[B]``, or a scalar over the batch."""
+
+Metrics = Mapping[str, jax.Array]
+Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
+
+
+class TrainState(struct.PyTreeNode):
+    """All that training changes, as one pytree.
+
+    Attributes:
+        step: int32 scalar, updates done.
+        params: The model's parameters.
+        collections: The model's other collections (``batch_stats``); empty for most.
+        opt_state: The optimiser's state.
+        key: The run's key; a step's own key is ``fold_in(key, step)``.
+        ema: Exponential moving average of ``params``, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    collections: Any
+    opt_state: optax.OptState
+    key: jax.Array
+    ema: Any = None
+
+    @classmethod
+    def create(
+        cls,
+        model: nn.Module,
+        tx: optax.GradientTransformation,
+        key: Key[jax.Array, ""],
+        images: Images | jax.ShapeDtypeStruct,
+        *,
+        ema: bool = False,
+    ) -> Self:
+        """Initialises the parameters and the optimiser.
+
+        Args:
+            model: A Linen module with ``__call__(images, *, train)``.
+            tx: The optimiser.
+            key: A typed key. Equal keys give equal states.
+            images: Example images, or their shape and dtype; only these matter, one row does.
+            ema: Whether to keep a moving average of the parameters.
+
+        Returns:
+            The state before the first step.
+        """
+        init_key, run_key = jax.random.split(key)
+        example = jnp.zeros((1, *images.shape[1:]), images.dtype)
+        variables = dict(model.init(init_key, example, train=False))
+        params = variables.pop("params")
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            collections=variables,
+            opt_state=tx.init(params),
+            key=run_key,
+            ema=jax.tree.map(jnp.copy, params) if ema else None,
+        )
+
+    def variables(self) -> dict[str, Any]:
+        """What ``model.apply`` takes to predict: averaged parameters where these are kept."""
+        return {"params": self.params if self.ema is None else self.ema, **self.collections}
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    loss: Loss,
+    *,
+    ema_decay: float | None = None,
+    axis_name: str | None = None,
+) -> Step:
+    """Makes the pure function that does one update.
+
+    The loss is the sum over rows of loss times ``valid``, over the number of valid rows, both
+    over the global batch; so rows that pad a batch change nothing.
+
+    Args:
+        model: A Linen module with ``__call__(images, *, train)``; where it also takes ``valid``,
+            it is given the batch's. Dropout draws from the key collection ``dropout``.
+        tx: The optimiser.
+        loss: ``loss(logits, labels, *, where)``, one value per image, or a scalar that is
+            already pooled over the global batch.
+        ema_decay: Decay of the moving average of the parameters, reached from below as
+            ``(1 + step) / (10 + step)`` so that early parameters are soon forgotten. Needs a
+            state created with ``ema=True``.
+        axis_name: The mapped axis inside `jax.pmap` or `jax.shard_map`; None under jit.
+
+    Returns:
+        ``step(state, batch) -> (state, metrics)``; metrics are the scalars ``loss`` (float32),
+        ``images`` (int32, valid rows) and ``gradient_norm`` (float32, before the optimiser).
+    """
+    model = _along_axis(model, axis_name)
+    takes_valid = _takes_valid(model)
+
+    def over_devices(tree: Any) -> Any:
+        return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        valid = _valid_rows(batch)
+        images_counted = over_devices(valid.sum(dtype=jnp.int32))
+
+        def objective(params: Any) -> tuple[jax.Array, Any]:
+            logits, collections = model.apply(
+                {"params": params, **state.collections},
+                batch["images"],
+                train=True,
+                rngs={"dropout": key},
+                mutable=list(state.collections),
+                **({"valid": valid} if takes_valid else {}),
+            )
+            values = loss(logits, batch["labels"], where=batch.get("where"))
+            if values.ndim == 0:
+                return values, collections
+            total = jnp.where(valid, values, 0.0).sum()
+            return total / jnp.maximum(images_counted, 1).astype(jnp.float32), collections
+
+        (value, collections), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        value, gradients = over_devices((value, gradients))
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            collections=dict(collections),
+            opt_state=opt_state,
+            ema=_averaged(state.ema, params, state.step, ema_decay),
+        )
+        return state, {
+            "loss": value,
+            "images": images_counted,
+            "gradient_norm": optax.tree.norm(gradients),
+        }
+
+    return step
+
+
+def make_predict_step(model: nn.Module) -> Callable[[TrainState, Images], Logits]:
+    """Makes ``predict(state, images) -> logits`` with dropout off and averaged parameters."""
+
+    def predict(state: TrainState, images: Images) -> Logits:
+        return model.apply(state.variables(), images, train=False)
+
+    return predict
+
+
+def gather_batch(films: Mapping[str, Array], indices: Int[Array, "B"]) -> dict[str, jax.Array]:
+    """Takes a batch out of arrays that lie on the device.
+
+    Args:
+        films: Arrays with one row per film, at least ``images`` and ``labels``.
+        indices: Rows to take; -1 gives a row that only pads the batch.
+
+    Returns:
+        The batch, with ``valid``.
+    """
+    indices = jnp.asarray(indices)
+    rows = jnp.maximum(indices, 0)
+    batch = {name: jnp.take(jnp.asarray(array), rows, axis=0) for name, array in films.items()}
+    return {**batch, "valid": indices >= 0}
+
+
+def make_many_steps(step: Step, *, unroll: bool) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Makes one program of several steps over films that lie on the device.
+
+    Args:
+        step: The step.
+        unroll: True repeats the step's code, which a CPU needs: there the gradient of a
+            convolution is many times slower inside a loop. False rolls a loop, for accelerators.
+
+    Returns:
+        ``many_steps(state, films, indices) -> (state, metrics)``: ``films`` as `gather_batch`
+        has them, ``indices`` ``[k, B]`` int32 for k steps, metrics with a leading axis k.
+    """
+
+    def many_steps(
+        state: TrainState, films: Mapping[str, Array], indices: Int[Array, "k B"]
+    ) -> tuple[TrainState, Metrics]:
+        def body(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
+            return step(state, gather_batch(films, rows))
+
+        return jax.lax.scan(body, state, indices, unroll=unroll)
+
+    return many_steps
+
+
+def _valid_rows(batch: Batch) -> jax.Array:
+    rows = batch["images"].shape[0]
+    return jnp.asarray(batch["valid"]) if "valid" in batch else jnp.ones(rows, bool)
+
+
+def _takes_valid(model: nn.Module) -> bool:
+    return "valid" in inspect.signature(type(model).__call__).parameters
+
+
+def _along_axis(model: nn.Module, axis_name: str | None) -> nn.Module:
+    """The same model, told the mapped axis where it has a field for it."""
+    if axis_name is None or not hasattr(model, "axis_name"):
+        return model
+    return model.clone(axis_name=axis_name)
+
+
+def _averaged(ema: Any, params: Any, step: jax.Array, decay: float | None) -> Any:
+    if decay is None:
+        return ema
+    if ema is None:
+        raise ValueError("ema_decay needs a state created with ema=True")
+    done = step.astype(jnp.float32)
+    decay_now = jnp.minimum(decay, (1.0 + done) / (10.0 + done))
+    return jax.tree.map(
+        lambda old, new: old + (1.0 - decay_now).astype(old.dtype) * (new - old), ema, params
+    )
