@@ -64,18 +64,25 @@ class TrainState(struct.PyTreeNode):
         Returns:
             The state before the first step.
         """
-        init_key, run_key = jax.random.split(key)
-        example = jnp.zeros((1, *images.shape[1:]), images.dtype)
-        variables = dict(model.init(init_key, example, train=False))
-        params = variables.pop("params")
-        return cls(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            collections=variables,
-            opt_state=tx.init(params),
-            key=run_key,
-            ema=jax.tree.map(jnp.copy, params) if ema else None,
-        )
+        example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+
+        @jax.jit
+        def initial(key: jax.Array) -> Self:
+            init_key, run_key = jax.random.split(key)
+            variables = dict(
+                model.init(init_key, jnp.zeros(example.shape, example.dtype), train=False)
+            )
+            params = variables.pop("params")
+            return cls(
+                step=jnp.zeros((), jnp.int32),
+                params=params,
+                collections=variables,
+                opt_state=tx.init(params),
+                key=run_key,
+                ema=jax.tree.map(jnp.copy, params) if ema else None,
+            )
+
+        return initial(key)
 
     def variables(self) -> dict[str, Any]:
         """What ``model.apply`` takes to predict: averaged parameters where these are kept."""

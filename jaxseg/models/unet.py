@@ -14,6 +14,7 @@ from jaxseg.models.layers import (
     Initializer,
     Normalization,
     UpConv,
+    glorot_uniform,
     rates_per_level,
 )
 from jaxseg.types import Images, Logits, Valid
@@ -73,7 +74,7 @@ class UNet(nn.Module):
     decoder_dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
-    kernel_init: Initializer = nn.initializers.glorot_uniform()
+    kernel_init: Initializer = glorot_uniform
     axis_name: str | None = None
 
     @nn.compact

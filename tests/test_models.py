@@ -1,0 +1,267 @@
+"""The U-Net and its layers against Flax, Keras and what its definition implies."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxseg.models import Dropout, UNet, UpConv
+from jaxseg.models.layers import glorot_uniform
+
+SMALL = (4, 8, 12)
+
+
+def initialised(model, shape=(1, 32, 32, 1), seed=0):
+    return jax.jit(model.init)(jax.random.key(seed), jnp.zeros(shape))
+
+
+def applied(model, variables, x):
+    return jax.jit(model.apply)(variables, x)
+
+
+def number_of_parameters(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def images(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).random(shape, dtype=np.float32))
+
+
+def test_the_default_unet_has_the_seeds_number_of_parameters():
+    variables = jax.eval_shape(UNet().init, jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    assert number_of_parameters(variables) == 2_158_417
+
+
+def test_a_convolution_before_a_norm_has_no_bias():
+    plain = initialised(UNet(widths=SMALL))["params"]
+    for norm in ("batch", "group", "instance"):
+        normed = initialised(UNet(widths=SMALL, norm=norm))["params"]
+        # The bias of each of the ten convolutions gives way to a scale and an offset.
+        convolution_biases = 2 * sum((4, 8, 12, 8, 4))
+        assert number_of_parameters(normed) == number_of_parameters(plain) + convolution_biases
+        assert "bias" not in normed["encoder_0"]["Conv_0"]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 1), (3, 8, 4, 6)])
+def test_upconv_equals_flax_conv_transpose_in_values_and_gradients(shape):
+    x = images(*shape)
+    reference = nn.ConvTranspose(5, (3, 3), strides=(2, 2))
+    fast = UpConv(5)
+    variables = reference.init(jax.random.key(1), x)
+    variables["params"]["bias"] = jnp.arange(5.0)
+    weights = images(shape[0], 2 * shape[1], 2 * shape[2], 5, seed=2)
+
+    def weighted(layer):
+        return lambda variables, x: (layer.apply(variables, x) * weights).sum()
+
+    np.testing.assert_allclose(
+        fast.apply(variables, x), reference.apply(variables, x), rtol=0, atol=1e-5
+    )
+    ours = jax.grad(weighted(fast), argnums=(0, 1))(variables, x)
+    theirs = jax.grad(weighted(reference), argnums=(0, 1))(variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
+
+
+def test_upconv_initialises_the_parameters_of_conv_transpose():
+    ours, theirs = (
+        layer.init(jax.random.key(0), images(1, 4, 4, 3))["params"]
+        for layer in (UpConv(5), nn.ConvTranspose(5, (3, 3), strides=(2, 2)))
+    )
+    assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, theirs)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 7), (1, 1, 16, 1), (2, 5)])
+def test_glorot_uniform_draws_the_numbers_that_jax_draws(shape):
+    ours, theirs = (
+        init(jax.random.key(3), shape)
+        for init in (glorot_uniform, jax.nn.initializers.glorot_uniform())
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_probabilities_equal_keras_from_the_same_weights(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras", reason="Keras is not installed (extra: peers)")
+    widths = (16, 32, 64, 128, 256)
+    layers = keras.layers
+
+    def convolution(x, features):
+        for _ in range(2):
+            x = layers.Conv2D(features, 3, padding="same", activation="relu")(x)
+        return x
+
+    inputs = x = keras.Input((64, 48, 1))
+    skips = []
+    for features, rate in zip(widths[:-1], (0.25, 0.5, 0.5, 0.5), strict=True):
+        x = convolution(x, features)
+        skips.append(x)
+        x = layers.Dropout(rate)(layers.MaxPooling2D(2)(x))
+    x = convolution(x, widths[-1])
+    for features, skip in zip(widths[-2::-1], skips[::-1], strict=True):
+        x = layers.Conv2DTranspose(features, 3, strides=2, padding="same")(x)
+        x = layers.Dropout(0.5)(layers.Concatenate()([x, skip]))
+        x = convolution(x, features)
+    theirs = keras.Model(inputs, layers.Conv2D(1, 1, activation="sigmoid")(x))
+    rng = np.random.default_rng(3)
+    # He's scale keeps the signal alive down to the output.
+    theirs.set_weights(
+        [
+            rng.normal(0, 0.2 if w.ndim == 1 else (2 / w[..., 0].size) ** 0.5, w.shape)
+            for w in theirs.get_weights()
+        ]
+    )
+    assert theirs.count_params() == 2_158_417
+
+    weighted = [layer for layer in theirs.layers if layer.get_weights()]
+    kernels = {}
+    names = [f"encoder_{level}" for level in range(4)] + ["bottleneck"]
+    order = [(name, f"Conv_{i}") for name in names for i in range(2)]
+    for level in reversed(range(4)):
+        order += [(f"up_{level}", None), (f"decoder_{level}", "Conv_0")]
+        order += [(f"decoder_{level}", "Conv_1")]
+    order.append(("head", None))
+    for (block, part), layer in zip(order, weighted, strict=True):
+        kernel, bias = layer.get_weights()
+        if isinstance(layer, layers.Conv2DTranspose):
+            # Keras flips the kernel and keeps it as [rows, columns, out, in].
+            kernel = kernel[::-1, ::-1].swapaxes(2, 3)
+        leaves = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+        if part is None:
+            kernels[block] = leaves
+        else:
+            kernels.setdefault(block, {})[part] = leaves
+
+    model = UNet(dropout=(0.25, 0.5, 0.5, 0.5), decoder_dropout=0.5)
+    films = images(2, 64, 48, 1)
+    ours = jax.nn.sigmoid(applied(model, {"params": kernels}, films))
+    expected = np.asarray(theirs(np.asarray(films), training=False))
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (37, 50), (3, 5), (16, 33)])
+def test_any_size_gives_logits_of_that_size_as_edge_padding_by_hand_does(size):
+    model = UNet(widths=SMALL, num_classes=3)
+    x = images(2, *size, 1)
+    variables = initialised(model)
+    logits = applied(model, variables, x)
+    assert logits.shape == (2, *size, 3)
+    padding = [(0, 0), *((0, -side % 4) for side in size), (0, 0)]
+    padded = applied(model, variables, np.pad(np.asarray(x), padding, mode="edge"))
+    np.testing.assert_allclose(logits, padded[:, : size[0], : size[1]], atol=1e-6)
+
+
+def test_uint8_images_are_divided_by_255():
+    model = UNet(widths=SMALL)
+    variables = initialised(model)
+    raw = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), dtype=np.uint8)
+    as_float = jnp.asarray((raw / np.float32(255)).astype(np.float32))
+    np.testing.assert_allclose(
+        applied(model, variables, raw), applied(model, variables, as_float), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "group", "instance"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_logits_are_float32_and_parameters_keep_their_dtype(norm, dtype):
+    model = UNet(widths=SMALL, norm=norm, dtype=dtype)
+    variables = initialised(model)
+    reference = applied(UNet(widths=SMALL, norm=norm), variables, images(2, 16, 16, 1))
+    logits = applied(model, variables, images(2, 16, 16, 1))
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    tolerance = 1e-6 if dtype == jnp.float32 else 0.05 * float(jnp.abs(reference).max())
+    np.testing.assert_allclose(logits, reference, atol=tolerance)
+
+
+def test_every_skip_carries_gradient_by_itself():
+    model = UNet(widths=(4, 4, 4, 4))
+    x = images(1, 32, 32, 1)
+    params = initialised(model)["params"]
+
+    @jax.jit
+    @jax.grad
+    def gradients(params):
+        return jnp.square(model.apply({"params": params}, x)).sum()
+
+    for level in range(3):
+        # Cut the way up from below: whatever still reaches this level's encoder comes by its skip.
+        cut = jax.tree.map(jnp.copy, params)
+        cut[f"up_{level}"] = jax.tree.map(jnp.zeros_like, cut[f"up_{level}"])
+        gradient = gradients(cut)
+        assert float(jnp.abs(gradient[f"encoder_{level}"]["Conv_0"]["kernel"]).max()) > 0
+        below = gradient[f"encoder_{level + 1}"] if level < 2 else gradient["bottleneck"]
+        assert float(jnp.abs(below["Conv_0"]["kernel"]).max()) == 0
+
+
+def test_the_receptive_field_spans_the_bottleneck():
+    model = UNet(widths=SMALL)
+    variables = initialised(model)
+
+    def centre(x):
+        return model.apply(variables, x)[0, 16, 16, 0]
+
+    reach = np.abs(np.asarray(jax.jit(jax.grad(centre))(images(1, 32, 32, 1))))[0, :, :, 0] > 0
+    assert reach[16 - 8 : 16 + 8, 16 - 8 : 16 + 8].mean() > 0.9
+
+
+def test_batch_statistics_leave_padding_rows_out():
+    model = UNet(widths=SMALL, norm="batch")
+    variables = initialised(model)
+    x = images(3, 16, 16, 1)
+    padded = jnp.concatenate([x, 100 * jnp.ones((2, 16, 16, 1))])
+    valid = jnp.array([True, True, True, False, False])
+    train = jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))
+    alone, updated = train(variables, x)
+    with_padding, updated_too = train(variables, padded, valid=valid)
+    np.testing.assert_allclose(alone, with_padding[:3], atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), updated, updated_too)
+    ignored, _ = train(variables, padded)
+    assert float(jnp.abs(ignored[:3] - alone).max()) > 1e-3
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.5, 0.8])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(rate):
+    x = jnp.ones((8, 64, 64, 2))
+    out = Dropout(rate).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_allclose((out == 0).mean((1, 2, 3)), rate, atol=0.03)
+    np.testing.assert_allclose(out.max(), 1 / (1 - rate), rtol=1e-6)
+    np.testing.assert_array_equal(Dropout(rate).apply({}, x, train=False), x)
+
+
+def test_dropout_of_a_row_depends_on_its_index_and_not_on_the_batch():
+    x = jnp.ones((6, 8, 8, 2))
+    rngs = {"dropout": jax.random.key(0)}
+    whole = Dropout(0.5).apply({}, x, train=True, rngs=rngs)
+    first = Dropout(0.5).apply({}, x[:3], train=True, rngs=rngs)
+    np.testing.assert_array_equal(whole[:3], first)
+    assert len({np.asarray(row).tobytes() for row in whole}) == 6
+
+    layer = Dropout(0.5, axis_name="data")
+    mapped = jax.pmap(lambda x: layer.apply({}, x, train=True, rngs=rngs), axis_name="data")
+    np.testing.assert_array_equal(mapped(x.reshape(3, 2, 8, 8, 2)).reshape(x.shape), whole)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "message"),
+    [
+        (UNet(norm="layer"), (1, 16, 16, 1), "norm is 'layer'"),
+        (UNet(dropout=(0.1, 0.2)), (1, 16, 16, 1), "dropout has 2 rates, the network has 4 pools"),
+        (UNet(dropout=1.0), (1, 16, 16, 1), r"dropout rate 1.0 is outside \[0, 1\)"),
+        (UNet(), (16, 16, 1), r"images has shape \(16, 16, 1\)"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_does_not_fit_is_named(model, shape, message):
+    with pytest.raises(ValueError, match=message):
+        model.init(jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_integer_images_other_than_uint8_are_refused():
+    with pytest.raises(ValueError, match="images has dtype int32"):
+        UNet(widths=SMALL).init(jax.random.key(0), jnp.zeros((1, 16, 16, 1), jnp.int32))
