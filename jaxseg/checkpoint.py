@@ -107,10 +107,14 @@ class Checkpoints:
         state = restored["state"]
         return state.replace(key=jax.random.wrap_key_data(state.key)), restored["progress"]
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits for a save in progress and raises what went wrong in it."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits as `wait` does, and ends the threads that save."""
         try:
-            self._manager.wait_until_finished()
+            self.wait()
         finally:
             self._manager.close()
 

@@ -14,13 +14,28 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Int, Key
 
-from jaxseg.types import Array, Batch, Images, Logits
+from jaxseg import metrics
+from jaxseg.types import Array, Batch, Images
 
 Loss = Callable[..., jax.Array]
 """``loss(logits, labels, *, where=None)``: ``[B]``, or a scalar over the batch."""
 
-Metrics = Mapping[str, jax.Array]
-Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
+StepMetrics = Mapping[str, jax.Array]
+Step = Callable[["TrainState", Batch], tuple["TrainState", StepMetrics]]
+
+
+class Evaluation(struct.PyTreeNode):
+    """What evaluating a batch gives, a row per image.
+
+    Attributes:
+        loss: ``[B]`` float32.
+        counts: `jaxseg.metrics.Counts`, ``[B, K]``.
+        soft_dice: `jaxseg.metrics.SoftDiceSums`, ``[B, K]``.
+    """
+
+    loss: Any
+    counts: Any
+    soft_dice: Any
 
 
 class TrainState(struct.PyTreeNode):
@@ -107,7 +122,7 @@ def make_train_step(
             it is given the batch's. Dropout draws from the key collection ``dropout``.
         tx: The optimiser.
         loss: ``loss(logits, labels, *, where)``, one value per image, or a scalar that is
-            already pooled over the global batch.
+            already pooled over the global batch (under pmap by the loss's own ``axis_name``).
         ema_decay: Decay of the moving average of the parameters, reached from below as
             ``(1 + step) / (10 + step)`` so that early parameters are soon forgotten. Needs a
             state created with ``ema=True``.
@@ -123,7 +138,7 @@ def make_train_step(
     def over_devices(tree: Any) -> Any:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(state.key, state.step)
         valid = _valid_rows(batch)
         images_counted = over_devices(valid.sum(dtype=jnp.int32))
@@ -139,7 +154,9 @@ def make_train_step(
             )
             values = loss(logits, batch["labels"], where=batch.get("where"))
             if values.ndim == 0:
-                return values, collections
+                # Every device holds the whole value already; the sum over them follows below.
+                devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+                return values / devices, collections
             total = jnp.where(valid, values, 0.0).sum()
             return total / jnp.maximum(images_counted, 1).astype(jnp.float32), collections
 
@@ -163,13 +180,29 @@ def make_train_step(
     return step
 
 
-def make_predict_step(model: nn.Module) -> Callable[[TrainState, Images], Logits]:
-    """Makes ``predict(state, images) -> logits`` with dropout off and averaged parameters."""
+def make_eval_step(model: nn.Module, loss: Loss) -> Callable[[TrainState, Batch], Evaluation]:
+    """Makes the pure function that evaluates a batch: dropout off, averaged parameters where kept.
 
-    def predict(state: TrainState, images: Images) -> Logits:
-        return model.apply(state.variables(), images, train=False)
+    Args:
+        model: A Linen module with ``__call__(images, *, train)``.
+        loss: ``loss(logits, labels, *, where)``, one value per image.
 
-    return predict
+    Returns:
+        ``evaluate(state, batch) -> Evaluation``, one row per row of the batch. Rows that pad it
+        are there too: leave them out by ``valid`` (`jaxseg.metrics.pooled` takes it).
+    """
+
+    def evaluate(state: TrainState, batch: Batch) -> Evaluation:
+        labels, where = jnp.asarray(batch["labels"]), batch.get("where")
+        logits = model.apply(state.variables(), batch["images"], train=False)
+        predicted = metrics.predicted_labels(logits)
+        return Evaluation(
+            loss=loss(logits, labels, where=where),
+            counts=metrics.count(predicted, labels, num_classes=logits.shape[-1], where=where),
+            soft_dice=metrics.soft_dice_sums(logits, labels, where=where),
+        )
+
+    return evaluate
 
 
 def gather_batch(films: Mapping[str, Array], indices: Int[Array, "B"]) -> dict[str, jax.Array]:
@@ -188,7 +221,7 @@ def gather_batch(films: Mapping[str, Array], indices: Int[Array, "B"]) -> dict[s
     return {**batch, "valid": indices >= 0}
 
 
-def make_many_steps(step: Step, *, unroll: bool) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_many_steps(step: Step, *, unroll: bool) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Makes one program of several steps over films that lie on the device.
 
     Args:
@@ -203,8 +236,8 @@ def make_many_steps(step: Step, *, unroll: bool) -> Callable[..., tuple[TrainSta
 
     def many_steps(
         state: TrainState, films: Mapping[str, Array], indices: Int[Array, "k B"]
-    ) -> tuple[TrainState, Metrics]:
-        def body(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, StepMetrics]:
+        def body(state: TrainState, rows: jax.Array) -> tuple[TrainState, StepMetrics]:
             return step(state, gather_batch(films, rows))
 
         return jax.lax.scan(body, state, indices, unroll=unroll)

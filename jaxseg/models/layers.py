@@ -155,7 +155,7 @@ class Normalization(nn.Module):
         with jax.numpy_dtype_promotion("standard"):
             if self.norm == "batch":
                 layer = nn.BatchNorm(
-                    use_running_average=not train, momentum=0.99, axis_name=self.axis_name, **dtypes
+                    use_running_average=not train, momentum=0.9, axis_name=self.axis_name, **dtypes
                 )
                 return layer(x, mask=None if valid is None else valid[:, None, None, None])
             if self.norm == "group":

@@ -1,0 +1,1 @@
+"""Experiments: training, evaluation and prediction on chest films, from the command line."""

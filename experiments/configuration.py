@@ -1,0 +1,141 @@
+"""What a run is made of: one frozen dataclass, kept in the run's ``config.json``."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from tyro.conf import Suppress
+
+import jaxseg
+from jaxseg import losses
+from jaxseg.training import Loss
+from jaxseg.types import InputError
+
+PLACES = ("manual_dir", "data_dir")
+"""Fields that say where things lie on one machine and do not change the result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """One run of an experiment. The command line overrides any field."""
+
+    name: Annotated[str, Suppress]
+    """The configuration's name."""
+
+    manual_dir: Path | None = None
+    """Folder that holds Kaggle's archive, or its unpacked folder. Phantoms need none."""
+    data_dir: Path | None = None
+    """Where prepared data and arrays are kept; the user's cache unless given."""
+    data_config: Literal["all", "covid", "normal", "lung_opacity", "viral_pneumonia"] = "all"
+    """Which classes of films."""
+    split: Literal["seed", "grouped"] = "grouped"
+    """seed: 70/30 by permutation, nothing selected. grouped: 70/10/20, duplicates kept together."""
+    size: int = 256
+    """Side in pixels that films are resized to for the network."""
+    film_resize: Literal["bilinear", "nearest"] = "bilinear"
+    """How films are resized; masks always nearest."""
+    phantom_films: Annotated[int | None, Suppress] = None
+    """How many phantoms are drawn where no archive is used; None where an archive is needed."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Features of each level of the U-Net, finest first."""
+    norm: Literal["none", "batch", "group", "instance"] = "none"
+    """Normalisation after each convolution."""
+    dropout: tuple[float, ...] = (0.0,)
+    """Dropout rate after each pool; one rate serves all."""
+    decoder_dropout: float = 0.0
+    """Dropout rate after each concatenation."""
+    bfloat16: bool = False
+    """Compute in bfloat16; parameters and sums stay float32."""
+
+    loss: Annotated[Loss, Suppress] = losses.cross_entropy
+    """The loss; a configuration module sets it."""
+    epochs: int = 30
+    """Passes over the training films."""
+    batch_size: int = 16
+    """Films a step, over all devices."""
+    learning_rate: float = 5e-4
+    """Adam's, at its peak."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: 5 % linear warm-up, then down to zero at the last step."""
+    adam_epsilon: float = 1e-8
+    """Adam's epsilon."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the kernels."""
+    ema_decay: float | None = None
+    """Decay of the moving average of the parameters that predictions use; none keeps none."""
+    seed: int = 0
+    """Seed of initialisation, order and dropout."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be trained.
+
+        Raises:
+            InputError: Naming the option.
+        """
+        for field in ("size", "epochs", "batch_size"):
+            if getattr(self, field) < 1:
+                raise InputError(f"--{field.replace('_', '-')}: must be at least 1")
+        if len(self.widths) < 2 or min(self.widths) < 1:
+            raise InputError("--widths: needs two or more positive numbers, finest level first")
+        if len(self.dropout) not in (1, len(self.widths) - 1):
+            raise InputError(
+                f"--dropout: needs one rate or {len(self.widths) - 1}, one for each pool"
+            )
+        if not all(0 <= rate < 1 for rate in (*self.dropout, self.decoder_dropout)):
+            raise InputError("--dropout and --decoder-dropout: rates lie in [0, 1)")
+        if self.learning_rate <= 0:
+            raise InputError("--learning-rate: must be above 0")
+
+    def model(self) -> jaxseg.UNet:
+        """The network."""
+        return jaxseg.UNet(
+            widths=self.widths,
+            norm=self.norm,
+            dropout=self.dropout[0] if len(self.dropout) == 1 else self.dropout,
+            decoder_dropout=self.decoder_dropout,
+            dtype=jnp.bfloat16 if self.bfloat16 else jnp.float32,
+        )
+
+    def optimizer(self, steps: int) -> optax.GradientTransformation:
+        """Adam for a run of so many steps."""
+        rate = self.learning_rate
+        if self.schedule == "cosine":
+            rate = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), steps)
+        if not self.weight_decay:
+            return optax.adam(rate, eps=self.adam_epsilon)
+        return optax.adamw(
+            rate,
+            eps=self.adam_epsilon,
+            weight_decay=self.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for ``config.json``; the loss by its name."""
+        values = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
+        values["loss"] = loss_name(self.loss)
+        return json.loads(json.dumps(values, default=str))
+
+
+def loss_name(loss: Loss) -> str:
+    """The loss as code would write it."""
+    return getattr(loss, "__name__", repr(loss))
+
+
+def from_json(values: Mapping[str, Any], like: Configuration) -> Configuration:
+    """Reads what `Configuration.as_json` wrote; the loss is taken from ``like``."""
+    known = {field.name for field in dataclasses.fields(Configuration)} - {"loss"}
+    fields = {name: value for name, value in values.items() if name in known}
+    for name in ("widths", "dropout"):
+        fields[name] = tuple(fields[name])
+    for name in PLACES:
+        fields[name] = None if fields[name] is None else Path(fields[name])
+    return dataclasses.replace(like, **fields)

@@ -1,0 +1,21 @@
+"""All four classes, duplicates kept in one split, batch normalisation, overlap in the loss.
+
+Command: ``python -m experiments.train lungs --manual-dir DIR``
+"""
+
+from experiments.configuration import Configuration
+from jaxseg import losses
+
+LUNGS = Configuration(
+    name="lungs",
+    data_config="all",
+    split="grouped",
+    size=256,
+    norm="batch",
+    loss=losses.combine({losses.cross_entropy: 1.0, losses.soft_dice: 1.0}),
+    epochs=30,
+    learning_rate=2e-3,
+    schedule="cosine",
+    weight_decay=1e-4,
+    ema_decay=0.99,
+)

@@ -1,0 +1,100 @@
+"""Scores a run on its own test films, or on any folder of films with masks.
+
+    python -m experiments.evaluate RUN [--images DIR --masks DIR] [--mask-values V ...] [--out DIR]
+
+Writes ``evaluation.json`` and ``per_image.csv``.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from tyro.conf import Positional
+
+from experiments import command, films, report, trained
+from experiments.run_directory import RunDirectory, write_json, write_text
+from experiments.scoring import draw_examples, score
+from jaxseg.data.arrays import films_from_folders
+from jaxseg.parallel import make_mesh, replicate
+from jaxseg.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Scores a run on its own test films, or on a folder of films with their masks."""
+
+    run: Positional[Path]
+    """Run directory."""
+    images: Path | None = None
+    """Folder of PNG or JPEG films, of any size and mode; the run's own test films unless given."""
+    masks: Path | None = None
+    """Folder of their masks, each with its film's stem."""
+    mask_values: tuple[int, ...] | None = None
+    """Grey values that are lung; above 127 unless given."""
+    out: Path | None = None
+    """Where to write; the run directory unless given."""
+
+
+def evaluate(options: Options) -> None:
+    """Scores the films and writes the results.
+
+    Raises:
+        InputError: The run, a film or an option will not do.
+    """
+    run = RunDirectory(options.run)
+    configuration = run.configuration()
+    if (options.images is None) != (options.masks is None):
+        missing = "--masks" if options.masks is None else "--images"
+        raise InputError(f"{missing}: --images and --masks go together")
+    if options.mask_values is not None and options.masks is None:
+        raise InputError("--mask-values: goes with --images and --masks")
+    learnt = trained.load(run)
+    if options.images is None or options.masks is None:
+        own = films.load(configuration)
+        run.check_same_films(own.fingerprint)
+        arrays, indices = own.arrays, own.test
+    else:
+        arrays = films_from_folders(
+            options.images,
+            options.masks,
+            size=configuration.size,
+            mask_values=options.mask_values,
+            film_resize=configuration.film_resize,
+            progress=command.bar("reading films"),
+        )
+        indices = np.arange(len(arrays.ids))
+    mesh = make_mesh()
+    state = replicate(learnt.state, mesh)
+    scores = score(
+        learnt.model, state, arrays, indices, mesh, batch_size=configuration.batch_size
+    )
+    out = options.out or options.run
+    out.mkdir(parents=True, exist_ok=True)
+    summary = scores.summary()
+    write_text(out / "per_image.csv", scores.as_csv())
+    write_json(
+        out / "evaluation.json",
+        {
+            "run": options.run.name,
+            "films": "the run's test films" if options.images is None else str(options.images),
+            "mask_values": options.mask_values,
+            "test": summary,
+            **report.machine(),
+        },
+    )
+    draw_examples(out / "evaluation.png", learnt.model, state, arrays, indices, scores)
+    print(report.one_line(summary))
+    print(f"written: {out / 'evaluation.json'}, per_image.csv, evaluation.png")
+
+
+def main() -> None:
+    """Reads the command line and evaluates."""
+    evaluate(
+        tyro.cli(Options, prog="python -m experiments.evaluate", description=Options.__doc__)
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,145 @@
+"""A run's folder: what lies in it, who may use it, how its files are written."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.configuration import PLACES, Configuration, from_json
+from experiments.configurations import CONFIGURATIONS
+from jaxseg.types import InputError
+
+
+class RunDirectory:
+    """The files of one run.
+
+    ``config.json``, ``metrics.jsonl``, ``checkpoints/`` while it trains; then ``summary.json``,
+    ``test_per_image.csv``, ``curves.png``, ``examples.png`` and ``report.html``.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.checkpoints = path / "checkpoints"
+        self.test_scores = path / "test_per_image.csv"
+        self.curves = path / "curves.png"
+        self.examples = path / "examples.png"
+        self.report = path / "report.html"
+
+    def check_usable(self, configuration: Configuration, *, resume: bool) -> bool:
+        """Whether the run goes on from before; nothing is written.
+
+        Raises:
+            InputError: The folder is used and ``resume`` is not set, is no run's, or belongs to
+                another configuration.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--workdir: {self.path} is a file")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return False
+        if not resume:
+            raise InputError(
+                f"--workdir: {self.path} is used already; add --resume to go on there, "
+                "or name another"
+            )
+        if not self.config.exists():
+            raise InputError(f"--workdir: {self.path} holds files but no run (no config.json)")
+        theirs, ours = self.read_config()["configuration"], configuration.as_json()
+        names = sorted({*theirs, *ours} - set(PLACES))
+        different = [
+            f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
+            for name in names
+            if theirs.get(name) != ours.get(name)
+        ]
+        if different:
+            raise InputError(
+                f"--workdir: {self.path} belongs to another configuration: " + "; ".join(different)
+            )
+        return True
+
+    def check_same_films(self, fingerprint: str) -> None:
+        """Raises InputError where the run began on other films."""
+        if self.read_config()["data_fingerprint"] != fingerprint:
+            raise InputError(f"--manual-dir: {self.path} was trained on other films than these")
+
+    def start(self, configuration: Configuration, fingerprint: str) -> None:
+        """Makes the folder of a new run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(
+            self.config,
+            {"configuration": configuration.as_json(), "data_fingerprint": fingerprint},
+        )
+
+    def read_config(self) -> dict[str, Any]:
+        """What `start` wrote."""
+        return json.loads(self.config.read_text())
+
+    def configuration(self) -> Configuration:
+        """The run's configuration.
+
+        Raises:
+            InputError: There is no run here.
+        """
+        if not self.path.is_dir():
+            raise InputError(f"{self.path}: there is no such run directory")
+        if not self.config.exists():
+            raise InputError(f"{self.path}: is no run directory (it has no config.json)")
+        values = self.read_config()["configuration"]
+        like = CONFIGURATIONS.get(values["name"], Configuration(name=values["name"]))
+        return from_json(values, like)
+
+    def keep_metrics(self, up_to_step: int) -> None:
+        """Drops what was logged after a step, so that a resumed run logs it once."""
+        rows = [row for row in self.read_metrics() if row["step"] <= up_to_step]
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Adds a row to ``metrics.jsonl``."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(without_nan(row)) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``; a last one that a killed run cut short is left out."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """``summary.json``, or None where the run is not finished."""
+        return json.loads(self.summary.read_text()) if self.summary.exists() else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON; NaN, which JSON lacks, becomes null."""
+    write_text(path, json.dumps(without_nan(values), indent=2) + "\n")
+
+
+def without_nan(values: Any) -> Any:
+    """The same values with None for every float that is not finite."""
+    if isinstance(values, Mapping):
+        return {name: without_nan(value) for name, value in values.items()}
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        return [without_nan(value) for value in values]
+    return values

@@ -1,0 +1,212 @@
+"""Scores of a set of films: per film on the reference mask's own grid, and the table of means."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments import pictures
+from experiments.command import progress_bar
+from experiments.run_directory import write_bytes
+from jaxseg import UNet, metrics, surface
+from jaxseg.data.arrays import FilmArrays
+from jaxseg.inference import make_predict, resize_logits
+from jaxseg.parallel import jit_rows, over_rows, rows_for
+from jaxseg.training import TrainState
+
+COLUMNS = ("dice", "iou", "hd95", "assd", "pixel_accuracy", "precision", "recall")
+"""Scores of a film, in the order of the table. Distances are pixels of the mask's grid."""
+
+BOOTSTRAP_SEED = 0
+
+
+class Scores:
+    """The scores of some films.
+
+    Attributes:
+        ids: The films.
+        classes: Their classes, empty text where unknown.
+        columns: For each of `COLUMNS`, and ``dice_network_size``, a float64 value per film, NaN
+            where undefined.
+        soft_dice_pooled: The unthresholded Dice over all pixels of all films, at the network's
+            size.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        classes: Sequence[str],
+        columns: dict[str, np.ndarray],
+        soft_dice_pooled: float,
+    ):
+        self.ids = list(ids)
+        self.classes = list(classes)
+        self.columns = columns
+        self.soft_dice_pooled = soft_dice_pooled
+
+    def summary(self) -> dict[str, Any]:
+        """The means over films that ``summary.json`` holds under ``test``."""
+        key = jax.random.key(BOOTSTRAP_SEED)
+        interval = metrics.bootstrap_mean(key, self.columns["dice"])
+        means = {name: metrics.mean_over_images(values) for name, values in self.columns.items()}
+        defined = self.columns["dice"][~np.isnan(self.columns["dice"])]
+        return {
+            "dice_mean": interval.mean,
+            "dice_ci95": [interval.low, interval.high],
+            "dice_mean_network_size": float(means["dice_network_size"].mean),
+            "dice_worst": float(defined.min()) if len(defined) else None,
+            **{f"{name}_mean": float(means[name].mean) for name in ("iou", "hd95", "assd")},
+            "pixel_accuracy": float(means["pixel_accuracy"].mean),
+            "precision_mean": float(means["precision"].mean),
+            "recall_mean": float(means["recall"].mean),
+            "soft_dice_pooled": self.soft_dice_pooled,
+            "images": len(self.ids),
+            "undefined": int(means["dice"].undefined),
+            "undefined_distances": int(means["hd95"].undefined),
+        }
+
+    def worst_first(self) -> np.ndarray:
+        """Places of the films, from the lowest Dice to the highest; undefined ones are left out."""
+        order = np.argsort(self.columns["dice"], kind="stable")
+        return order[~np.isnan(self.columns["dice"][order])]
+
+    def as_csv(self) -> str:
+        """One line per film; empty where undefined."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        names = (*COLUMNS, "dice_network_size")
+        writer.writerow(["id", "class", *names])
+        for row, (name, label) in enumerate(zip(self.ids, self.classes, strict=True)):
+            values = (self.columns[column][row] for column in names)
+            writer.writerow([name, label, *("" if np.isnan(v) else f"{v:.6g}" for v in values)])
+        return text.getvalue()
+
+
+def score(
+    model: UNet,
+    state: TrainState,
+    arrays: FilmArrays,
+    indices: np.ndarray,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+) -> Scores:
+    """Scores films against their masks.
+
+    Logits are resized bilinearly to the reference mask's own grid and cut at sigmoid 0.5 there.
+
+    Args:
+        model: The network; binary.
+        state: What it learnt.
+        arrays: The films.
+        indices: Which of them.
+        mesh: The devices.
+        batch_size: Films at once, over all devices.
+
+    Returns:
+        The scores, in the order of ``indices``.
+    """
+    score_rows = _compiled(model, mesh)
+    rows = rows_for(batch_size, mesh)
+    parts: list[tuple[np.ndarray, Any]] = []
+    with progress_bar("scoring", len(indices)) as bar:
+        for batch in _batches_of_one_grid(arrays, indices, rows):
+            padded = np.concatenate([batch, np.repeat(batch[-1:], rows - len(batch))])
+            films = (
+                arrays.images[padded],
+                arrays.labels[padded],
+                np.stack([arrays.masks[i] for i in padded]),
+            )
+            result = score_rows(state, *jax.device_put(films, over_rows(mesh)))
+            parts.append((batch, jax.tree.map(lambda leaf: leaf[: len(batch)], jax.device_get(result))))
+            bar.update(len(batch))
+    done = np.concatenate([batch for batch, _ in parts])
+    place = {film: row for row, film in enumerate(done)}
+    order = np.array([place[film] for film in indices])
+    columns, soft = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(r for _, r in parts))
+    return Scores(
+        ids=[arrays.ids[i] for i in indices],
+        classes=[arrays.classes[i] for i in indices],
+        columns={name: values[order].astype(np.float64) for name, values in columns.items()},
+        soft_dice_pooled=float(metrics.soft_dice_score(metrics.pooled(soft))[0]),
+    )
+
+
+def draw_examples(
+    path: Path,
+    model: UNet,
+    state: TrainState,
+    arrays: FilmArrays,
+    indices: np.ndarray,
+    scores: Scores,
+    *,
+    each: int = 3,
+) -> None:
+    """Writes a picture of the films with the lowest Dice and of those with the highest."""
+    order = scores.worst_first()
+    worst, best = order[:each], order[each:][-each:][::-1]
+    chosen = np.concatenate([worst, best])
+    if not len(chosen):
+        return
+    predict = jax.jit(make_predict(model))
+    films = [arrays.images[indices[row]] for row in chosen]
+    logits = predict(state, np.stack(films))
+    truths = [np.asarray(arrays.masks[indices[row]]) == 1 for row in chosen]
+    predictions = [
+        np.asarray(resize_logits(logits[i : i + 1], truth.shape))[0, ..., 0] > 0
+        for i, truth in enumerate(truths)
+    ]
+    captions = [
+        f"{scores.ids[row]}\nDice {scores.columns['dice'][row]:.3f}\n"
+        f"HD95 {scores.columns['hd95'][row]:.1f} px"
+        for row in chosen
+    ]
+    write_bytes(
+        path, pictures.examples([film[..., 0] for film in films], truths, predictions, captions)
+    )
+
+
+def _batches_of_one_grid(
+    arrays: FilmArrays, indices: np.ndarray, rows: int
+) -> Iterator[np.ndarray]:
+    """Batches of films whose masks have one size, so that each size is compiled once."""
+    by_grid: dict[tuple[int, ...], list[int]] = {}
+    for i in indices:
+        by_grid.setdefault(arrays.masks[i].shape, []).append(i)
+    for films in by_grid.values():
+        for start in range(0, len(films), rows):
+            yield np.asarray(films[start : start + rows])
+
+
+@lru_cache(maxsize=4)
+def _compiled(model: UNet, mesh: Mesh) -> Callable[..., Any]:
+    predict = make_predict(model)
+
+    def score_rows(
+        state: TrainState, images: jax.Array, labels: jax.Array, masks: jax.Array
+    ) -> tuple[dict[str, jax.Array], metrics.SoftDiceSums]:
+        logits = predict(state, images)
+        labels = labels.astype(jnp.int32)
+        at_network_size = metrics.count(metrics.predicted_labels(logits), labels, num_classes=1)
+        predicted = metrics.predicted_labels(resize_logits(logits, masks.shape[1:3])) == 1
+        actual = masks == 1
+        counts = metrics.count(predicted, actual, num_classes=1)
+        return {
+            "dice": metrics.dice(counts)[:, 0],
+            "iou": metrics.iou(counts)[:, 0],
+            "pixel_accuracy": metrics.pixel_accuracy(counts),
+            "precision": metrics.precision(counts)[:, 0],
+            "recall": metrics.recall(counts)[:, 0],
+            "dice_network_size": metrics.dice(at_network_size)[:, 0],
+            "hd95": surface.hausdorff(predicted, actual, percentile=95.0),
+            "assd": surface.average_surface_distance(predicted, actual),
+        }, metrics.soft_dice_sums(logits, labels)
+
+    return jit_rows(score_rows, mesh)

@@ -1,0 +1,48 @@
+"""From logits to masks at the film's own size."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxseg.training import TrainState
+from jaxseg.types import Images, Logits
+
+
+def resize_logits(logits: Logits, size: tuple[int, int]) -> Logits:
+    """Resizes logits bilinearly, so that a threshold afterwards gives smooth masks.
+
+    Pixel centres lie at half-integers and no antialiasing is done, as in
+    ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``.
+
+    Args:
+        logits: ``[B, H, W, K]``.
+        size: Height and width wanted.
+
+    Returns:
+        Logits ``[B, *size, K]`` of the same dtype; the very same where the size is right already.
+    """
+    logits = jnp.asarray(logits)
+    shape = (logits.shape[0], *size, logits.shape[3])
+    if shape == logits.shape:
+        return logits
+    return jax.image.resize(logits, shape, "bilinear", antialias=False)
+
+
+def make_predict(model: nn.Module) -> Callable[[TrainState, Images], Logits]:
+    """Makes ``predict(state, images) -> logits``: dropout off, averaged parameters where kept.
+
+    Args:
+        model: A Linen module with ``__call__(images, *, train)``.
+
+    Returns:
+        A pure function to compile with `jaxseg.parallel.jit_rows` or `jax.jit`.
+    """
+
+    def predict(state: TrainState, images: Images) -> Logits:
+        return model.apply(state.variables(), images, train=False)
+
+    return predict
