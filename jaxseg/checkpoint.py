@@ -4,17 +4,19 @@ A checkpoint is complete or absent: what a killed process leaves half-written ha
 is never read.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers, type_handlers
 
 from jaxseg.training import TrainState
+from jaxseg.types import InputError
 
 UNSCORED = -math.inf
 
@@ -43,8 +45,10 @@ class Checkpoints:
         whole_leaves = type_handlers.create_type_handler_registry(
             (jax.Array, type_handlers.ArrayHandler(use_replica_parallel=False))
         )
+        self._directory = Path(directory).absolute()
+        self._saving: int | None = None
         self._manager = ocp.CheckpointManager(
-            Path(directory).absolute(),
+            self._directory,
             item_handlers={
                 "state": ocp.PyTreeCheckpointHandler(type_handler_registry=whole_leaves),
                 "progress": ocp.JsonCheckpointHandler(),
@@ -61,15 +65,21 @@ class Checkpoints:
             state: What to save; it may be donated to the next step at once.
             progress: What else a resumed run needs, as plain JSON values.
             score: How good the state is, higher being better; None leaves it out of the contest.
+
+        Raises:
+            InputError: This save, or the one before, cannot be written.
         """
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(_without_typed_key(state)),
-                progress=ocp.args.JsonSave(dict(progress)),
-            ),
-            metrics={"score": UNSCORED if score is None else score},
-        )
+        self.wait()
+        self._saving = int(state.step)
+        with self._naming_write_errors():
+            self._manager.save(
+                self._saving,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(_without_typed_key(state)),
+                    progress=ocp.args.JsonSave(dict(progress)),
+                ),
+                metrics={"score": UNSCORED if score is None else score},
+            )
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint; None where there is none."""
@@ -92,7 +102,12 @@ class Checkpoints:
 
         Returns:
             The state, the very bits that were saved, and the progress.
+
+        Raises:
+            InputError: There is no such checkpoint.
         """
+        if step not in self._manager.all_steps():
+            raise InputError(f"{self._directory}: there is no checkpoint of step {step}")
         target = _without_typed_key(like)
         restored = self._manager.restore(
             step,
@@ -108,17 +123,39 @@ class Checkpoints:
         return state.replace(key=jax.random.wrap_key_data(state.key)), restored["progress"]
 
     def wait(self) -> None:
-        """Waits for a save in progress and raises what went wrong in it."""
-        self._manager.wait_until_finished()
+        """Waits for a save in progress.
+
+        Raises:
+            InputError: It could not be written.
+        """
+        with self._naming_write_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits as `wait` does, and ends the threads that save."""
         try:
             self.wait()
         finally:
-            self._manager.close()
+            # Closing waits too and would raise the same error again.
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                self._manager.close()
 
-    def __enter__(self) -> Self:
+    @contextlib.contextmanager
+    def _naming_write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        # Orbax raises what its storage raises: often a ValueError with the system's message in it.
+        except (OSError, ValueError, RuntimeError) as error:
+            if not isinstance(error, OSError) and "rror writing" not in str(error):
+                raise
+            self._manager.reload()
+            raise InputError(
+                f"{self._directory}: the checkpoint of step {self._saving} could not be saved "
+                f"({str(error).splitlines()[0]}); the last good one is of step "
+                f"{self._manager.latest_step()}"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(

@@ -5,7 +5,7 @@ Nothing here knows devices but an optional ``axis_name``; `jaxseg.parallel` comp
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,23 +50,23 @@ class TrainState(struct.PyTreeNode):
         ema: Exponential moving average of ``params``, or None.
     """
 
-    step: jax.Array
+    # Any, because a pytree's leaves may be shardings or specs while JAX transforms it.
+    step: Any
     params: Any
     collections: Any
-    opt_state: optax.OptState
-    key: jax.Array
+    opt_state: Any
+    key: Any
     ema: Any = None
 
-    @classmethod
+    @staticmethod
     def create(
-        cls,
         model: nn.Module,
         tx: optax.GradientTransformation,
         key: Key[jax.Array, ""],
         images: Images | jax.ShapeDtypeStruct,
         *,
         ema: bool = False,
-    ) -> Self:
+    ) -> "TrainState":
         """Initialises the parameters and the optimiser.
 
         Args:
@@ -82,13 +82,13 @@ class TrainState(struct.PyTreeNode):
         example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
 
         @jax.jit
-        def initial(key: jax.Array) -> Self:
+        def initial(key: jax.Array) -> TrainState:
             init_key, run_key = jax.random.split(key)
             variables = dict(
                 model.init(init_key, jnp.zeros(example.shape, example.dtype), train=False)
             )
             params = variables.pop("params")
-            return cls(
+            return TrainState(
                 step=jnp.zeros((), jnp.int32),
                 params=params,
                 collections=variables,

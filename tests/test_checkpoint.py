@@ -1,0 +1,112 @@
+"""Checkpoints give back the bits that were saved, and survive what goes wrong while saving."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxseg import UNet, parallel
+from jaxseg.checkpoint import Checkpoints
+from jaxseg.training import TrainState
+from jaxseg.types import InputError
+
+MODEL = UNet(widths=(4, 8), norm="batch")
+IMAGES = jax.ShapeDtypeStruct((1, 16, 16, 1), np.float32)
+
+
+def state_at(step, *, seed=0):
+    state = TrainState.create(MODEL, optax.adam(1e-3), jax.random.key(seed), IMAGES, ema=True)
+    return state.replace(step=state.step + step)
+
+
+def assert_same_bits(one, other):
+    one, other = (state.replace(key=jax.random.key_data(state.key)) for state in (one, other))
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_restored_state_has_the_bits_and_the_progress_that_were_saved(tmp_path):
+    saved = state_at(7, seed=1)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(saved, {"loss": 0.5, "epoch": 3})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 7
+        restored, progress = checkpoints.restore(state_at(0), 7)
+    assert_same_bits(restored, saved)
+    assert progress == {"loss": 0.5, "epoch": 3}
+    assert jax.random.uniform(restored.key) == jax.random.uniform(saved.key)
+
+
+def test_a_state_saved_on_eight_devices_is_restored_on_two(tmp_path):
+    saved = state_at(1, seed=2)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(parallel.replicate(saved, parallel.make_mesh()), {})
+    mesh = parallel.make_mesh(jax.devices()[:2])
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, _ = checkpoints.restore(parallel.replicate(state_at(0), mesh), 1)
+    assert_same_bits(restored, saved)
+    assert len(restored.params["head"]["kernel"].sharding.device_set) == 2
+
+
+def test_the_latest_two_and_the_best_are_kept(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in ((1, 0.5), (2, 0.9), (3, 0.7), (4, None), (5, 0.8)):
+            checkpoints.save(state_at(step), {}, score=score)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (5, 2)
+    assert {int(path.name) for path in tmp_path.iterdir()} == {2, 4, 5}
+
+
+def test_without_scores_there_is_no_best_and_the_latest_two_are_kept(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state_at(step), {})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best_step() is None
+    assert {int(path.name) for path in tmp_path.iterdir()} == {2, 3}
+
+
+def test_an_empty_folder_has_no_latest_step(tmp_path):
+    with Checkpoints(tmp_path / "new") as checkpoints:
+        assert checkpoints.latest_step() is None
+        assert checkpoints.best_step() is None
+
+
+FULL_DISK = """
+import resource, sys
+sys.path.insert(0, "tests")
+from test_checkpoint import Checkpoints, state_at
+checkpoints = Checkpoints(sys.argv[1])
+checkpoints.save(state_at(1), {})
+checkpoints.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # no file may grow: as a full disk
+try:
+    checkpoints.save(state_at(2), {})
+    checkpoints.wait()
+except Exception as error:
+    print(type(error).__name__, error)
+checkpoints.close()
+"""
+
+
+def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays_good(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("InputError"), done.stdout + done.stderr
+    assert f"{tmp_path}: the checkpoint of step 2 could not be saved" in done.stdout
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 1
+        restored, _ = checkpoints.restore(state_at(0), 1)
+    assert_same_bits(restored, state_at(1))
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(InputError, match="no checkpoint of step 3"),
+    ):
+        checkpoints.restore(state_at(0), 3)

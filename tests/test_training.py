@@ -1,0 +1,277 @@
+"""Train and evaluation steps against closed forms, and in every form that runs on devices."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from jaxseg import UNet, losses, parallel, training
+from jaxseg.training import TrainState, make_eval_step, make_many_steps, make_train_step
+
+MODEL = UNet(widths=(4, 8), norm="batch", dropout=0.3, decoder_dropout=0.3)
+
+
+class Affine(nn.Module):
+    """logit = weight * pixel + offset, so that a step has a closed form."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        weight = self.param("weight", nn.initializers.ones_init(), ())
+        offset = self.param("offset", nn.initializers.zeros_init(), ())
+        return weight * images + offset
+
+
+def batch_of(rows, *, seed=0, size=16):
+    rng = np.random.default_rng(seed)
+    return {
+        "images": rng.random((rows, size, size, 1), dtype=np.float32),
+        "labels": rng.integers(0, 2, (rows, size, size)).astype(np.int32),
+    }
+
+
+def mesh_of(devices):
+    return parallel.make_mesh(jax.devices()[:devices])
+
+
+def fresh(model, tx, batch, *, mesh, ema=False):
+    state = TrainState.create(model, tx, jax.random.key(0), batch["images"], ema=ema)
+    return parallel.replicate(state, mesh)
+
+
+def run(step, state, batches, mesh):
+    compiled = parallel.jit_step(step, mesh)
+    for batch in batches:
+        state, measured = compiled(state, parallel.shard_batch(batch, mesh))
+    return state, measured
+
+
+def assert_same(one, other, *, atol):
+    """Equal states; keys to the bit, floats to a tolerance."""
+    one, other = (state.replace(key=jax.random.key_data(state.key)) for state in (one, other))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=atol),
+        one,
+        other,
+    )
+
+
+def test_a_step_of_gradient_descent_is_the_one_done_by_hand():
+    batch = batch_of(3)
+    mesh = mesh_of(1)
+    state, measured = run(
+        make_train_step(Affine(), optax.sgd(0.5), losses.cross_entropy),
+        fresh(Affine(), optax.sgd(0.5), batch, mesh=mesh),
+        [batch],
+        mesh,
+    )
+    x, t = batch["images"][..., 0].astype(np.float64), batch["labels"]
+    p = 1 / (1 + np.exp(-x))
+    slope, offset = ((p - t) * x).mean(), (p - t).mean()
+    np.testing.assert_allclose(state.params["weight"], 1 - 0.5 * slope, rtol=1e-5)
+    np.testing.assert_allclose(state.params["offset"], -0.5 * offset, rtol=1e-5)
+    np.testing.assert_allclose(
+        measured["loss"], -np.where(t == 1, np.log(p), np.log(1 - p)).mean(), rtol=1e-5
+    )
+    np.testing.assert_allclose(measured["gradient_norm"], np.hypot(slope, offset), rtol=1e-5)
+    assert int(measured["images"]) == 3
+    assert int(state.step) == 1
+
+
+def test_where_leaves_pixels_out_of_the_step_as_cropping_does():
+    batch = batch_of(2)
+    where = np.zeros((2, 16, 16), bool)
+    where[:, 3:11, 5:12] = True
+    cropped = {"images": batch["images"][:, 3:11, 5:12], "labels": batch["labels"][:, 3:11, 5:12]}
+    mesh = mesh_of(1)
+    step = make_train_step(Affine(), optax.sgd(0.5), losses.cross_entropy)
+    one, _ = run(
+        step, fresh(Affine(), optax.sgd(0.5), batch, mesh=mesh), [{**batch, "where": where}], mesh
+    )
+    other, _ = run(step, fresh(Affine(), optax.sgd(0.5), batch, mesh=mesh), [cropped], mesh)
+    assert_same(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_more_devices_and_padding_rows_give_the_state_of_one_device(devices):
+    # Six rows over eight devices: two rows are padding.
+    batches = [batch_of(6, seed=seed) for seed in range(3)]
+    tx = optax.adam(1e-3)
+    step = make_train_step(
+        MODEL, tx, losses.combine({losses.cross_entropy: 1.0, losses.soft_dice: 1.0})
+    )
+    states = [
+        run(step, fresh(MODEL, tx, batches[0], mesh=mesh), batches, mesh)[0]
+        for mesh in (mesh_of(1), mesh_of(devices))
+    ]
+    assert_same(*states, atol=2e-6)
+
+
+def test_a_padded_row_changes_nothing_whatever_it_holds():
+    batch, tx, mesh = batch_of(3), optax.adam(1e-3), mesh_of(1)
+    step = make_train_step(MODEL, tx, losses.cross_entropy)
+    padded = {
+        "images": np.concatenate([batch["images"], np.ones((2, 16, 16, 1), np.float32)]),
+        "labels": np.concatenate([batch["labels"], np.ones((2, 16, 16), np.int32)]),
+        "valid": np.array([True, True, True, False, False]),
+    }
+    states, measured = zip(
+        *(run(step, fresh(MODEL, tx, batch, mesh=mesh), [b], mesh) for b in (batch, padded)),
+        strict=True,
+    )
+    assert_same(*states, atol=2e-6)
+    assert [int(m["images"]) for m in measured] == [3, 3]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_under_pmap_with_an_axis_name_the_step_is_that_of_one_device(pooled):
+    batch, tx, mesh = batch_of(8), optax.adam(1e-3), mesh_of(1)
+    plain = partial(losses.soft_dice, pooled=True) if pooled else losses.soft_dice
+    mapped = (
+        partial(losses.soft_dice, pooled=True, axis_name="data") if pooled else losses.soft_dice
+    )
+    one, measured = run(
+        make_train_step(MODEL, tx, plain), fresh(MODEL, tx, batch, mesh=mesh), [batch], mesh
+    )
+    state = TrainState.create(MODEL, tx, jax.random.key(0), batch["images"])
+    step = make_train_step(MODEL, tx, mapped, axis_name="data")
+    pmapped = jax.pmap(step, axis_name="data", in_axes=(None, 0), devices=jax.devices()[:4])
+    shared = {name: array.reshape(4, 2, *array.shape[1:]) for name, array in batch.items()}
+    states, measured_too = pmapped(state, shared)
+    for device in range(4):
+        assert_same(jax.tree.map(lambda leaf: leaf[device], states), one, atol=2e-6)  # noqa: B023
+    np.testing.assert_allclose(measured_too["loss"], measured["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("unroll", "atol"), [(True, 0), (False, 1e-6)])
+def test_many_steps_in_one_program_give_the_state_of_single_steps(unroll, atol):
+    films, tx, mesh = batch_of(10), optax.adam(1e-3), mesh_of(1)
+    step = make_train_step(MODEL, tx, losses.cross_entropy)
+    indices = np.array([[3, 1, 4], [9, 2, 6], [8, -1, -1]], np.int32)
+    single = parallel.jit_many_steps(make_many_steps(step, unroll=unroll), mesh)
+    many = parallel.jit_many_steps(make_many_steps(step, unroll=unroll), mesh)
+    one, losses_of_one = fresh(MODEL, tx, films, mesh=mesh), []
+    for row in indices:
+        one, measured = single(one, films, row[None])
+        losses_of_one.append(float(measured["loss"][0]))
+    other, measured = many(fresh(MODEL, tx, films, mesh=mesh), films, indices)
+    assert_same(one, other, atol=atol)
+    np.testing.assert_allclose(measured["loss"], losses_of_one, rtol=1e-5)
+    np.testing.assert_array_equal(measured["images"], [3, 3, 1])
+
+
+def test_gathered_batches_shared_out_over_devices_give_the_state_of_one_device():
+    films, tx = batch_of(10), optax.adam(1e-3)
+    step = make_train_step(MODEL, tx, losses.cross_entropy)
+    indices = np.array([[3, 1, 4, 7, -1, -1, -1, -1], [9, 2, 6, 8, -1, -1, -1, -1]], np.int32)
+    states = [
+        parallel.jit_many_steps(make_many_steps(step, unroll=True), mesh)(
+            fresh(MODEL, tx, films, mesh=mesh), parallel.replicate(films, mesh), indices
+        )[0]
+        for mesh in (mesh_of(1), mesh_of(8))
+    ]
+    assert_same(*states, atol=2e-6)
+
+
+def test_the_state_is_donated():
+    batch, tx, mesh = batch_of(2), optax.adam(1e-3), mesh_of(1)
+    state = fresh(Affine(), tx, batch, mesh=mesh)
+    before = state.params["weight"]
+    run(make_train_step(Affine(), tx, losses.cross_entropy), state, [batch], mesh)
+    assert before.is_deleted()
+
+
+def test_equal_seeds_give_equal_bits_and_dropout_changes_with_the_step():
+    batch, tx, mesh = batch_of(4), optax.sgd(0.0), mesh_of(1)
+    step = make_train_step(MODEL, tx, losses.cross_entropy)
+    compiled = parallel.jit_step(step, mesh)
+    seen = []
+    for _ in range(2):
+        state = fresh(MODEL, tx, batch, mesh=mesh)
+        losses_seen = []
+        for _ in range(2):
+            state, measured = compiled(state, parallel.shard_batch(batch, mesh))
+            losses_seen.append(float(measured["loss"]))
+        seen.append(losses_seen)
+    assert seen[0] == seen[1]
+    # Nothing is learnt at rate 0, so only other dropout can change the loss.
+    assert seen[0][0] != seen[0][1]
+
+
+def test_the_moving_average_follows_its_recurrence():
+    batch, tx, mesh = batch_of(2), optax.sgd(0.5), mesh_of(1)
+    step = parallel.jit_step(
+        make_train_step(Affine(), tx, losses.cross_entropy, ema_decay=0.15), mesh
+    )
+    state = fresh(Affine(), tx, batch, mesh=mesh, ema=True)
+    expected = 1.0
+    for decay in (1 / 10, 0.15, 0.15):
+        state, _ = step(state, parallel.shard_batch(batch, mesh))
+        expected = decay * expected + (1 - decay) * float(state.params["weight"])
+        np.testing.assert_allclose(state.ema["weight"], expected, rtol=1e-6)
+    assert state.variables()["params"] is state.ema
+
+
+def test_a_moving_average_needs_a_state_that_keeps_one():
+    batch, tx, mesh = batch_of(2), optax.sgd(0.5), mesh_of(1)
+    step = make_train_step(Affine(), tx, losses.cross_entropy, ema_decay=0.5)
+    with pytest.raises(ValueError, match="ema=True"):
+        run(step, fresh(Affine(), tx, batch, mesh=mesh), [batch], mesh)
+
+
+def test_batch_statistics_are_carried_in_the_state():
+    batch, tx, mesh = batch_of(4), optax.sgd(0.1), mesh_of(1)
+    before = fresh(MODEL, tx, batch, mesh=mesh)
+    means = np.asarray(
+        before.collections["batch_stats"]["encoder_0"]["Normalization_0"]["BatchNorm_0"]["mean"]
+    )
+    after, _ = run(make_train_step(MODEL, tx, losses.cross_entropy), before, [batch], mesh)
+    moved = after.collections["batch_stats"]["encoder_0"]["Normalization_0"]["BatchNorm_0"]["mean"]
+    assert float(np.abs(np.asarray(moved) - means).max()) > 1e-4
+
+
+def test_evaluation_counts_the_pixels_that_numpy_counts():
+    batch = batch_of(5)
+    state = TrainState.create(Affine(), optax.sgd(0.1), jax.random.key(0), batch["images"])
+    state = state.replace(params={"weight": jnp.float32(4.0), "offset": jnp.float32(-2.0)})
+    evaluate = parallel.jit_rows(make_eval_step(Affine(), losses.cross_entropy), mesh_of(1))
+    result = evaluate(state, batch)
+    logits = 4 * batch["images"][..., 0].astype(np.float64) - 2
+    predicted, actual = logits > 0, batch["labels"] == 1
+    np.testing.assert_array_equal(result.counts.tp[:, 0], (predicted & actual).sum((1, 2)))
+    np.testing.assert_array_equal(result.counts.fn[:, 0], (~predicted & actual).sum((1, 2)))
+    p = 1 / (1 + np.exp(-logits))
+    loss = -np.where(actual, np.log(p), np.log(1 - p)).mean((1, 2))
+    np.testing.assert_allclose(result.loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(result.soft_dice.overlap[:, 0], (p * actual).sum((1, 2)), rtol=1e-5)
+
+
+def test_a_model_without_valid_trains_and_its_loss_falls():
+    batch = {**batch_of(4), "labels": (batch_of(4)["images"][..., 0] > 0.5).astype(np.int32)}
+    tx, mesh = optax.adam(0.1), mesh_of(8)
+    step = parallel.jit_step(make_train_step(Affine(), tx, losses.cross_entropy), mesh)
+    state = fresh(Affine(), tx, batch, mesh=mesh)
+    values = []
+    for _ in range(30):
+        state, measured = step(state, parallel.shard_batch(batch, mesh))
+        values.append(float(measured["loss"]))
+    assert values[-1] < 0.5 * values[0]
+
+
+def test_a_batch_whose_arrays_differ_in_rows_is_refused():
+    with pytest.raises(ValueError, match="differ in rows"):
+        parallel.shard_batch(
+            {"images": np.zeros((2, 4, 4, 1)), "labels": np.zeros((3, 4, 4))}, mesh_of(1)
+        )
+
+
+def test_gathering_takes_the_rows_named_and_marks_padding():
+    films = batch_of(4)
+    batch = training.gather_batch(films, jnp.array([2, -1, 0]))
+    np.testing.assert_array_equal(batch["images"][0], films["images"][2])
+    np.testing.assert_array_equal(batch["labels"][2], films["labels"][0])
+    np.testing.assert_array_equal(batch["valid"], [True, False, True])
