@@ -1,0 +1,207 @@
+"""Bootstrap intervals against SciPy, the normal approximation and every possible resample."""
+
+import functools
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxseg import metrics
+from jaxseg.metrics import bootstrap
+
+KEY = jax.random.key(0)
+interval_of = functools.partial(metrics.bootstrap_mean, resamples=1000)
+paired_of = functools.partial(metrics.paired_bootstrap, resamples=1000)
+
+
+def dice_like(images, seed=0):
+    """Values per image, skewed as Dice is."""
+    return np.random.default_rng(seed).beta(8, 2, images)
+
+
+def test_the_interval_is_that_of_scipy():
+    values = dice_like(40)
+    ours = metrics.bootstrap_mean(KEY, values, level=0.9, resamples=20_000)
+    theirs = scipy.stats.bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=0.9,
+        n_resamples=20_000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    )
+    width = theirs.confidence_interval.high - theirs.confidence_interval.low
+    assert ours.mean == pytest.approx(values.mean(), rel=1e-12)
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.03 * width)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.03 * width)
+
+
+def test_the_interval_of_many_images_is_the_normal_one():
+    values = dice_like(2000)
+    ours = metrics.bootstrap_mean(KEY, values, resamples=5000)
+    half = scipy.stats.norm.ppf(0.975) * values.std() / math.sqrt(len(values))
+    assert ours.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert ours.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_resampled_means_have_the_distribution_of_all_resamples():
+    values = np.array([0.1, 0.4, 0.5, 0.9])
+    every = np.array([np.mean(draw) for draw in itertools.product(values, repeat=4)])
+    _, means = bootstrap._resampled_means(KEY, values, 0.95, 20_000)
+    support = np.unique(np.round(every, 6))
+    assert set(np.round(means, 6)) <= set(support)
+    for share in (0.05, 0.25, 0.5, 0.75, 0.95):
+        at = np.quantile(every, share)
+        assert (means <= at + 1e-6).mean() == pytest.approx((every <= at + 1e-6).mean(), abs=0.015)
+
+
+def test_undefined_images_are_left_out_and_counted():
+    values = dice_like(40)
+    padded = np.insert(values, [0, 7, 40], np.nan)
+    assert interval_of(KEY, padded) == interval_of(KEY, values)._replace(undefined=3)
+
+
+def test_the_same_key_gives_the_same_interval_and_another_key_another():
+    values = dice_like(40)
+    first = interval_of(KEY, values)
+    assert first == interval_of(jax.random.key(0), values)
+    assert first.low != interval_of(jax.random.key(1), values).low
+
+
+def test_how_many_draws_are_held_at_once_changes_nothing(monkeypatch):
+    values = dice_like(40)
+    whole = interval_of(KEY, values)
+    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 40 * 37)
+    chunks = interval_of(KEY, values)
+    # But for the order in which XLA adds up a mean.
+    assert chunks == pytest.approx(whole, rel=1e-7)
+
+
+def test_shifting_and_scaling_the_values_shifts_and_scales_the_interval():
+    values = dice_like(40)
+    plain = interval_of(KEY, values)
+    moved = interval_of(KEY, 1e6 + 1e-3 * values)
+    for one, two in zip(plain[:3], moved[:3], strict=True):
+        assert (two - 1e6) * 1e3 == pytest.approx(one, abs=1e-6)
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    interval = interval_of(KEY, np.full(5, 0.75))
+    assert interval == metrics.Interval(0.75, 0.75, 0.75, images=5, undefined=0)
+
+
+@pytest.mark.parametrize(("values", "mean"), [([], math.nan), ([0.5], 0.5), ([math.nan], math.nan)])
+def test_fewer_than_two_images_have_no_interval(values, mean):
+    interval = interval_of(KEY, np.array(values))
+    assert interval.mean == pytest.approx(mean, nan_ok=True)
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+    paired = paired_of(KEY, np.array(values), np.array(values))
+    assert math.isnan(paired.low)
+    assert math.isnan(paired.p_value)
+
+
+def test_ninety_percent_intervals_hold_the_truth_nine_times_in_ten():
+    random = np.random.default_rng(0)
+    held = 0
+    for trial in range(200):
+        interval = interval_of(jax.random.key(trial), random.normal(size=40), level=0.9)
+        held += interval.low <= 0 <= interval.high
+    # 180 expected; four standard deviations of a binomial either side, and the known shortfall of
+    # the percentile interval of 40 images, about two in a hundred.
+    assert 158 <= held <= 195
+
+
+def test_the_paired_interval_is_that_of_the_differences():
+    first, second = dice_like(40), dice_like(40, seed=1)
+    paired = paired_of(KEY, first, second)
+    alone = interval_of(KEY, first - second)
+    assert (paired.difference, paired.low, paired.high) == alone[:3]
+    assert paired.difference == pytest.approx(first.mean() - second.mean())
+
+
+def test_swapping_the_runs_turns_the_paired_interval_over():
+    first, second = dice_like(40), dice_like(40, seed=1)
+    one, two = (paired_of(KEY, *runs) for runs in ((first, second), (second, first)))
+    assert one.difference == pytest.approx(-two.difference)
+    assert one.low == pytest.approx(-two.high)
+    assert one.high == pytest.approx(-two.low)
+    assert one.p_value == two.p_value
+
+
+def test_the_p_value_of_many_images_is_the_normal_one():
+    # Differences whose mean is 1.3 standard errors.
+    noise = np.random.default_rng(2).normal(size=2000)
+    differences = noise - noise.mean() + 1.3 * noise.std() / math.sqrt(2000)
+    second = dice_like(2000)
+    paired = metrics.paired_bootstrap(KEY, second + differences, second, resamples=5000)
+    assert paired.p_value == pytest.approx(2 * scipy.stats.norm.sf(1.3), abs=0.03)
+
+
+def test_the_p_value_is_below_five_percent_where_the_interval_leaves_zero_out():
+    random = np.random.default_rng(3)
+    apart = 0
+    for shift in np.linspace(0, 0.5, 12):
+        first, second = random.normal(size=40) + shift, random.normal(size=40)
+        paired = paired_of(KEY, first, second)
+        if abs(paired.p_value - 0.05) > 0.005:
+            assert (paired.p_value < 0.05) == (paired.low > 0 or paired.high < 0)
+            apart += paired.p_value < 0.05
+    assert 0 < apart < 12
+
+
+def test_two_equal_runs_do_not_differ_and_the_p_value_is_never_zero():
+    values = dice_like(40)
+    same = paired_of(KEY, values, values)
+    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    apart = paired_of(KEY, values + 1, values)
+    assert apart.p_value == 2 / 1001
+
+
+def test_images_undefined_in_either_run_are_left_out_of_both():
+    first, second = dice_like(40), dice_like(40, seed=1)
+    first[3] = second[3] = second[7] = np.nan
+    kept = ~np.isnan(first + second)
+    paired = paired_of(KEY, first, second)
+    assert paired == paired_of(KEY, first[kept], second[kept])._replace(undefined=2)
+    assert paired.images == 38
+
+
+def test_device_values_are_taken_as_they_are():
+    values = jax.numpy.asarray(dice_like(40), dtype=np.float32)
+    assert interval_of(KEY, values) == interval_of(KEY, np.asarray(values))
+
+
+ERRORS = {
+    "two axes": (
+        lambda: metrics.bootstrap_mean(KEY, np.zeros((3, 1))),
+        r"values must have shape \[N\], got \(3, 1\)",
+    ),
+    "infinite": (
+        lambda: metrics.bootstrap_mean(KEY, np.array([1.0, np.inf])),
+        "values holds an infinite value",
+    ),
+    "level": (
+        lambda: metrics.bootstrap_mean(KEY, np.zeros(3), level=95.0),
+        r"level must be in \(0, 1\), got 95.0",
+    ),
+    "resamples": (
+        lambda: metrics.bootstrap_mean(KEY, np.zeros(3), resamples=0),
+        "resamples must be at least 1, got 0",
+    ),
+    "runs of different length": (
+        lambda: metrics.paired_bootstrap(KEY, np.zeros(3), np.zeros(4)),
+        r"first has shape \(3,\), second has \(4,\)",
+    ),
+}
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("case", ERRORS)
+def test_a_wrong_argument_is_named(case):
+    call, message = ERRORS[case]
+    with pytest.raises(ValueError, match=message):
+        call()

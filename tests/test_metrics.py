@@ -1,0 +1,336 @@
+"""Counts, the ratios of them and pooling, against Python sets of pixels."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxseg import metrics
+
+RATIOS = {
+    "dice": metrics.dice,
+    "iou": metrics.iou,
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+    "specificity": metrics.specificity,
+    "accuracy": metrics.accuracy,
+    "pixel_accuracy": metrics.pixel_accuracy,
+    "f_beta": lambda counts, **kwargs: metrics.f_beta(counts, beta=2.0, **kwargs),
+    "matthews": metrics.matthews,
+}
+SHAPE = (3, 4, 5)
+few = settings(max_examples=25, deadline=None)
+
+
+def label_arrays(num_classes, shape=SHAPE):
+    return hnp.arrays(np.int32, shape, elements=st.integers(0, max(num_classes, 2) - 1))
+
+
+masks = hnp.arrays(np.bool_, SHAPE)
+count_jit = jax.jit(metrics.count, static_argnames="num_classes")
+
+
+def pixels_of(labels, label, where):
+    return {pixel for pixel, at in np.ndenumerate(labels) if at == label and where[pixel]}
+
+
+def counts_of_sets(predicted, actual, where, num_classes):
+    """tp, fp, fn, tn of one image from Python sets of pixels, as float64 ``[4, K]``."""
+    everything = {pixel for pixel, counted in np.ndenumerate(where) if counted}
+    rows = []
+    for label in [1] if num_classes == 1 else range(num_classes):
+        p, a = pixels_of(predicted, label, where), pixels_of(actual, label, where)
+        rows.append([len(p & a), len(p - a), len(a - p), len(everything - p - a)])
+    return np.array(rows, np.float64).T
+
+
+def as_counts(tp, fp, fn, tn, outside=0):
+    """Counts of one image and one class."""
+    return metrics.Counts(*(np.array([[n]], np.int32) for n in (tp, fp, fn, tn, outside)))
+
+
+def random_labels(num_classes, shape=(8, 16, 16), seed=0):
+    random = np.random.default_rng(seed)
+    return (random.integers(0, max(num_classes, 2), shape, dtype=np.int32) for _ in range(2))
+
+
+def rows_of(tree, rows):
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def assert_trees_equal(one, two):
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+@given(data=st.data())
+@few
+def test_counts_are_those_of_sets_of_pixels(num_classes, data):
+    predicted, actual = (data.draw(label_arrays(num_classes)) for _ in range(2))
+    where = data.draw(masks)
+    counts = count_jit(predicted, actual, num_classes=num_classes, where=where)
+    found = np.stack([counts.tp, counts.fp, counts.fn, counts.tn])
+    for image in range(SHAPE[0]):
+        expected = counts_of_sets(predicted[image], actual[image], where[image], num_classes)
+        np.testing.assert_array_equal(found[:, image], expected)
+    np.testing.assert_array_equal(found.sum(axis=0) - where.sum((1, 2))[:, None], 0)
+    assert counts.tp.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+@given(data=st.data())
+@few
+def test_ratios_are_their_textbook_formulas(num_classes, data):
+    predicted, actual = (data.draw(label_arrays(num_classes)) for _ in range(2))
+    counts = count_jit(predicted, actual, num_classes=num_classes)
+    everywhere = np.ones(SHAPE[1:], bool)
+    images = zip(predicted, actual, strict=True)
+    cells = [counts_of_sets(p, a, everywhere, num_classes) for p, a in images]
+    tp, fp, fn, tn = np.stack(cells, axis=1)
+    with np.errstate(invalid="ignore"):
+        precision, recall = tp / (tp + fp), tp / (tp + fn)
+        expected = {
+            "dice": 2 * tp / ((tp + fp) + (tp + fn)),
+            "iou": tp / (tp + fp + fn),
+            "precision": precision,
+            "recall": recall,
+            "specificity": tn / (tn + fp),
+            "accuracy": (tp + tn) / 20,
+            "pixel_accuracy": (predicted == actual).mean((1, 2)),
+            "f_beta": 5 * tp / (5 * tp + 4 * fn + fp),
+            "matthews": (tp * tn - fp * fn)
+            / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)),
+        }
+    for name, ratio in RATIOS.items():
+        np.testing.assert_allclose(ratio(counts), expected[name], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(ratio(jax.device_get(counts)), expected[name], rtol=1e-12)
+
+
+@given(predicted=masks, actual=masks)
+@few
+def test_ratios_keep_their_bounds_and_dice_and_iou_agree(predicted, actual):
+    counts = count_jit(predicted, actual, num_classes=1)
+    for name, ratio in RATIOS.items():
+        value = np.asarray(ratio(counts, undefined=0.0))
+        assert (value <= 1).all()
+        assert (value >= (-1 if name == "matthews" else 0)).all()
+    iou = metrics.iou(counts)
+    np.testing.assert_allclose(metrics.dice(counts), 2 * iou / (1 + iou), rtol=1e-6)
+
+
+@given(predicted=masks, actual=masks)
+@few
+def test_swapping_the_masks_swaps_precision_and_recall_and_leaves_dice(predicted, actual):
+    counts = count_jit(predicted, actual, num_classes=1)
+    swapped = count_jit(actual, predicted, num_classes=1)
+    for symmetric in (metrics.dice, metrics.iou, metrics.accuracy, metrics.matthews):
+        np.testing.assert_array_equal(symmetric(counts), symmetric(swapped))
+    np.testing.assert_array_equal(metrics.precision(counts), metrics.recall(swapped))
+
+
+@given(data=st.data())
+@few
+def test_the_order_of_pixels_does_not_matter(data):
+    predicted, actual = (data.draw(label_arrays(3)) for _ in range(2))
+    order = np.array(data.draw(st.permutations(range(20))))
+    shuffled = (
+        labels.reshape(SHAPE[0], -1)[:, order].reshape(SHAPE) for labels in (predicted, actual)
+    )
+    assert_trees_equal(
+        count_jit(predicted, actual, num_classes=3), count_jit(*shuffled, num_classes=3)
+    )
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_where_equals_cropping_and_hides_any_label(num_classes):
+    predicted, actual = random_labels(num_classes)
+    where = np.zeros(predicted.shape, bool)
+    where[:, 3:11, 5:14] = True
+    hidden = np.where(where, actual, np.resize([255, -1, 7], actual.shape))
+    masked = count_jit(np.where(where, predicted, -7), hidden, num_classes=num_classes, where=where)
+    cropped = count_jit(predicted[:, 3:11, 5:14], actual[:, 3:11, 5:14], num_classes=num_classes)
+    assert_trees_equal(masked, cropped)
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_a_batch_equals_a_loop_over_its_images(num_classes):
+    predicted, actual = random_labels(num_classes)
+    together = count_jit(predicted, actual, num_classes=num_classes)
+    for image in range(len(predicted)):
+        rows = slice(image, image + 1)
+        alone = count_jit(predicted[rows], actual[rows], num_classes=num_classes)
+        assert_trees_equal(rows_of(together, rows), alone)
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_eight_devices_count_what_one_counts_and_exchange_nothing(num_classes):
+    predicted, actual = random_labels(num_classes)
+    mesh = jax.make_mesh((8,), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sharded = [jax.device_put(labels, sharding) for labels in (predicted, actual)]
+    program = count_jit.lower(*sharded, num_classes=num_classes).compile()
+    text = program.as_text() or ""
+    assert "ENTRY" in text
+    assert not any(word in text for word in ("all-gather", "all-reduce", "all-to-all"))
+    counts = program(*sharded)
+    assert len(counts.tp.sharding.device_set) == 8
+    assert_trees_equal(counts, count_jit(predicted, actual, num_classes=num_classes))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32])
+def test_the_dtype_of_labels_does_not_matter(dtype):
+    predicted, actual = random_labels(4)
+    assert_trees_equal(
+        count_jit(predicted.astype(dtype), actual, num_classes=4),
+        count_jit(predicted, actual, num_classes=4),
+    )
+
+
+def test_bool_masks_count_as_zero_and_one():
+    predicted, actual = random_labels(1)
+    assert_trees_equal(
+        metrics.count(predicted.astype(bool), actual, num_classes=1),
+        metrics.count(predicted, actual, num_classes=1),
+    )
+
+
+def test_more_classes_than_the_label_dtype_holds_are_counted():
+    labels = np.full((1, 2, 2), 255, np.uint8)
+    counts = metrics.count(labels, labels, num_classes=300)
+    assert counts.tp.shape == (1, 300)
+    assert np.flatnonzero(counts.tp[0]).tolist() == [255]
+
+
+def test_64_bit_labels_outside_do_not_wrap_into_a_class():
+    with jax.enable_x64(True):
+        actual = np.zeros((1, 2, 2), np.int64)
+        actual[0, 0, 0] = 2**32 + 1
+        counts = metrics.count(np.ones_like(actual), actual, num_classes=2)
+        assert counts.outside.tolist() == [[1, 1]]
+        assert counts.tp.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_a_large_mask_loses_no_pixel(num_classes):
+    side = 4096
+    actual = np.zeros((1, side, side), np.uint8)
+    actual[:, ::2] = 1
+    predicted = np.ones_like(actual)
+    predicted[0, 0, 0] = 0
+    counts = count_jit(predicted, actual, num_classes=num_classes)
+    half = side * side // 2
+    label = 0 if num_classes == 1 else 1
+    found = [int(x[0, label]) for x in (counts.tp, counts.fp, counts.fn, counts.tn)]
+    assert found == [half - 1, half, 1, 0]
+    dice = 2 * (half - 1) / (3 * half - 1)
+    np.testing.assert_allclose(metrics.dice(counts)[0, label], dice, rtol=2e-7)
+
+
+@pytest.mark.parametrize("which", ["predicted", "actual"])
+@pytest.mark.parametrize(("num_classes", "stray"), [(1, 2), (1, -1), (3, 3), (3, 255), (3, -1)])
+def test_a_label_outside_the_classes_makes_that_image_nan_and_no_other(which, num_classes, stray):
+    labels = dict(zip(("predicted", "actual"), random_labels(num_classes), strict=True))
+    before = jax.device_get(count_jit(**labels, num_classes=num_classes))
+    labels[which][5, 2, 3] = stray
+    counts = jax.device_get(count_jit(**labels, num_classes=num_classes))
+    assert np.isnan(metrics.dice(jax.tree.map(jnp.asarray, counts))[5]).all()
+    np.testing.assert_array_equal(counts.outside[:, 0], np.arange(8) == 5)
+    np.testing.assert_array_equal(
+        counts.tp + counts.fp + counts.fn + counts.tn + counts.outside, 256
+    )
+    where = np.ones((8, 16, 16), bool)
+    where[5, 2, 3] = False
+    known = count_jit(**labels, num_classes=num_classes, where=where)
+    for cell in ("tp", "fp", "fn", "tn"):
+        np.testing.assert_array_equal(getattr(counts, cell), getattr(known, cell))
+    others = np.arange(8) != 5
+    for ratio in RATIOS.values():
+        assert np.isnan(ratio(counts, undefined=0.0)[5]).all()
+        np.testing.assert_array_equal(ratio(counts)[others], ratio(before)[others])
+        assert np.isnan(ratio(metrics.pooled(counts), undefined=0.0)).all()
+
+
+UNDEFINED = {  # by (tp, fp, fn, tn): the ratios without a denominator
+    (0, 0, 0, 9): {"dice", "iou", "precision", "recall", "f_beta", "matthews"},
+    (0, 0, 4, 5): {"precision", "matthews"},
+    (0, 4, 0, 5): {"recall", "matthews"},
+    (9, 0, 0, 0): {"specificity", "matthews"},
+    (0, 0, 0, 0): set(RATIOS),
+}
+
+
+@pytest.mark.parametrize("name", RATIOS)
+@pytest.mark.parametrize("cells", UNDEFINED, ids=str)
+def test_a_ratio_without_a_denominator_is_what_is_asked_for(cells, name):
+    counts, ratio = as_counts(*cells), RATIOS[name]
+    undefined = name in UNDEFINED[cells]
+    for where in (counts, jax.tree.map(jnp.asarray, counts), metrics.pooled(counts)):
+        assert np.isnan(ratio(where)).all() == undefined
+        assert (np.asarray(ratio(where, undefined=-3.0)) == -3.0).all() == undefined
+
+
+def test_an_image_that_is_masked_out_counts_nothing():
+    predicted, actual = random_labels(1)
+    counts = metrics.count(predicted, actual, num_classes=1, where=np.zeros(predicted.shape, bool))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(counts))
+
+
+def test_pooling_is_exact_where_int32_and_float32_would_not_be():
+    tp, fp, fn, tn = (np.full((4, 1), 2**30 + cell, np.int32) for cell in range(4))
+    counts = metrics.Counts(tp, fp, fn, tn, outside=np.zeros((4, 1), np.int32))
+    total = metrics.pooled(counts)
+    assert total.tp.dtype == np.int64
+    assert total.tn.tolist() == [2**32 + 12]
+    exact = 2 * 2**32 / (2 * 2**32 + (2**32 + 4) + (2**32 + 8))
+    assert metrics.dice(total)[0] == exact
+    assert -1 <= metrics.matthews(total)[0] <= 1
+    on_device = jax.tree.map(jnp.asarray, counts)
+    np.testing.assert_allclose(metrics.dice(on_device), exact, rtol=1e-6)
+    np.testing.assert_allclose(metrics.matthews(on_device)[0], metrics.matthews(total), atol=1e-6)
+
+
+def test_pooled_batches_add_up_to_the_pooled_set_and_padding_is_dropped():
+    predicted, actual = random_labels(3)
+    counts = metrics.count(predicted, actual, num_classes=3)
+    whole = metrics.pooled(counts)
+    valid = np.array([True] * 5 + [False] * 3)
+    parts = metrics.pooled(counts, valid=valid) + metrics.pooled(counts, valid=~valid)
+    assert_trees_equal(parts, whole)
+    assert_trees_equal(
+        metrics.pooled(counts, valid=valid), metrics.pooled(rows_of(counts, slice(5)))
+    )
+    assert_trees_equal(metrics.pooled(counts + counts), whole + whole)
+
+
+def test_a_pooled_ratio_is_that_of_one_picture_of_all_images():
+    predicted, actual = random_labels(3)
+    counts = metrics.pooled(metrics.count(predicted, actual, num_classes=3))
+    one = metrics.count(predicted.reshape(1, -1, 16), actual.reshape(1, -1, 16), num_classes=3)
+    for ratio in RATIOS.values():
+        np.testing.assert_allclose(ratio(counts), ratio(one)[0], rtol=1e-6, atol=1e-7)
+
+
+def test_the_mean_leaves_out_the_undefined_and_the_padding_and_reports_how_many():
+    values = np.array([[0.5, np.nan], [np.nan, np.nan], [1.0, np.nan], [np.nan, 0.25]], np.float32)
+    mean = metrics.mean_over_images(jnp.asarray(values), valid=np.array([True, True, True, False]))
+    np.testing.assert_array_equal(mean.mean, [0.75, np.nan])
+    assert mean.images.tolist() == [2, 0]
+    assert mean.undefined.tolist() == [1, 3]
+    flat = metrics.mean_over_images(values[:, 0])
+    assert (float(flat.mean), int(flat.images), int(flat.undefined)) == (0.75, 2, 2)
+    nothing = metrics.mean_over_images(np.zeros(0))
+    assert math.isnan(nothing.mean)
+    assert (nothing.images, nothing.undefined) == (0, 0)
+
+
+def test_counts_pass_through_transformations_as_a_pytree():
+    counts = as_counts(1, 2, 3, 4)
+    assert jax.tree.map(str, counts).tp == "[[1]]"
+    doubled = jax.jit(lambda c: c + c)(counts)
+    assert doubled.fn.tolist() == [[6]]

@@ -1,0 +1,323 @@
+"""Counts, ratios and calibration beside torchmetrics, MONAI, scikit-learn and smp."""
+
+import functools
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxseg import metrics
+
+assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
+BINARY_RATIOS = {
+    "dice": metrics.dice,
+    "iou": metrics.iou,
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+    "specificity": metrics.specificity,
+    "accuracy": metrics.accuracy,
+    "f_beta": functools.partial(metrics.f_beta, beta=0.5),
+    "matthews": metrics.matthews,
+}
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="a peer to compare with")
+
+
+@pytest.fixture(scope="module")
+def torchmetrics():
+    return pytest.importorskip("torchmetrics.functional", reason="a peer to compare with")
+
+
+@pytest.fixture(scope="module")
+def monai():
+    return pytest.importorskip("monai.metrics", reason="a peer to compare with")
+
+
+@pytest.fixture(scope="module")
+def sklearn():
+    return pytest.importorskip("sklearn.metrics", reason="a peer to compare with")
+
+
+def labels_of(num_classes, shape=(6, 24, 20)):
+    """Predicted and actual labels that agree on about half of the pixels."""
+    random = np.random.default_rng(3)
+    actual = random.integers(0, max(num_classes, 2), shape)
+    noise = random.integers(0, max(num_classes, 2), shape)
+    return np.where(random.random(shape) < 0.5, actual, noise), actual
+
+
+def masks_of_every_kind():
+    """Two partly right, one perfect, one missed, one invented, one of nothing anywhere."""
+    predicted, actual = (np.array(labels[:6]) for labels in labels_of(1))
+    predicted[2] = actual[2]
+    predicted[3] = 0
+    actual[4] = 0
+    predicted[5] = actual[5] = 0
+    return predicted, actual
+
+
+def one_channel(torch, labels):
+    return torch.tensor(labels[:, None].astype(np.float32))
+
+
+def one_hot(torch, labels, num_classes):
+    channels = np.moveaxis(labels[..., None] == np.arange(num_classes), -1, 1)
+    return torch.tensor(channels.astype(np.float32))
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_counts_are_those_of_torchmetrics_and_monai(torch, torchmetrics, monai, num_classes):
+    predicted, actual = labels_of(num_classes)
+    counts = metrics.count(predicted, actual, num_classes=num_classes)
+    found = np.stack([counts.tp, counts.fp, counts.tn, counts.fn], axis=-1)
+    both = torch.tensor(predicted), torch.tensor(actual)
+    if num_classes == 1:
+        theirs = torchmetrics.classification.binary_stat_scores(
+            *both, multidim_average="samplewise"
+        )[:, None]
+        channels = [
+            torch.tensor(labels[:, None].astype(np.float32)) for labels in (predicted, actual)
+        ]
+    else:
+        theirs = torchmetrics.classification.multiclass_stat_scores(
+            *both, num_classes=num_classes, average="none", multidim_average="samplewise"
+        )
+        channels = [one_hot(torch, labels, num_classes) for labels in (predicted, actual)]
+    np.testing.assert_array_equal(found, theirs[..., :4])
+    np.testing.assert_array_equal(found, monai.get_confusion_matrix(*channels))
+
+
+def test_where_is_torchmetrics_ignore_index(torch, torchmetrics):
+    predicted, actual = labels_of(4)
+    actual[:, 5:9] = 255
+    counts = metrics.count(predicted, actual, num_classes=4, where=actual != 255)
+    theirs = torchmetrics.classification.multiclass_stat_scores(
+        torch.tensor(predicted),
+        torch.tensor(actual),
+        num_classes=4,
+        average="none",
+        multidim_average="samplewise",
+        ignore_index=255,
+    )
+    found = np.stack([counts.tp, counts.fp, counts.tn, counts.fn], axis=-1)
+    np.testing.assert_array_equal(found, theirs[..., :4])
+
+
+@pytest.mark.parametrize("name", BINARY_RATIOS)
+def test_ratios_per_image_are_those_of_sklearn(sklearn, name):
+    predicted, actual = masks_of_every_kind()
+    counts = metrics.count(predicted, actual, num_classes=1)
+    score = {
+        "dice": functools.partial(sklearn.f1_score, zero_division=np.nan),
+        "iou": functools.partial(sklearn.jaccard_score, zero_division=0.0),
+        "precision": functools.partial(sklearn.precision_score, zero_division=np.nan),
+        "recall": functools.partial(sklearn.recall_score, zero_division=np.nan),
+        "specificity": functools.partial(sklearn.recall_score, pos_label=0, zero_division=np.nan),
+        "accuracy": sklearn.accuracy_score,
+        "f_beta": functools.partial(sklearn.fbeta_score, beta=0.5, zero_division=np.nan),
+        "matthews": sklearn.matthews_corrcoef,
+    }[name]
+    # jaccard_score knows no NaN. matthews_corrcoef gives 0 where there is no denominator, and warns
+    # of an image with one label only.
+    undefined = 0.0 if name in ("iou", "matthews") else np.nan
+    rows = slice(5 if name == "matthews" else 6)
+    found = BINARY_RATIOS[name](counts, undefined=undefined)[rows, 0]
+    images = zip(predicted[rows], actual[rows], strict=True)
+    theirs = [score(a.ravel(), p.ravel()) for p, a in images]
+    assert_close(found, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("dice", "f1 score"),
+        ("iou", "threat score"),
+        ("precision", "precision"),
+        ("recall", "recall"),
+        ("specificity", "specificity"),
+        ("accuracy", "accuracy"),
+        ("matthews", "matthews correlation coefficient"),
+    ],
+)
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_ratios_are_those_of_monais_confusion_matrix(torch, monai, num_classes, name, theirs):
+    predicted, actual = masks_of_every_kind() if num_classes == 1 else labels_of(num_classes)
+    counts = metrics.count(predicted, actual, num_classes=num_classes)
+    channels = [
+        one_channel(torch, labels) if num_classes == 1 else one_hot(torch, labels, num_classes)
+        for labels in (predicted, actual)
+    ]
+    matrix = monai.get_confusion_matrix(*channels)
+    expected = monai.compute_confusion_matrix_metric(theirs, matrix)
+    assert_close(BINARY_RATIOS[name](counts), expected)
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("dice", metrics.dice), ("iou", metrics.iou)])
+def test_monai_differs_on_an_empty_truth(torch, monai, name, ratio):
+    predicted, actual = masks_of_every_kind()
+    counts = metrics.count(predicted, actual, num_classes=1)
+    channels = [one_channel(torch, labels) for labels in (predicted, actual)]
+    score = {"dice": monai.compute_dice, "iou": monai.compute_iou}[name]
+    kept = score(*channels, ignore_empty=False)
+    assert_close(ratio(counts, undefined=1.0), kept)
+    # Its default drops every image whose truth is empty, also the one where a lung was invented:
+    # here that one scores 0 and only the image without either mask is left out.
+    left_out = score(*channels, ignore_empty=True).numpy()[:, 0]
+    assert np.isnan(left_out).tolist() == [False] * 4 + [True] * 2
+    assert_close(ratio(counts)[:4, 0], left_out[:4])
+    assert ratio(counts)[4, 0] == 0
+    assert np.isnan(ratio(counts)[5, 0])
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_pooled_ratios_are_those_of_torchmetrics(torch, torchmetrics, num_classes):
+    predicted, actual = labels_of(num_classes)
+    counts = metrics.pooled(metrics.count(predicted, actual, num_classes=num_classes))
+    both = torch.tensor(predicted), torch.tensor(actual)
+    kinds = torchmetrics.classification
+    if num_classes == 1:
+        theirs = {
+            "dice": kinds.binary_f1_score(*both),
+            "iou": kinds.binary_jaccard_index(*both),
+            "precision": kinds.binary_precision(*both),
+            "recall": kinds.binary_recall(*both),
+            "specificity": kinds.binary_specificity(*both),
+            "accuracy": kinds.binary_accuracy(*both),
+            "f_beta": kinds.binary_fbeta_score(*both, beta=0.5),
+            "matthews": kinds.binary_matthews_corrcoef(*both),
+        }
+    else:
+        each = {"num_classes": num_classes, "average": "none"}
+        theirs = {
+            "dice": kinds.multiclass_f1_score(*both, **each),
+            "iou": kinds.multiclass_jaccard_index(*both, **each),
+            "precision": kinds.multiclass_precision(*both, **each),
+            "recall": kinds.multiclass_recall(*both, **each),
+            "specificity": kinds.multiclass_specificity(*both, **each),
+            "f_beta": kinds.multiclass_fbeta_score(*both, beta=0.5, **each),
+        }
+        # Its accuracy of a class is the recall: class against rest is what `accuracy` means here.
+        recall = kinds.multiclass_accuracy(*both, **each)
+        assert_close(metrics.recall(counts), recall)
+        right = kinds.multiclass_accuracy(*both, num_classes=num_classes, average="micro")
+        assert_close(metrics.pixel_accuracy(counts), right)
+    for name, expected in theirs.items():
+        assert_close(BINARY_RATIOS[name](counts), expected.reshape(num_classes))
+
+
+def test_torchmetrics_differs_on_empty_masks_but_in_its_segmentation_dice(torch, torchmetrics):
+    predicted, actual = masks_of_every_kind()
+    counts = metrics.count(predicted, actual, num_classes=1)
+    both = torch.tensor(predicted), torch.tensor(actual)
+    zero = torchmetrics.classification.binary_f1_score(*both, multidim_average="samplewise")
+    assert_close(metrics.dice(counts, undefined=0.0)[:, 0], zero)
+    segmentation = importlib.import_module("torchmetrics.functional.segmentation")
+    nan = segmentation.dice_score(
+        *both, num_classes=2, include_background=False, average="none", input_format="index"
+    )
+    assert_close(metrics.dice(counts), nan.reshape(6, 1))
+
+
+def test_ratios_are_those_of_segmentation_models_pytorch(torch):
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="a peer to compare with")
+    predicted, actual = labels_of(1)
+    counts = metrics.count(predicted, actual, num_classes=1)
+    both = [torch.tensor(labels[:, None]) for labels in (predicted, actual)]
+    theirs = smp.metrics.get_stats(*both, mode="binary")
+    for ours, name in (
+        (metrics.dice, "f1_score"),
+        (metrics.iou, "iou_score"),
+        (metrics.precision, "precision"),
+        (metrics.recall, "recall"),
+        (metrics.specificity, "specificity"),
+        (metrics.accuracy, "accuracy"),
+    ):
+        score = getattr(smp.metrics, name)
+        assert_close(ours(counts), score(*theirs, reduction="none"))
+        whole = float(score(*theirs, reduction="micro"))
+        assert_close(ours(metrics.pooled(counts)), [whole])
+
+
+def probabilities_of(num_classes, shape=(4, 24, 20)):
+    """Logits that are too sure of themselves, their probabilities, and labels."""
+    random = np.random.default_rng(4)
+    logits = random.normal(size=(*shape, num_classes)).astype(np.float32) * 1.5
+    labels = random.integers(0, max(num_classes, 2), shape)
+    if num_classes == 1:
+        logits += (labels[..., None] - 0.5).astype(np.float32)
+        return logits, np.array(jax.nn.sigmoid(logits))[..., 0], labels
+    logits += (labels[..., None] == np.arange(num_classes)).astype(np.float32)
+    return logits, np.array(jax.nn.softmax(logits)), labels
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_calibration_error_is_that_of_torchmetrics(torch, torchmetrics, num_classes, bins):
+    logits, probabilities, labels = probabilities_of(num_classes)
+    sums = metrics.pooled(metrics.calibration_sums(logits, labels, bins=bins))
+    kinds = torchmetrics.classification
+    for ours, norm in (
+        (metrics.expected_calibration_error, "l1"),
+        (metrics.maximum_calibration_error, "max"),
+    ):
+        if num_classes == 1:
+            theirs = kinds.binary_calibration_error(
+                torch.tensor(probabilities), torch.tensor(labels), n_bins=bins, norm=norm
+            )
+        else:
+            theirs = kinds.multiclass_calibration_error(
+                torch.tensor(np.moveaxis(probabilities, -1, 1)),
+                torch.tensor(labels),
+                num_classes=num_classes,
+                n_bins=bins,
+                norm=norm,
+            )
+        np.testing.assert_allclose(ours(sums), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_torchmetrics_puts_probabilities_of_exactly_one_in_a_bin_of_their_own(torch, torchmetrics):
+    logits = np.array([40.0, 40.0, 3.0, 3.0], np.float32).reshape(1, 1, 4, 1)
+    labels = np.array([0, 0, 1, 1]).reshape(1, 1, 4)
+    probabilities = np.array(jax.nn.sigmoid(logits)).ravel()
+    assert probabilities.tolist()[:2] == [1.0, 1.0]
+    sums = metrics.calibration_sums(logits, labels, bins=10)
+    gap = abs(2 - probabilities.sum(dtype=np.float64)) / 4
+    np.testing.assert_allclose(metrics.expected_calibration_error(sums), [gap], rtol=1e-6)
+    theirs = torchmetrics.classification.binary_calibration_error(
+        torch.tensor(probabilities), torch.tensor(labels.ravel()), n_bins=10
+    )
+    apart = (2 * 1.0 + 2 * (1 - float(probabilities[2]))) / 4
+    np.testing.assert_allclose(theirs, apart, rtol=1e-6)
+
+
+def test_reliability_is_sklearns_calibration_curve():
+    calibration = pytest.importorskip("sklearn.calibration", reason="a peer to compare with")
+    logits, probabilities, labels = probabilities_of(1)
+    diagram = metrics.reliability(metrics.pooled(metrics.calibration_sums(logits, labels, bins=10)))
+    frequency, confidence = calibration.calibration_curve(
+        labels.ravel(), probabilities.ravel(), n_bins=10
+    )
+    filled = np.asarray(diagram.share) > 0
+    assert_close(np.asarray(diagram.frequency)[filled], frequency)
+    assert_close(np.asarray(diagram.confidence)[filled], confidence)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 4])
+def test_brier_score_is_that_of_sklearn(sklearn, num_classes):
+    logits, probabilities, labels = probabilities_of(num_classes)
+    brier = metrics.brier_score(metrics.pooled(metrics.calibration_sums(logits, labels)))
+    if num_classes == 1:
+        theirs = sklearn.brier_score_loss(labels.ravel(), probabilities.ravel())
+    else:
+        exact = probabilities.reshape(-1, num_classes).astype(np.float64)
+        theirs = sklearn.brier_score_loss(
+            labels.ravel(),
+            exact / exact.sum(axis=-1, keepdims=True),
+            labels=range(num_classes),
+            scale_by_half=False,
+        )
+    assert_close(brier, theirs)

@@ -1,0 +1,129 @@
+"""Labels and soft Dice from logits, against their formulas in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxseg import metrics
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_predicted_labels_are_the_likeliest_classes(num_classes):
+    logits = np.random.default_rng(0).normal(size=(2, 5, 6, num_classes)).astype(np.float32)
+    probabilities = jax.nn.sigmoid(logits) if num_classes == 1 else jax.nn.softmax(logits)
+    expected = (
+        np.asarray(probabilities)[..., 0] > 0.5
+        if num_classes == 1
+        else np.asarray(probabilities).argmax(-1)
+    )
+    labels = metrics.predicted_labels(logits)
+    assert labels.dtype == jnp.int32
+    np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_a_logit_of_nan_is_no_class_and_its_image_scores_nan(num_classes):
+    logits = np.zeros((2, 4, 4, num_classes), np.float32)
+    logits[0, 1, 2, -1] = np.nan
+    labels = np.ones((2, 4, 4), np.int32)
+    predicted = metrics.predicted_labels(logits)
+    assert predicted[0, 1, 2] == -1
+    counts = metrics.count(predicted, labels, num_classes=num_classes)
+    soft = metrics.soft_dice_sums(logits, labels)
+    for scores in (metrics.accuracy(counts), metrics.soft_dice_score(soft)):
+        assert np.isnan(scores[0]).all()
+        assert np.isfinite(scores[1]).all()
+    where = np.ones((2, 4, 4), bool)
+    where[0, 1, 2] = False
+    masked = metrics.soft_dice_sums(logits, labels, where=where)
+    assert np.isfinite(metrics.soft_dice_score(masked)).all()
+
+
+def test_a_logit_of_exactly_zero_is_background():
+    assert metrics.predicted_labels(np.zeros((1, 1, 1, 1), np.float32)).tolist() == [[[0]]]
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_soft_dice_is_its_formula_over_the_whole_set(num_classes, dtype):
+    random = np.random.default_rng(1)
+    logits = jnp.asarray(random.normal(size=(4, 8, 8, num_classes)), dtype)
+    labels = random.integers(0, max(num_classes, 2), (4, 8, 8))
+    where = random.random((4, 8, 8)) < 0.7
+    valid = np.array([True, True, False, True])
+    sums = jax.jit(metrics.soft_dice_sums)(logits, labels, where=where)
+    exact = np.asarray(logits, np.float64)
+    if num_classes == 1:
+        p, t = 1 / (1 + np.exp(-exact)), labels[..., None] == 1
+    else:
+        p = np.exp(exact) / np.exp(exact).sum(-1, keepdims=True)
+        t = labels[..., None] == np.arange(num_classes)
+
+    def score(rows, smooth):
+        chosen = where[rows]
+        p_, t_ = p[rows][chosen], t[rows][chosen]
+        return (2 * (p_ * t_).sum(0) + smooth) / (p_.sum(0) + t_.sum(0) + smooth)
+
+    pooled = metrics.pooled(sums, valid=valid)
+    np.testing.assert_allclose(metrics.soft_dice_score(pooled), score(valid, 1.0), rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.soft_dice_score(pooled, smooth=0.0), score(valid, 0.0), rtol=1e-6
+    )
+    for image in range(4):
+        one = metrics.soft_dice_score(sums)[image]
+        np.testing.assert_allclose(one, score(np.arange(4) == image, 1.0), rtol=1e-6)
+
+
+def test_soft_dice_of_certain_logits_is_the_dice_of_their_labels():
+    predicted, actual = np.random.default_rng(0).integers(0, 2, (2, 4, 8, 8), dtype=np.int32)
+    sums = metrics.soft_dice_sums(np.where(predicted == 1, 1e4, -1e4)[..., None], actual)
+    counts = metrics.count(predicted, actual, num_classes=1)
+    np.testing.assert_allclose(
+        metrics.soft_dice_score(sums, smooth=0.0), metrics.dice(counts), rtol=1e-6
+    )
+
+
+def test_soft_dice_of_nothing_is_one_smoothed_and_nan_unsmoothed():
+    sums = metrics.soft_dice_sums(
+        np.zeros((1, 2, 2, 1), np.float32),
+        np.zeros((1, 2, 2), np.int32),
+        where=np.zeros((1, 2, 2), bool),
+    )
+    assert metrics.soft_dice_score(sums).tolist() == [[1.0]]
+    assert np.isnan(metrics.soft_dice_score(sums, smooth=0.0)).all()
+
+
+def test_soft_dice_of_a_large_film_keeps_six_digits():
+    logits = np.full((1, 2048, 2048, 1), -2.1972246, np.float32)
+    labels = np.zeros((1, 2048, 2048), np.uint8)
+    labels[:, ::3] = 1
+    sums = jax.jit(metrics.soft_dice_sums)(logits, labels)
+    p, t = 0.1 * 2048**2, labels.sum(dtype=np.int64)
+    np.testing.assert_allclose(
+        metrics.soft_dice_score(sums), [[(0.2 * t + 1) / (p + t + 1)]], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_soft_dice_over_eight_devices_is_that_of_one(num_classes):
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(8, 8, 8, num_classes)).astype(np.float32)
+    labels = random.integers(0, max(num_classes, 2), (8, 8, 8), dtype=np.int32)
+    mesh = jax.make_mesh((8,), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sums = jax.jit(metrics.soft_dice_sums)(*jax.device_put((logits, labels), sharding))
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-6),
+        sums,
+        jax.jit(metrics.soft_dice_sums)(logits, labels),
+    )
+
+
+def test_a_soft_dice_label_outside_the_classes_makes_that_image_nan():
+    logits = np.zeros((2, 4, 4, 1), np.float32)
+    labels = np.zeros((2, 4, 4), np.int32)
+    labels[1, 0, 0] = 255
+    scores = metrics.soft_dice_score(metrics.soft_dice_sums(logits, labels))
+    np.testing.assert_array_equal(np.isnan(scores[:, 0]), [False, True])
