@@ -118,9 +118,7 @@ class Configuration:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for ``config.json``; the loss by its name."""
-        values = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-        }
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["loss"] = loss_name(self.loss)
         return json.loads(json.dumps(values, default=str))
 

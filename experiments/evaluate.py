@@ -67,9 +67,7 @@ def evaluate(options: Options) -> None:
         indices = np.arange(len(arrays.ids))
     mesh = make_mesh()
     state = replicate(learnt.state, mesh)
-    scores = score(
-        learnt.model, state, arrays, indices, mesh, batch_size=configuration.batch_size
-    )
+    scores = score(learnt.model, state, arrays, indices, mesh, batch_size=configuration.batch_size)
     out = options.out or options.run
     out.mkdir(parents=True, exist_ok=True)
     summary = scores.summary()
@@ -91,9 +89,7 @@ def evaluate(options: Options) -> None:
 
 def main() -> None:
     """Reads the command line and evaluates."""
-    evaluate(
-        tyro.cli(Options, prog="python -m experiments.evaluate", description=Options.__doc__)
-    )
+    evaluate(tyro.cli(Options, prog="python -m experiments.evaluate", description=Options.__doc__))
 
 
 if __name__ == "__main__":

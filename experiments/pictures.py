@@ -72,7 +72,9 @@ def examples(
     for panels, film, truth, predicted, caption in zip(
         axes, films, truths, predictions, captions, strict=True
     ):
-        film = np.asarray(Image.fromarray(film).resize(truth.shape[::-1], Image.Resampling.BILINEAR))
+        film = np.asarray(
+            Image.fromarray(film).resize(truth.shape[::-1], Image.Resampling.BILINEAR)
+        )
         for panel, picture in zip(panels, (film, truth, predicted, film), strict=True):
             panel.imshow(picture, cmap="gray", vmin=0, vmax=1 if picture.dtype == bool else 255)
             panel.set(xticks=[], yticks=[])

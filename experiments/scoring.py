@@ -125,7 +125,9 @@ def score(
                 np.stack([arrays.masks[i] for i in padded]),
             )
             result = score_rows(state, *jax.device_put(films, over_rows(mesh)))
-            parts.append((batch, jax.tree.map(lambda leaf: leaf[: len(batch)], jax.device_get(result))))
+            parts.append(
+                (batch, jax.tree.map(lambda leaf: leaf[: len(batch)], jax.device_get(result)))
+            )
             bar.update(len(batch))
     done = np.concatenate([batch for batch, _ in parts])
     place = {film: row for row, film in enumerate(done)}
@@ -185,6 +187,12 @@ def _batches_of_one_grid(
             yield np.asarray(films[start : start + rows])
 
 
+def _hd95_and_assd(distances: surface.SurfaceDistances) -> tuple[jax.Array, jax.Array]:
+    """A film without predicted lung has no boundary to measure to: undefined, not infinite."""
+    hd95, assd = distances.hausdorff(95.0), distances.average()
+    return jnp.where(jnp.isinf(hd95), jnp.nan, hd95), jnp.where(jnp.isinf(assd), jnp.nan, assd)
+
+
 @lru_cache(maxsize=4)
 def _compiled(model: UNet, mesh: Mesh) -> Callable[..., Any]:
     predict = make_predict(model)
@@ -195,9 +203,10 @@ def _compiled(model: UNet, mesh: Mesh) -> Callable[..., Any]:
         logits = predict(state, images)
         labels = labels.astype(jnp.int32)
         at_network_size = metrics.count(metrics.predicted_labels(logits), labels, num_classes=1)
-        predicted = metrics.predicted_labels(resize_logits(logits, masks.shape[1:3])) == 1
-        actual = masks == 1
-        counts = metrics.count(predicted, actual, num_classes=1)
+        predicted = metrics.predicted_labels(resize_logits(logits, masks.shape[1:3]))
+        counts = metrics.count(predicted, masks.astype(jnp.int32), num_classes=1)
+        predicted, actual = predicted == 1, masks == 1
+        hd95, assd = surface.measure(_hd95_and_assd, predicted, actual)
         return {
             "dice": metrics.dice(counts)[:, 0],
             "iou": metrics.iou(counts)[:, 0],
@@ -205,8 +214,8 @@ def _compiled(model: UNet, mesh: Mesh) -> Callable[..., Any]:
             "precision": metrics.precision(counts)[:, 0],
             "recall": metrics.recall(counts)[:, 0],
             "dice_network_size": metrics.dice(at_network_size)[:, 0],
-            "hd95": surface.hausdorff(predicted, actual, percentile=95.0),
-            "assd": surface.average_surface_distance(predicted, actual),
+            "hd95": hd95,
+            "assd": assd,
         }, metrics.soft_dice_sums(logits, labels)
 
     return jit_rows(score_rows, mesh)

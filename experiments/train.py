@@ -91,7 +91,9 @@ def train(configuration: Configuration, run: RunDirectory, *, resume: bool) -> N
 
         while int(state.step) < steps:
             epoch, first = divmod(int(state.step), steps_per_epoch)
-            order = epoch_order(films.train, configuration, epoch, rows_for(configuration.batch_size, mesh))
+            order = epoch_order(
+                films.train, configuration, epoch, rows_for(configuration.batch_size, mesh)
+            )
             title = f"epoch {epoch + 1}/{configuration.epochs}"
             with command.progress_bar(title, len(films.train), done=progress.epoch_images) as bar:
                 while first < steps_per_epoch:
@@ -100,7 +102,9 @@ def train(configuration: Configuration, run: RunDirectory, *, resume: bool) -> N
                     state, measured = many_steps(state, on_device, indices)
                     measured = jax.device_get(measured)
                     seconds = time.perf_counter() - began
-                    progress = progress.add(measured, seconds, timed=calls.record(len(indices), seconds))
+                    progress = progress.add(
+                        measured, seconds, timed=calls.record(len(indices), seconds)
+                    )
                     first += len(indices)
                     bar.update(int(measured["images"].sum()))
                     bar.set_postfix(loss=f"{progress.loss():.4f}")
@@ -113,16 +117,16 @@ def train(configuration: Configuration, run: RunDirectory, *, resume: bool) -> N
             run.log(row)
             print(", ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
             progress = progress.next_epoch()
-            checkpoints.save(
-                state, dataclasses.asdict(progress), score=row.get("validation_dice")
-            )
+            checkpoints.save(state, dataclasses.asdict(progress), score=row.get("validation_dice"))
             saved_at = time.monotonic()
 
         checkpoints.wait()
         if (best := checkpoints.best_step()) is not None:
             state, _ = checkpoints.restore(state, best)
 
-    scores = score(model, state, films.arrays, films.test, mesh, batch_size=configuration.batch_size)
+    scores = score(
+        model, state, films.arrays, films.test, mesh, batch_size=configuration.batch_size
+    )
     write_text(run.test_scores, scores.as_csv())
     write_json(
         run.summary,
@@ -246,9 +250,7 @@ def main() -> None:
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
     if name not in CONFIGURATIONS:
-        raise InputError(
-            f"{name}: no such configuration; there are {', '.join(CONFIGURATIONS)}"
-        )
+        raise InputError(f"{name}: no such configuration; there are {', '.join(CONFIGURATIONS)}")
     options = tyro.cli(
         Options,
         args=arguments,

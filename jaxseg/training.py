@@ -162,7 +162,9 @@ def make_train_step(
 
         (value, collections), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
         value, gradients = over_devices((value, gradients))
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        # Optax itself mixes Python floats with the int32 step count.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = state.replace(
             step=state.step + 1,

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Integer, Num
 
 Array = jax.Array | np.ndarray
 
 Images = Num[Array, "B H W C"]
 """uint8 in 0..255 or float in [0, 1]."""
 
-Labels = Int[Array, "B H W"]
+Labels = Integer[Array, "B H W"]
 """Integer class ids; binary: 0 and 1."""
 
 Logits = Float[Array, "B H W K"]

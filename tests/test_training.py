@@ -10,9 +10,24 @@ import pytest
 from flax import linen as nn
 
 from jaxseg import UNet, losses, parallel, training
+from jaxseg.models.layers import Dropout, Normalization
 from jaxseg.training import TrainState, make_eval_step, make_many_steps, make_train_step
 
-MODEL = UNet(widths=(4, 8), norm="batch", dropout=0.3, decoder_dropout=0.3)
+
+class Convolutions(nn.Module):
+    """The layers of the U-Net that could depend on devices, few enough to compile fast."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, *, train, valid=None):
+        x = nn.Conv(4, (3, 3), use_bias=False)(images)
+        x = Normalization("batch", axis_name=self.axis_name)(x, train=train, valid=valid)
+        x = Dropout(0.3, axis_name=self.axis_name)(nn.relu(x), train=train)
+        return nn.Conv(1, (3, 3))(x)
+
+
+MODEL = Convolutions()
 
 
 class Affine(nn.Module):
@@ -96,16 +111,27 @@ def test_where_leaves_pixels_out_of_the_step_as_cropping_does():
     assert_same(one, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_more_devices_and_padding_rows_give_the_state_of_one_device(devices):
+@pytest.mark.parametrize(
+    ("model", "devices"),
+    [
+        (MODEL, 2),
+        (MODEL, 8),
+        pytest.param(
+            UNet(widths=(4, 8, 12), norm="batch", dropout=0.3, decoder_dropout=0.3),
+            8,
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_more_devices_and_padding_rows_give_the_state_of_one_device(model, devices):
     # Six rows over eight devices: two rows are padding.
     batches = [batch_of(6, seed=seed) for seed in range(3)]
     tx = optax.adam(1e-3)
     step = make_train_step(
-        MODEL, tx, losses.combine({losses.cross_entropy: 1.0, losses.soft_dice: 1.0})
+        model, tx, losses.combine({losses.cross_entropy: 1.0, losses.soft_dice: 1.0})
     )
     states = [
-        run(step, fresh(MODEL, tx, batches[0], mesh=mesh), batches, mesh)[0]
+        run(step, fresh(model, tx, batches[0], mesh=mesh), batches, mesh)[0]
         for mesh in (mesh_of(1), mesh_of(devices))
     ]
     assert_same(*states, atol=2e-6)
@@ -147,8 +173,8 @@ def test_under_pmap_with_an_axis_name_the_step_is_that_of_one_device(pooled):
     np.testing.assert_allclose(measured_too["loss"], measured["loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("unroll", "atol"), [(True, 0), (False, 1e-6)])
-def test_many_steps_in_one_program_give_the_state_of_single_steps(unroll, atol):
+@pytest.mark.parametrize("unroll", [True, False])
+def test_many_steps_in_one_program_give_the_state_of_single_steps(unroll):
     films, tx, mesh = batch_of(10), optax.adam(1e-3), mesh_of(1)
     step = make_train_step(MODEL, tx, losses.cross_entropy)
     indices = np.array([[3, 1, 4], [9, 2, 6], [8, -1, -1]], np.int32)
@@ -159,7 +185,7 @@ def test_many_steps_in_one_program_give_the_state_of_single_steps(unroll, atol):
         one, measured = single(one, films, row[None])
         losses_of_one.append(float(measured["loss"][0]))
     other, measured = many(fresh(MODEL, tx, films, mesh=mesh), films, indices)
-    assert_same(one, other, atol=atol)
+    assert_same(one, other, atol=1e-6)
     np.testing.assert_allclose(measured["loss"], losses_of_one, rtol=1e-5)
     np.testing.assert_array_equal(measured["images"], [3, 3, 1])
 
@@ -226,11 +252,9 @@ def test_a_moving_average_needs_a_state_that_keeps_one():
 def test_batch_statistics_are_carried_in_the_state():
     batch, tx, mesh = batch_of(4), optax.sgd(0.1), mesh_of(1)
     before = fresh(MODEL, tx, batch, mesh=mesh)
-    means = np.asarray(
-        before.collections["batch_stats"]["encoder_0"]["Normalization_0"]["BatchNorm_0"]["mean"]
-    )
+    means = np.asarray(before.collections["batch_stats"]["Normalization_0"]["BatchNorm_0"]["mean"])
     after, _ = run(make_train_step(MODEL, tx, losses.cross_entropy), before, [batch], mesh)
-    moved = after.collections["batch_stats"]["encoder_0"]["Normalization_0"]["BatchNorm_0"]["mean"]
+    moved = after.collections["batch_stats"]["Normalization_0"]["BatchNorm_0"]["mean"]
     assert float(np.abs(np.asarray(moved) - means).max()) > 1e-4
 
 
@@ -259,7 +283,7 @@ def test_a_model_without_valid_trains_and_its_loss_falls():
     for _ in range(30):
         state, measured = step(state, parallel.shard_batch(batch, mesh))
         values.append(float(measured["loss"]))
-    assert values[-1] < 0.5 * values[0]
+    assert values[-1] < 0.7 * values[0]
 
 
 def test_a_batch_whose_arrays_differ_in_rows_is_refused():
