@@ -106,7 +106,7 @@ class Configuration:
         """Adam for a run of so many steps."""
         rate = self.learning_rate
         if self.schedule == "cosine":
-            rate = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), steps)
+            rate = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps)
         if not self.weight_decay:
             return optax.adam(rate, eps=self.adam_epsilon)
         return optax.adamw(
