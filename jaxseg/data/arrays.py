@@ -1,0 +1,261 @@
+"""Films and masks as uint8 arrays: from a prepared data set through a cache, or from two folders.
+
+Decoding and resizing the whole release takes a minute, reading it back memory-mapped a second, so
+it is done once per size and kept.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxseg.data import cache
+from jaxseg.data.archive import RELEASE_COUNTS
+from jaxseg.data.cache import Pair
+from jaxseg.data.films import (
+    Resize,
+    decode_film,
+    decode_mask,
+    read_film,
+    read_mask,
+    resize_film,
+    resize_mask,
+)
+from jaxseg.data.splits import SPLITS, natural_key
+from jaxseg.data.threads import in_threads
+from jaxseg.types import InputError
+
+if TYPE_CHECKING:
+    import jaxseg.data.covid_radiography
+
+Progress = Callable[[int, int], None]
+
+_LAYOUT = 1
+"""Part of the cache's name: a change of what lies in it raises this."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilmArrays:
+    """Every film once, in natural order of class and number.
+
+    Attributes:
+        images: uint8 ``[N, S, S, 1]``, 0 to 255, the films at the network's size.
+        labels: uint8 ``[N, S, S]``, 0 and 1, the masks at the network's size.
+        masks: uint8, 0 and 1, the masks on their own grid: ``[N, Hm, Wm]``, or a tuple of N arrays
+            ``[Hm, Wm]`` where their sizes differ.
+        ids: the films' names.
+        classes: the films' classes, empty text where unknown.
+        sources: where the films came from, empty text where unknown.
+        split: ``train``, ``validation`` or ``test`` for each film.
+    """
+
+    images: UInt8[np.ndarray, "N S S 1"]
+    labels: UInt8[np.ndarray, "N S S"]
+    masks: UInt8[np.ndarray, "N Hm Wm"] | tuple[UInt8[np.ndarray, "_ _"], ...]
+    ids: list[str]
+    classes: list[str]
+    sources: list[str]
+    split: list[str]
+
+
+def load_arrays(
+    builder: "jaxseg.data.covid_radiography.Builder",
+    *,
+    size: int,
+    film_resize: Resize = "bilinear",
+    cache_dir: Path | str | None = None,
+    progress: Progress | None = None,
+) -> FilmArrays:
+    """Gives all films of a prepared data set at one size, memory-mapped from a cache on disk.
+
+    The cache is keyed by the archive's fingerprint, the config, the builder's version, the size
+    and the resize. It appears once it is whole, is checked in full at every load, and made again
+    where it is damaged.
+
+    Args:
+        builder: a prepared ``covid_radiography`` builder.
+        size: the side in pixels that films and labels are resized to, 1 or more.
+        film_resize: how films are resized, ``bilinear`` (antialiased) or ``nearest``; masks always
+            nearest.
+        cache_dir: where to keep the arrays; None: beside the prepared data.
+        progress: called with the films done so far and the films in all; not called where the
+            cache serves.
+
+    Returns:
+        The films of all splits. The arrays are read-only.
+
+    Raises:
+        InputError: ``size`` is below 1, or the cache's folder is full or cannot be written to.
+        ValueError: the builder is not prepared.
+    """
+    _check_size(size)
+    version_dir = Path(builder.data_dir)
+    if not (version_dir / "dataset_info.json").exists():
+        raise ValueError(f"{builder.info.full_name} is not prepared: prepare() it first")
+    root = Path(cache_dir).expanduser() if cache_dir else version_dir.parents[2] / "arrays"
+    config, version = version_dir.parts[-2:]
+    directory = (
+        root / f"{builder.fingerprint[:16]}-{config}-{version}-{size}-{film_resize}-{_LAYOUT}"
+    )
+    if not cache.is_whole(directory):
+        try:
+            _fill_cache(directory, builder, size, film_resize, progress)
+        except OSError as error:
+            # Another process may have finished first and hold the folder's name.
+            if not cache.is_whole(directory):
+                raise InputError(f"{root}: cannot be written to ({error})") from error
+    return FilmArrays(**cache.read(directory))
+
+
+def films_from_folders(
+    images_dir: Path | str,
+    masks_dir: Path | str,
+    *,
+    size: int,
+    mask_values: Collection[int] | None = None,
+    film_resize: Resize = "bilinear",
+    progress: Progress | None = None,
+) -> FilmArrays:
+    """Reads a folder of films and a folder of masks, paired by file stem, into memory.
+
+    Args:
+        images_dir: PNG or JPEG films of any size and mode; see ``read_film``.
+        masks_dir: their masks, each with its film's stem; see ``read_mask``.
+        size: the side in pixels that films and labels are resized to, 1 or more.
+        mask_values: the grey values that are the object; None: those above 127.
+        film_resize: how films are resized, ``bilinear`` (antialiased) or ``nearest``.
+        progress: called with the films done so far and the films in all.
+
+    Returns:
+        The films in natural order of their stems, all of split ``test``; classes and sources are
+        empty.
+
+    Raises:
+        InputError: a folder is absent or holds no PNG or JPEG, a film has no mask or a mask no
+            film, two files share a stem, a file cannot be read, or no mask has any of
+            ``mask_values``.
+    """
+    _check_size(size)
+    films, masks = _by_stem(Path(images_dir)), _by_stem(Path(masks_dir))
+    for stem, film in films.items():
+        if stem not in masks:
+            raise InputError(f"{film}: has no mask of the same stem in {masks_dir}")
+    for stem, mask in masks.items():
+        if stem not in films:
+            raise InputError(f"{mask}: has no film of the same stem in {images_dir}")
+    ids = sorted(films, key=natural_key)
+
+    def pair(stem: str) -> Pair:
+        film, mask = read_film(films[stem]), read_mask(masks[stem], mask_values)
+        return _at_size(film, mask, size, film_resize)
+
+    pairs = list(_told(in_threads(pair, ids), len(ids), progress))
+    reference = tuple(pair.mask for pair in pairs)
+    if mask_values is not None and not any(mask.any() for mask in reference):
+        raise InputError(
+            f"{masks_dir}: no mask holds any of the mask values {', '.join(map(str, mask_values))}"
+        )
+    return FilmArrays(
+        images=np.stack([pair.image for pair in pairs])[..., None],
+        labels=np.stack([pair.label for pair in pairs]),
+        masks=np.stack(reference) if len({mask.shape for mask in reference}) == 1 else reference,
+        ids=ids,
+        classes=[""] * len(ids),
+        sources=[""] * len(ids),
+        split=["test"] * len(ids),
+    )
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One film's facts, and its place in the prepared data set."""
+
+    id: str
+    class_name: str
+    source: str
+    split: str
+    index: int
+
+
+def _fill_cache(
+    directory: Path,
+    builder: "jaxseg.data.covid_radiography.Builder",
+    size: int,
+    film_resize: Resize,
+    progress: Progress | None,
+) -> None:
+    stored = {
+        split: _stored_films(builder, split)
+        for split in SPLITS
+        if builder.info.splits[split].num_examples
+    }
+    records = [
+        _Record(
+            id=example["id"].decode(),
+            class_name=tuple(RELEASE_COUNTS)[example["class"]],
+            source=example["source"].decode(),
+            split=split,
+            index=index,
+        )
+        for split, examples in stored.items()
+        for index, example in enumerate(examples)
+    ]
+    records.sort(key=lambda record: natural_key(record.id))
+
+    def pair(record: _Record) -> Pair:
+        example = stored[record.split][record.index]
+        film = decode_film(example["image"], record.id)
+        mask = decode_mask(example["mask"], f"mask of {record.id}")
+        return _at_size(film, mask, size, film_resize)
+
+    facts = {
+        "ids": [record.id for record in records],
+        "classes": [record.class_name for record in records],
+        "sources": [record.source for record in records],
+        "split": [record.split for record in records],
+    }
+    pairs = _told(in_threads(pair, records), len(records), progress)
+    cache.write(directory, pairs, count=len(records), size=size, facts=facts)
+
+
+# TFDS's decorators hide the arguments of as_data_source from type checkers: hence Any.
+def _stored_films(builder: Any, split: str) -> Sequence[Mapping[str, Any]]:
+    """One split of the prepared data set, pictures as their files' bytes."""
+    import tensorflow_datasets as tfds
+
+    undecoded = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
+    return builder.as_data_source(split, decoders=undecoded)
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise InputError(f"size {size}: should be 1 or more pixels")
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in (".png", ".jpg", ".jpeg") and not file.name.startswith("."):
+            other = found.setdefault(file.stem, file)
+            if other != file:
+                raise InputError(f"{file}: has the same stem as {other.name}")
+    if not found:
+        raise InputError(f"{folder}: holds no PNG or JPEG file")
+    return found
+
+
+def _at_size(film: np.ndarray, mask: np.ndarray, size: int, film_resize: Resize) -> Pair:
+    return Pair(resize_film(film, size, film_resize), resize_mask(mask, size), mask)
+
+
+def _told(pairs: Iterable[Pair], total: int, progress: Progress | None) -> Iterator[Pair]:
+    """The pairs as they come, each told of."""
+    for done, pair in enumerate(pairs, 1):
+        yield pair
+        if progress is not None:
+            progress(done, total)

@@ -1,0 +1,203 @@
+"""Pictures of any kind as uint8 films and 0/1 masks, and both at the network's size."""
+
+import contextlib
+import io
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import Image, ImageOps
+
+from jaxseg.types import InputError
+
+Resize = Literal["bilinear", "nearest"]
+
+_DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+
+def read_film(path: Path | str) -> UInt8[np.ndarray, "H W"]:
+    """Reads one film as grey, upright, 8 bits.
+
+    Colour becomes luminance, transparent parts black, and the orientation that the camera noted
+    is applied. A film of more than 8 bits is stretched: its 0.1 percentile becomes 0, its 99.9
+    percentile 255 (a film of one value becomes black). Of a 16-bit colour PNG only the upper
+    8 bits of each channel are seen.
+
+    Args:
+        path: a PNG or JPEG file, or whatever else Pillow opens.
+
+    Returns:
+        uint8, 0 to 255, at the film's own size.
+
+    Raises:
+        InputError: the file cannot be read as a picture.
+    """
+    with _opened(path, str(path)) as image:
+        return _film(image)
+
+
+def read_mask(
+    path: Path | str, mask_values: Collection[int] | None = None
+) -> UInt8[np.ndarray, "H W"]:
+    """Reads one mask: 1 on the object, 0 elsewhere.
+
+    Args:
+        path: a PNG or JPEG file: 1-bit, palette, grey of 8 or 16 bits, RGB or RGBA. Colours count
+            as the grey they look like, transparent parts as black.
+        mask_values: the grey values that are the object; None: those above 127.
+
+    Returns:
+        uint8, 0 and 1, at the mask's own size.
+
+    Raises:
+        InputError: the file cannot be read as a picture; or ``mask_values`` is None and the mask
+            has values above 0 but none above 127, as masks of class ids have.
+    """
+    with _opened(path, str(path)) as image:
+        return _mask(image, mask_values, str(path))
+
+
+def decode_film(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
+    """``read_film`` of a file's bytes; ``name`` is what to call it in an error."""
+    with _opened(io.BytesIO(data), name) as image:
+        return _film(image)
+
+
+def decode_mask(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
+    """``read_mask`` of a file's bytes, values above 127; ``name`` is for errors."""
+    with _opened(io.BytesIO(data), name) as image:
+        return _mask(image, None, name)
+
+
+def grey_film_png(data: bytes, name: str) -> bytes:
+    """A film's file as a grey 8-bit PNG; the very same bytes if it is one.
+
+    Args:
+        data: the file's bytes, of any kind that ``read_film`` reads.
+        name: what to call it in an error.
+
+    Raises:
+        InputError: the bytes are no picture or are damaged.
+    """
+    with _opened(io.BytesIO(data), name) as image:
+        if _is_plain_grey_png(image, data):
+            # Checks every chunk without unpacking the pixels; the picture is of no use after it.
+            image.verify()
+            return data
+        return _png(_film(image))
+
+
+def grey_mask_png(data: bytes, name: str) -> bytes:
+    """A mask's file as a grey 8-bit PNG, values as they are; the very same bytes if it is one.
+
+    Args:
+        data: the file's bytes, of any kind that ``read_mask`` reads.
+        name: what to call it in an error.
+
+    Raises:
+        InputError: as ``read_mask``.
+    """
+    with _opened(io.BytesIO(data), name) as image:
+        plain = _is_plain_grey_png(image, data)
+        _mask(image, None, name)
+        return data if plain else _png(np.asarray(_upright_grey(image)))
+
+
+def resize_film(
+    film: UInt8[np.ndarray, "H W"], size: int, method: Resize = "bilinear"
+) -> UInt8[np.ndarray, "S S"]:
+    """Resizes a film to a square, disregarding its proportions.
+
+    Args:
+        film: any size.
+        size: the side in pixels, 1 or more.
+        method: ``bilinear``, antialiased where it shrinks; or ``nearest``.
+    """
+    resampling = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
+    return np.asarray(Image.fromarray(film).resize((size, size), resampling[method]))
+
+
+def resize_mask(mask: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, "S S"]:
+    """Resizes a mask to a square by nearest neighbour: no value arises that was not there."""
+    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+
+
+@contextlib.contextmanager
+def _opened(source: Path | str | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """Opens a picture; whatever Pillow makes of a bad one becomes an InputError."""
+    try:
+        with Image.open(source) as image:
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: there is no such file") from error
+    # Pillow raises SyntaxError for broken PNG chunks, ValueError for impossible modes.
+    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
+        raise InputError(f"{name}: cannot be read as a picture{reason}") from error
+
+
+def _film(image: Image.Image) -> np.ndarray:
+    if image.mode in _DEEP_GREY:
+        return _stretched(np.asarray(ImageOps.exif_transpose(image), dtype=np.float64))
+    deep_colour = image.format == "PNG" and _raw_mode(image).endswith(";16B")
+    grey = np.asarray(_upright_grey(image))
+    return _stretched(grey.astype(np.float64)) if deep_colour else grey
+
+
+def _mask(image: Image.Image, mask_values: Collection[int] | None, name: str) -> np.ndarray:
+    if image.mode in _DEEP_GREY:
+        values = np.asarray(ImageOps.exif_transpose(image))
+    else:
+        values = np.asarray(_upright_grey(image))
+    if mask_values is not None:
+        return np.isin(values, list(mask_values)).astype(np.uint8)
+    if values.size and 0 < values.max() <= 127:
+        raise InputError(
+            f"{name}: has no grey value above 127, but some up to {values.max()}; "
+            "say with mask values which of them are the object"
+        )
+    return (values > 127).astype(np.uint8)
+
+
+def _upright_grey(image: Image.Image) -> Image.Image:
+    """Luminance over black, turned as its EXIF orientation says."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        colours = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), colours)
+    return image.convert("L")
+
+
+def _stretched(values: Num[np.ndarray, "H W"]) -> np.ndarray:
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (0.1, 99.9)) if finite.size else (0, 0)
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    unit = np.nan_to_num(np.clip((values - low) / (high - low), 0, 1))
+    return np.round(255 * unit).astype(np.uint8)
+
+
+def _png(picture: UInt8[np.ndarray, "H W"]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _is_plain_grey_png(image: Image.Image, data: bytes) -> bool:
+    return (
+        image.format == "PNG"
+        and _raw_mode(image) == "L"
+        and "transparency" not in image.info
+        # Asking Pillow for the orientation would unpack the pixels.
+        and b"eXIf" not in data
+    )
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the pixels of a picture just opened are packed in its file."""
+    tiles = getattr(image, "tile", [])
+    return str(tiles[0][3]) if tiles else ""

@@ -1,0 +1,375 @@
+"""The commands, end to end on a few drawn films, and what they say of bad input."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import command, evaluate, predict, report, train, trained
+from experiments.configurations import CONFIGURATIONS
+from experiments.run_directory import RunDirectory
+from jaxseg.data import phantom
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--size", "32", "--widths", "4", "8", "--epochs", "2", "--batch-size", "4"]
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory):
+    """A folder with a small archive."""
+    folder = tmp_path_factory.mktemp("films")
+    counts = {"COVID": 10, "Lung_Opacity": 6, "Normal": 14, "Viral Pneumonia": 10}
+    phantom.write_archive(folder, films=counts, seed=1)
+    return folder
+
+
+def process(name, *arguments):
+    """A command in a process of its own, on one device."""
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def ended(started):
+    """Standard output of a command that ended well."""
+    out, error = started.communicate(timeout=300)
+    assert started.returncode == 0, error
+    return out
+
+
+@pytest.fixture(scope="session")
+def finished(films, tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    data = tmp_path_factory.mktemp("data")
+    options = ["phantom", "--manual-dir", films, "--data-dir", data, "--workdir", folder, *SMALL]
+    out = ended(process("train", *options))
+    assert "Dice 0." in out
+    return RunDirectory(folder)
+
+
+def run(module, arguments, capsys, monkeypatch):
+    """A command in this process: its exit status, standard output and standard error."""
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as stopped:
+        command.run(module.main)
+    return (stopped.value.code, *capsys.readouterr())
+
+
+def assert_refused(result, *words):
+    """Exit status 2, one line on standard error with the words in it, no traceback."""
+    code, _, error = result
+    lines = [line for line in error.splitlines() if not line.startswith("warning: ")]
+    assert code == 2
+    assert len(lines) == 1, error
+    for word in ("error:", *words):
+        assert word in lines[0]
+
+
+def test_a_run_leaves_what_the_design_says(finished):
+    summary = finished.read_summary()
+    keys = {
+        "dice_mean", "dice_ci95", "dice_mean_network_size", "iou_mean", "hd95_mean", "assd_mean",
+        "pixel_accuracy", "soft_dice_pooled", "images", "undefined",
+    }  # fmt: skip
+    assert keys <= set(summary["test"])
+    assert {"parameters", "train_seconds", "images_per_second", "device", "versions"} <= set(
+        summary
+    )
+    names = {path.name for path in finished.path.iterdir()}
+    assert names == {
+        "config.json", "metrics.jsonl", "summary.json", "checkpoints", "curves.png",
+        "examples.png", "report.html", "test_per_image.csv",
+    }  # fmt: skip
+    assert [row["epoch"] for row in finished.read_metrics()] == [1, 2]
+
+
+def test_the_summary_is_the_mean_of_the_films(finished):
+    test = finished.read_summary()["test"]
+    with finished.test_scores.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == test["images"] > 0
+    for name, column in (("dice_mean", "dice"), ("iou_mean", "iou"), ("hd95_mean", "hd95")):
+        values = [float(row[column]) for row in rows if row[column]]
+        assert test[name] == pytest.approx(np.mean(values), rel=1e-4)
+    low, high = test["dice_ci95"]
+    assert low <= test["dice_mean"] <= high
+
+
+def test_the_report_fetches_nothing_and_names_the_scores(finished):
+    page = finished.report.read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/png;base64,") == 2
+    assert f"{finished.read_summary()['test']['dice_mean']:.4f}" in page
+    assert "not for diagnosis" in page
+
+
+def test_evaluating_the_own_test_films_repeats_the_summary(finished, tmp_path, capsys, monkeypatch):
+    with jax.numpy_dtype_promotion("standard"):
+        code, _, error = run(evaluate, [finished.path, "--out", tmp_path], capsys, monkeypatch)
+    assert code == 0, error
+    ours = json.loads((tmp_path / "evaluation.json").read_text())["test"]
+    for name, value in finished.read_summary()["test"].items():
+        assert ours[name] == pytest.approx(value, rel=1e-4)
+
+
+def test_films_from_elsewhere_are_scored_on_their_own_masks_grid(
+    finished, tmp_path, capsys, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    truths = {}
+    for i, size in enumerate([(40, 50), (40, 50), (61, 33)]):
+        film = phantom.draw(3, "Normal", i + 1, image_size=64, mask_size=48)
+        Image.fromarray(film.image).save(tmp_path / "images" / f"film{i}.jpg")
+        mask = np.asarray(Image.fromarray(film.mask).resize(size[::-1], Image.Resampling.NEAREST))
+        truths[f"film{i}"] = mask > 0
+        stored = np.where(mask > 0, rng.choice([150, 200], mask.shape), 250).astype(np.uint8)
+        Image.fromarray(stored).save(tmp_path / "masks" / f"film{i}.png")
+    options = ["--images", tmp_path / "images", "--masks", tmp_path / "masks"]
+    options += ["--mask-values", 150, 200, "--out", tmp_path / "out"]
+    code, _, error = run(evaluate, [finished.path, *options], capsys, monkeypatch)
+    assert code == 0, error
+    with (tmp_path / "out" / "per_image.csv").open() as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert set(rows) == set(truths)
+    # predict writes masks at the film's size, which is another way to the same picture.
+    image = next((tmp_path / "images").iterdir())
+    code, _, error = run(
+        predict, [finished.path, image, "--out", tmp_path / "predicted"], capsys, monkeypatch
+    )
+    assert code == 0, error
+
+
+def film_of_mode(mode, path):
+    """A film of 75 by 50 pixels in some mode."""
+    grey = np.tile(np.linspace(0, 255, 75, dtype=np.uint8), (50, 1))
+    picture = Image.fromarray(grey)
+    if mode == "16-bit":
+        picture = Image.fromarray((grey.astype(np.uint16) * 257))
+    elif mode == "jpeg":
+        path = path.with_suffix(".jpg")
+    else:
+        picture = picture.convert(mode)
+    picture.save(path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "16-bit", "jpeg"])
+def test_masks_come_back_at_the_films_own_size(mode, finished, tmp_path, capsys, monkeypatch):
+    film = film_of_mode(mode, tmp_path / "film.png")
+    code, _, error = run(predict, [finished.path, film, "--out", tmp_path], capsys, monkeypatch)
+    assert code == 0, error
+    mask = Image.open(tmp_path / "film_mask.png")
+    assert (mask.size, mask.mode) == ((75, 50), "L")
+    assert set(np.unique(np.asarray(mask))) <= {0, 255}
+    overlay = Image.open(tmp_path / "film_overlay.png")
+    assert (overlay.size, overlay.mode) == ((75, 50), "RGB")
+
+
+def test_reports_are_written_anew(finished, capsys, monkeypatch):
+    finished.report.unlink()
+    code, _, error = run(report, [finished.path], capsys, monkeypatch)
+    assert code == 0, error
+    assert finished.report.exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_mid_epoch_resumes_and_ends_with_the_same_bits(films, tmp_path):
+    options = ["phantom", "--manual-dir", films, "--data-dir", tmp_path / "data", *SMALL]
+    options += ["--epochs", "40", "--batch-size", "1", "--dropout", "0.3"]
+    ended(process("train", *options, "--workdir", tmp_path / "unbroken"))
+    broken = RunDirectory(tmp_path / "broken")
+    killed = process("train", *options, "--workdir", broken.path, "--resume")
+    while len(broken.read_metrics()) < 3:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert broken.read_summary() is None
+    out = ended(process("train", *options, "--workdir", broken.path, "--resume"))
+    assert "going on after step" in out
+
+    unbroken = RunDirectory(tmp_path / "unbroken")
+    states = [trained.load(directory).state for directory in (broken, unbroken)]
+    jax.tree.map(np.testing.assert_array_equal, *((s.params, s.opt_state) for s in states))
+    rows = [
+        [{**row, "images_per_second": 0} for row in d.read_metrics()] for d in (broken, unbroken)
+    ]
+    assert rows[0] == rows[1]
+    assert broken.read_summary()["test"] == unbroken.read_summary()["test"]
+
+
+def test_a_used_run_directory_is_refused_without_resume(finished, films, capsys, monkeypatch):
+    options = ["phantom", "--manual-dir", films, "--workdir", finished.path, *SMALL]
+    assert_refused(
+        run(train, options, capsys, monkeypatch), "--workdir", "used already", "--resume"
+    )
+
+
+def test_a_run_directory_of_another_configuration_is_refused(finished, films, capsys, monkeypatch):
+    options = ["phantom", "--manual-dir", films, "--workdir", finished.path, "--resume", *SMALL]
+    result = run(train, [*options, "--learning-rate", "0.5"], capsys, monkeypatch)
+    assert_refused(result, "another configuration", "learning_rate is 0.004 there and 0.5 here")
+
+
+def test_a_run_directory_of_other_films_is_refused(finished, films, tmp_path, capsys, monkeypatch):
+    other = phantom.write_archive(tmp_path, films=dict.fromkeys(phantom.CLASSES, 6), seed=2)
+    options = ["phantom", "--manual-dir", other.parent, "--data-dir", tmp_path / "data"]
+    options += ["--workdir", finished.path, "--resume", *SMALL]
+    assert_refused(run(train, options, capsys, monkeypatch), "other films")
+
+
+def test_a_folder_that_holds_something_else_is_refused(films, tmp_path, capsys, monkeypatch):
+    (tmp_path / "thesis.txt").write_text("mine")
+    options = ["phantom", "--manual-dir", films, "--workdir", tmp_path, "--resume"]
+    assert_refused(run(train, options, capsys, monkeypatch), "no run")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_no_archive_is_one_line_that_says_where_to_get_it(tmp_path, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    options = ["seed", "--manual-dir", tmp_path / "empty", "--workdir", tmp_path / "run"]
+    assert_refused(run(train, options, capsys, monkeypatch), "Kaggle", "archive.zip")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_real_recipes_ask_for_the_archive(tmp_path, capsys, monkeypatch):
+    result = run(train, ["seed", "--workdir", tmp_path / "run"], capsys, monkeypatch)
+    assert_refused(result, "--manual-dir", "Kaggle")
+
+
+def broken_archive(kind, films, folder):
+    """An archive with one thing wrong, and a word that its error must hold."""
+    source, path = films / "archive.zip", folder / "archive.zip"
+    if kind == "no zip":
+        path.write_text("not a zip")
+        return "archive.zip"
+    if kind == "cut short":
+        path.write_bytes(source.read_bytes()[:-3000])
+        return "archive.zip"
+    film = "COVID-19_Radiography_Dataset/COVID/images/COVID-3.png"
+    mask = film.replace("images", "masks")
+    left_out = {"no mask": mask, "no film": film, "no class": "/Normal/"}.get(kind, "nothing")
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(path, "w") as archive:
+        for name in whole.namelist():
+            if left_out not in name:
+                content = (
+                    b"scribble" if (kind == "no picture" and name == film) else whole.read(name)
+                )
+                archive.writestr(name, content)
+    return {"no mask": "COVID-3", "no film": "COVID-3", "no class": "Normal"}.get(kind, "COVID-3")
+
+
+@pytest.mark.parametrize(
+    "kind", ["no zip", "cut short", "no mask", "no film", "no class", "no picture"]
+)
+def test_a_broken_archive_is_one_line_and_leaves_nothing(
+    kind, films, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "archive").mkdir()
+    word = broken_archive(kind, films, tmp_path / "archive")
+    options = ["phantom", "--manual-dir", tmp_path / "archive", "--data-dir", tmp_path / "data"]
+    result = run(train, [*options, "--workdir", tmp_path / "run"], capsys, monkeypatch)
+    assert_refused(result, word)
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob("data/*/covid_radiography/*/*/dataset_info.json"))
+
+
+@pytest.mark.parametrize("module", [evaluate, predict, report])
+def test_a_run_that_is_not_there_is_named(module, tmp_path, capsys, monkeypatch):
+    extra = [tmp_path / "film.png", "--out", tmp_path / "out"] if module is predict else []
+    if module is predict:
+        film_of_mode("L", tmp_path / "film.png")
+    result = run(module, [tmp_path / "nowhere", *extra], capsys, monkeypatch)
+    assert_refused(result, "nowhere", "no such run directory")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("content", "word"), [(b"scribble", "film.png"), (None, "no such film")])
+def test_a_film_that_cannot_be_read_is_named(
+    content, word, finished, tmp_path, capsys, monkeypatch
+):
+    film = tmp_path / "film.png"
+    if content is not None:
+        film.write_bytes(content)
+    result = run(predict, [finished.path, film, "--out", tmp_path / "out"], capsys, monkeypatch)
+    assert_refused(result, "film.png", word)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--epochs", "0"], ["--epochs", "at least 1"]),
+        (["--widths", "8"], ["--widths"]),
+        (["--dropout", "0.1", "0.2"], ["--dropout", "one rate or 4"]),
+        (["--dropout", "1.0"], ["[0, 1)"]),
+        (["--learning-rate", "0"], ["--learning-rate"]),
+        (["--resume"], ["--workdir"]),
+    ],
+)
+def test_an_option_that_will_not_do_is_named(options, words, capsys, monkeypatch):
+    assert_refused(run(train, ["phantom", *options], capsys, monkeypatch), *words)
+
+
+def test_an_unknown_configuration_is_named_with_those_there_are(capsys, monkeypatch):
+    result = run(train, ["hearts"], capsys, monkeypatch)
+    assert_refused(result, "hearts", *CONFIGURATIONS)
+
+
+def test_a_misspelt_option_ends_with_status_2(capsys, monkeypatch):
+    code, _, _ = run(train, ["phantom", "--epoch", "3"], capsys, monkeypatch)
+    assert code == 2
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys, monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device", str(tmp_path / "summary.json"))
+
+    monkeypatch.setattr(train, "main", full)
+    assert_refused(run(train, [], capsys, monkeypatch), "summary.json", "No space left")
+
+
+def test_ctrl_c_ends_without_a_traceback(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "main", interrupted)
+    code, _, error = run(train, [], capsys, monkeypatch)
+    assert (code, error.strip()) == (130, "interrupted")
+
+
+def test_the_seed_configuration_is_the_seeds_network():
+    model = CONFIGURATIONS["seed"].model()
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 64, 64, 1), np.float32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 2_158_417
+    assert model.dropout == (0.25, 0.5, 0.5, 0.5)
+    assert model.decoder_dropout == 0.5
+
+
+def test_an_epoch_visits_every_film_once_in_an_order_of_its_own():
+    seed = CONFIGURATIONS["seed"]
+    films = np.arange(100, 137)
+    orders = [train.epoch_order(films, seed, epoch, rows=24) for epoch in (0, 1)]
+    for order in orders:
+        assert order.shape == (3, 24)
+        assert sorted(order[order >= 0]) == list(films)
+        # Sixteen films a step whatever the devices round the rows up to.
+        assert [(row >= 0).sum() for row in order] == [16, 16, 5]
+    assert not np.array_equal(*orders)
+    np.testing.assert_array_equal(orders[0], train.epoch_order(films, seed, 0, rows=24))

@@ -1,0 +1,86 @@
+"""Who imports whom, and what importing the library loads."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "jaxseg"
+
+BELOW = {
+    "types": set(),
+    "models": {"types"},
+    "surface": {"types"},
+    "metrics": {"types"},
+    "data": {"types"},
+    "losses": {"types", "surface"},
+    "training": {"types", "models", "surface", "metrics", "losses"},
+}
+BELOW |= dict.fromkeys(("parallel", "checkpoint", "inference"), {*BELOW["training"], "training"})
+"""What each part may import of the library; DESIGN's layers."""
+
+HOMES = {
+    "flax.linen": {"models", "training", "inference"},
+    "optax": {"losses", "training"},
+    "orbax": {"checkpoint"},
+    "tensorflow_datasets": {"data"},
+    "grain": {"data"},
+    "tyro": set(),
+    "matplotlib": set(),
+    "torch": set(),
+    "scipy": set(),
+}
+"""Where a dependency may be imported; the annotations of a step name Linen's Module too."""
+
+
+def imports_of(file):
+    """The dotted names that a file imports, wherever in it they stand."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parts():
+    for file in sorted(PACKAGE.rglob("*.py")):
+        part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part != "__init__":
+            yield pytest.param(part, file, id=str(file.relative_to(PACKAGE)))
+
+
+@pytest.mark.parametrize(("part", "file"), parts())
+def test_a_module_imports_only_what_lies_below_it(part, file):
+    of_the_library = {name.split(".")[1] for name in imports_of(file) if name.startswith("jaxseg.")}
+    assert of_the_library <= BELOW[part] | {part}
+
+
+@pytest.mark.parametrize(("part", "file"), parts())
+def test_a_dependency_is_imported_only_where_it_lives(part, file):
+    for name in imports_of(file):
+        for dependency, homes in HOMES.items():
+            if name == dependency or name.startswith(f"{dependency}."):
+                assert part in homes, f"{name} in {file}"
+
+
+def loaded_by(statement):
+    code = f"{statement}; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_the_library_loads_neither_tfds_nor_grain_nor_orbax_nor_tensorflow():
+    heavy = {"tensorflow_datasets", "grain", "orbax", "tensorflow", "tyro", "matplotlib", "PIL"}
+    loaded = loaded_by("import jaxseg")
+    assert "flax" in loaded
+    assert not loaded & heavy
+
+
+def test_importing_the_library_adds_little_to_flax_and_optax():
+    ours, theirs = (
+        set(loaded_by(statement))
+        for statement in ("import jaxseg", "import flax.linen, optax, jaxtyping")
+    )
+    assert ours - theirs == {"jaxseg"}
