@@ -7,7 +7,6 @@ Writes ``evaluation.json`` and ``per_image.csv``.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import tyro

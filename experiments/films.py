@@ -11,7 +11,7 @@ from experiments.configuration import Configuration
 from jaxseg.data import phantom
 from jaxseg.data.archive import RELEASE_COUNTS, PartialReleaseWarning
 from jaxseg.data.arrays import FilmArrays, load_arrays
-from jaxseg.data.splits import natural_key, seed_split
+from jaxseg.data.splits import SPLITS, seed_split
 from jaxseg.types import InputError
 
 PHANTOM_SEED = 0
@@ -60,7 +60,7 @@ def load(configuration: Configuration) -> Films:
         film_resize=configuration.film_resize,
         progress=bar("decoding films"),
     )
-    films = split(arrays, configuration.split, fingerprint=builder.info.metadata["fingerprint"])
+    films = split(arrays, configuration.split, fingerprint=builder.fingerprint)
     for name in ("train", "test"):
         if not len(getattr(films, name)):
             raise InputError(
@@ -72,13 +72,11 @@ def load(configuration: Configuration) -> Films:
 def split(arrays: FilmArrays, rule: str, *, fingerprint: str) -> Films:
     """Says which films are for what; "seed" permutes them all, "grouped" is the builder's."""
     if rule == "seed":
-        by_name = np.array(sorted(range(len(arrays.ids)), key=lambda i: natural_key(arrays.ids[i])))
-        train, test = seed_split([arrays.ids[i] for i in by_name])
-        nothing = np.empty(0, np.int64)
-        return Films(arrays, by_name[train], nothing, by_name[test], fingerprint)
+        train, test = seed_split(arrays.ids)
+        return Films(arrays, train, np.empty(0, np.int64), test, fingerprint)
     names = np.asarray(arrays.split)
-    parts = (np.flatnonzero(names == name) for name in ("train", "validation", "test"))
-    return Films(arrays, *parts, fingerprint)
+    train, validation, test = (np.flatnonzero(names == name) for name in SPLITS)
+    return Films(arrays, train, validation, test, fingerprint)
 
 
 def _phantoms(configuration: Configuration, data_dir: Path) -> Path:

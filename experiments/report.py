@@ -63,8 +63,8 @@ def write(run: RunDirectory) -> None:
     kinds = "drawn phantom films" if configuration.manual_dir is None else "films"
     body = [
         f"<h1>Lung segmentation: {html.escape(configuration.name)}</h1>",
-        f"<p>A U-Net of {summary['parameters']:,} parameters, trained on {films['train']:,} {kinds} "
-        f"at {configuration.size} x {configuration.size} pixels and scored on "
+        f"<p>A U-Net of {summary['parameters']:,} parameters, trained on {films['train']:,} "
+        f"{kinds} at {configuration.size} x {configuration.size} pixels and scored on "
         f"{test['images']:,} that it never saw.</p>",
         '<p class="warning">For research, not for diagnosis.</p>',
         "<h2>Scores on the test films</h2>",

@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from jaxseg.data.arrays import FilmArrays
 from jaxseg.inference import make_predict, resize_logits
 from jaxseg.parallel import jit_rows, over_rows, rows_for
 from jaxseg.training import TrainState
+from jaxseg.types import Array
 
 COLUMNS = ("dice", "iou", "hd95", "assd", "pixel_accuracy", "precision", "recall")
 """Scores of a film, in the order of the table. Distances are pixels of the mask's grid."""
@@ -124,15 +124,18 @@ def score(
                 arrays.labels[padded],
                 np.stack([arrays.masks[i] for i in padded]),
             )
-            result = score_rows(state, *jax.device_put(films, over_rows(mesh)))
-            parts.append(
-                (batch, jax.tree.map(lambda leaf: leaf[: len(batch)], jax.device_get(result)))
-            )
+            result = jax.device_get(score_rows(state, *jax.device_put(films, over_rows(mesh))))
+            parts.append((batch, result))
             bar.update(len(batch))
+
+    def joined(*leaves: np.ndarray) -> np.ndarray:
+        real = (leaf[: len(batch)] for leaf, (batch, _) in zip(leaves, parts, strict=True))
+        return np.concatenate(list(real))
+
+    columns, soft = jax.tree.map(joined, *(result for _, result in parts))
     done = np.concatenate([batch for batch, _ in parts])
     place = {film: row for row, film in enumerate(done)}
     order = np.array([place[film] for film in indices])
-    columns, soft = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(r for _, r in parts))
     return Scores(
         ids=[arrays.ids[i] for i in indices],
         classes=[arrays.classes[i] for i in indices],
@@ -193,17 +196,17 @@ def _hd95_and_assd(distances: surface.SurfaceDistances) -> tuple[jax.Array, jax.
     return jnp.where(jnp.isinf(hd95), jnp.nan, hd95), jnp.where(jnp.isinf(assd), jnp.nan, assd)
 
 
-@lru_cache(maxsize=4)
 def _compiled(model: UNet, mesh: Mesh) -> Callable[..., Any]:
     predict = make_predict(model)
 
     def score_rows(
         state: TrainState, images: jax.Array, labels: jax.Array, masks: jax.Array
-    ) -> tuple[dict[str, jax.Array], metrics.SoftDiceSums]:
+    ) -> tuple[dict[str, Array], metrics.SoftDiceSums]:
         logits = predict(state, images)
+        height, width = masks.shape[1:]
         labels = labels.astype(jnp.int32)
         at_network_size = metrics.count(metrics.predicted_labels(logits), labels, num_classes=1)
-        predicted = metrics.predicted_labels(resize_logits(logits, masks.shape[1:3]))
+        predicted = metrics.predicted_labels(resize_logits(logits, (height, width)))
         counts = metrics.count(predicted, masks.astype(jnp.int32), num_classes=1)
         predicted, actual = predicted == 1, masks == 1
         hd95, assd = surface.measure(_hd95_and_assd, predicted, actual)

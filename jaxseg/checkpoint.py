@@ -88,9 +88,8 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step of the best scored checkpoint; None where none has a score."""
         best = self._manager.best_step()
-        if best is None or self._manager.metrics(best)["score"] == UNSCORED:
-            return None
-        return best
+        measured = None if best is None else self._manager.metrics(best)
+        return None if measured is None or measured["score"] == UNSCORED else best
 
     def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """Reads a checkpoint.

@@ -5,14 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
+from jaxtyping import Float
 
 from jaxseg.training import TrainState
-from jaxseg.types import Images, Logits
+from jaxseg.types import Array, Images, Logits
 
 
-def resize_logits(logits: Logits, size: tuple[int, int]) -> Logits:
+def resize_logits(
+    logits: Float[Array, "B _ _ K"], size: tuple[int, int]
+) -> Float[jax.Array, "B _ _ K"]:
     """Resizes logits bilinearly, so that a threshold afterwards gives smooth masks.
 
     Pixel centres lie at half-integers and no antialiasing is done, as in
@@ -43,6 +45,8 @@ def make_predict(model: nn.Module) -> Callable[[TrainState, Images], Logits]:
     """
 
     def predict(state: TrainState, images: Images) -> Logits:
-        return model.apply(state.variables(), images, train=False)
+        # Linen types apply as if it might return a tuple, which without mutable it does not.
+        logits: Any = model.apply(state.variables(), images, train=False)
+        return logits
 
     return predict

@@ -134,6 +134,7 @@ def make_train_step(
     """
     model = _along_axis(model, axis_name)
     takes_valid = _takes_valid(model)
+    apply: Callable[..., Any] = model.apply
 
     def over_devices(tree: Any) -> Any:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
@@ -144,13 +145,14 @@ def make_train_step(
         images_counted = over_devices(valid.sum(dtype=jnp.int32))
 
         def objective(params: Any) -> tuple[jax.Array, Any]:
-            logits, collections = model.apply(
+            options = {"valid": valid} if takes_valid else {}
+            logits, collections = apply(
                 {"params": params, **state.collections},
                 batch["images"],
                 train=True,
                 rngs={"dropout": key},
                 mutable=list(state.collections),
-                **({"valid": valid} if takes_valid else {}),
+                **options,
             )
             values = loss(logits, batch["labels"], where=batch.get("where"))
             if values.ndim == 0:
@@ -196,7 +198,7 @@ def make_eval_step(model: nn.Module, loss: Loss) -> Callable[[TrainState, Batch]
 
     def evaluate(state: TrainState, batch: Batch) -> Evaluation:
         labels, where = jnp.asarray(batch["labels"]), batch.get("where")
-        logits = model.apply(state.variables(), batch["images"], train=False)
+        logits: Any = model.apply(state.variables(), batch["images"], train=False)
         predicted = metrics.predicted_labels(logits)
         return Evaluation(
             loss=loss(logits, labels, where=where),
@@ -239,10 +241,17 @@ def make_many_steps(step: Step, *, unroll: bool) -> Callable[..., tuple[TrainSta
     def many_steps(
         state: TrainState, films: Mapping[str, Array], indices: Int[Array, "k B"]
     ) -> tuple[TrainState, StepMetrics]:
-        def body(state: TrainState, rows: jax.Array) -> tuple[TrainState, StepMetrics]:
+        def one_step(state: TrainState, rows: jax.Array) -> tuple[TrainState, StepMetrics]:
             return step(state, gather_batch(films, rows))
 
-        return jax.lax.scan(body, state, indices, unroll=unroll)
+        if not unroll:
+            return jax.lax.scan(one_step, state, jnp.asarray(indices))
+        # Not scan(unroll=True), which still leaves a loop around a single step.
+        measured = []
+        for rows in jnp.asarray(indices):
+            state, metrics_of_step = one_step(state, rows)
+            measured.append(metrics_of_step)
+        return state, jax.tree.map(lambda *values: jnp.stack(values), *measured)
 
     return many_steps
 

@@ -1,6 +1,7 @@
 """The U-Net and its layers against Flax, Keras and what its definition implies."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ def initialised(model, shape=(1, 32, 32, 1), seed=0):
     return jax.jit(model.init)(jax.random.key(seed), jnp.zeros(shape))
 
 
-def applied(model, variables, x):
-    return jax.jit(model.apply)(variables, x)
+def applied(model, variables, x, **options) -> Any:
+    return jax.jit(partial(model.apply, **options))(variables, x)
 
 
 def number_of_parameters(tree):
@@ -58,7 +59,7 @@ def test_upconv_equals_flax_conv_transpose_in_values_and_gradients(shape):
         return lambda variables, x: (layer.apply(variables, x) * weights).sum()
 
     np.testing.assert_allclose(
-        fast.apply(variables, x), reference.apply(variables, x), rtol=0, atol=1e-5
+        applied(fast, variables, x), applied(reference, variables, x), rtol=0, atol=1e-5
     )
     ours = jax.grad(weighted(fast), argnums=(0, 1))(variables, x)
     theirs = jax.grad(weighted(reference), argnums=(0, 1))(variables, x)
@@ -119,11 +120,11 @@ def test_probabilities_equal_keras_from_the_same_weights(monkeypatch):
     weighted = [layer for layer in theirs.layers if layer.get_weights()]
     kernels = {}
     names = [f"encoder_{level}" for level in range(4)] + ["bottleneck"]
-    order = [(name, f"Conv_{i}") for name in names for i in range(2)]
+    order: list[tuple[str, str | None]] = [(n, f"Conv_{i}") for n in names for i in range(2)]
     for level in reversed(range(4)):
         order += [(f"up_{level}", None), (f"decoder_{level}", "Conv_0")]
         order += [(f"decoder_{level}", "Conv_1")]
-    order.append(("head", None))
+    order += [("head", None)]
     for (block, part), layer in zip(order, weighted, strict=True):
         kernel, bias = layer.get_weights()
         if isinstance(layer, layers.Conv2DTranspose):
@@ -186,7 +187,7 @@ def test_every_skip_carries_gradient_by_itself():
     @jax.jit
     @jax.grad
     def gradients(params):
-        return jnp.square(model.apply({"params": params}, x)).sum()
+        return jnp.square(applied(model, {"params": params}, x)).sum()
 
     for level in range(3):
         # Cut the way up from below: whatever still reaches this level's encoder comes by its skip.
@@ -203,7 +204,7 @@ def test_the_receptive_field_spans_the_bottleneck():
     variables = initialised(model)
 
     def centre(x):
-        return model.apply(variables, x)[0, 16, 16, 0]
+        return applied(model, variables, x)[0, 16, 16, 0]
 
     reach = np.abs(np.asarray(jax.jit(jax.grad(centre))(images(1, 32, 32, 1))))[0, :, :, 0] > 0
     assert reach[16 - 8 : 16 + 8, 16 - 8 : 16 + 8].mean() > 0.9
@@ -224,10 +225,14 @@ def test_batch_statistics_leave_padding_rows_out():
     assert float(jnp.abs(ignored[:3] - alone).max()) > 1e-3
 
 
+def dropped(layer, x) -> Any:
+    return layer.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+
+
 @pytest.mark.parametrize("rate", [0.25, 0.5, 0.8])
 def test_dropout_zeroes_its_share_and_keeps_the_mean(rate):
     x = jnp.ones((8, 64, 64, 2))
-    out = Dropout(rate).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    out = dropped(Dropout(rate), x)
     np.testing.assert_allclose((out == 0).mean((1, 2, 3)), rate, atol=0.03)
     np.testing.assert_allclose(out.max(), 1 / (1 - rate), rtol=1e-6)
     np.testing.assert_array_equal(Dropout(rate).apply({}, x, train=False), x)
@@ -235,14 +240,12 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(rate):
 
 def test_dropout_of_a_row_depends_on_its_index_and_not_on_the_batch():
     x = jnp.ones((6, 8, 8, 2))
-    rngs = {"dropout": jax.random.key(0)}
-    whole = Dropout(0.5).apply({}, x, train=True, rngs=rngs)
-    first = Dropout(0.5).apply({}, x[:3], train=True, rngs=rngs)
+    whole, first = (dropped(Dropout(0.5), rows) for rows in (x, x[:3]))
     np.testing.assert_array_equal(whole[:3], first)
     assert len({np.asarray(row).tobytes() for row in whole}) == 6
 
     layer = Dropout(0.5, axis_name="data")
-    mapped = jax.pmap(lambda x: layer.apply({}, x, train=True, rngs=rngs), axis_name="data")
+    mapped = jax.pmap(partial(dropped, layer), axis_name="data")
     np.testing.assert_array_equal(mapped(x.reshape(3, 2, 8, 8, 2)).reshape(x.shape), whole)
 
 

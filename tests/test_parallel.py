@@ -1,6 +1,7 @@
 """What lies where on a mesh."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,7 +26,7 @@ def test_a_batch_is_shared_out_by_rows_and_padded_with_invalid_ones():
 
 def test_replicated_arrays_are_whole_on_every_device():
     values = np.arange(5.0, dtype=np.float32)
-    array = parallel.replicate({"a": values}, parallel.make_mesh())["a"]
+    array = parallel.replicate({"a": jnp.asarray(values)}, parallel.make_mesh())["a"]
     for shard in array.addressable_shards:
         np.testing.assert_array_equal(shard.data, values)
 

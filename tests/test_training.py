@@ -59,7 +59,7 @@ def fresh(model, tx, batch, *, mesh, ema=False):
 
 
 def run(step, state, batches, mesh):
-    compiled = parallel.jit_step(step, mesh)
+    compiled, measured = parallel.jit_step(step, mesh), {}
     for batch in batches:
         state, measured = compiled(state, parallel.shard_batch(batch, mesh))
     return state, measured

@@ -6,13 +6,16 @@ draws each row's bits from the row's global index, and `Normalization` is one of
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float
+from jaxtyping import Float
+
+from jaxseg.types import Valid
 
 NORMS = ("none", "batch", "group", "instance")
 
@@ -145,19 +148,19 @@ class Normalization(nn.Module):
         x: Float[jax.Array, "B H W C"],
         *,
         train: bool,
-        valid: Bool[jax.Array, "B"] | None = None,
+        valid: Valid | None = None,
     ) -> Float[jax.Array, "B H W C"]:
         """Returns the normalised features in the shape given."""
         if self.norm == "none":
             return x
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         # Flax takes the statistics in float32 and lets features of another dtype promote.
         with jax.numpy_dtype_promotion("standard"):
             if self.norm == "batch":
                 layer = nn.BatchNorm(
                     use_running_average=not train, momentum=0.9, axis_name=self.axis_name, **dtypes
                 )
-                return layer(x, mask=None if valid is None else valid[:, None, None, None])
+                return layer(x, mask=None if valid is None else jnp.asarray(valid)[:, None, None, None])
             if self.norm == "group":
                 return nn.GroupNorm(num_groups=math.gcd(8, x.shape[-1]), **dtypes)(x)
             if self.norm == "instance":

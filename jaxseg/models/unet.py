@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ class DoubleConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, valid: Valid | None) -> jax.Array:
         """``[B, H, W, C]`` to ``[B, H, W, features]``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for _ in range(2):
             x = nn.Conv(
                 self.features,
@@ -104,7 +105,7 @@ class UNet(nn.Module):
             raise ValueError(f"norm is {self.norm!r}; it must be one of {', '.join(NORMS)}")
         levels = len(self.widths) - 1
         rates = rates_per_level(self.dropout, levels)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         double_conv = partial(
             DoubleConv,
             norm=self.norm,

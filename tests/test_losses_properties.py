@@ -1,0 +1,279 @@
+"""What must hold of every loss for whatever images come: bounds, symmetries, sharding."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxseg import losses
+
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+    name: function
+    for name in losses.__all__
+    if list(inspect.signature(function := getattr(losses, name)).parameters)[:2]
+    == ["logits", "labels"]
+}
+EACH_LOSS = pytest.mark.parametrize(
+    ("name", "channels"),
+    [(name, channels) for name in LOSSES for channels in (1, 3)[: 1 + (name != "lovasz_hinge")]],
+)
+DISTANCE_LOSSES = {"boundary", "hausdorff_dt"}
+AT_MOST = {
+    "soft_dice": 1.0,
+    "jaccard": 1.0,
+    "tversky": 1.0,
+    "focal_tversky": 1.0,
+    "generalized_dice": 1.0,
+    "log_cosh_dice": 0.4338,
+    "lovasz_softmax": 1.0,
+}
+SHAPE = (8, 6, 5)
+FEW = settings(max_examples=12, deadline=None, derandomize=True, database=None)
+
+
+@st.composite
+def films(draw: Any, channels: int) -> Any:
+    """Logits from tame to saturated, labels from one class to noise, gaps from none to all."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scale = draw(st.sampled_from([0.0, 0.3, 3.0, 50.0, 1e4]))
+    share = draw(st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+    counted = draw(st.sampled_from([0.0, 0.05, 0.8, 1.0]))
+    logits = (scale * rng.normal(size=(*SHAPE, channels))).astype(np.float32)
+    labels = rng.integers(0, max(channels, 2), SHAPE) * (rng.random(SHAPE) < share)
+    return logits, labels.astype(np.int32), rng.random(SHAPE) < counted
+
+
+@functools.cache
+def compiled(name: str, **options: Any) -> Callable[..., Any]:
+    """Values and the gradient of their sum; compiled once for each shape."""
+    loss = partial(LOSSES[name], **options)
+
+    @jax.jit
+    def both(logits: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.Array]:
+        value, pull_back = jax.vjp(lambda x: loss(x, labels, where=where), logits)
+        return value, pull_back(jnp.ones_like(value))[0]
+
+    return lambda *arrays: jax.device_get(both(*arrays))
+
+
+def assert_same(one: Any, other: Any, rtol: float = 2e-6) -> None:
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * max(np.abs(b).max(), 1e-30))
+
+
+@EACH_LOSS
+def test_losses_keep_their_bounds(name, channels):
+    @FEW
+    @given(film=films(channels))
+    def check(film: Any) -> None:
+        value, gradient = compiled(name)(*film)
+        assert np.isfinite(value).all()
+        assert np.isfinite(gradient).all()
+        if name != "boundary":
+            assert (value >= 0).all()
+        assert (value <= AT_MOST.get(name, np.inf)).all()
+        assert not value[~film[2].any((1, 2))].any()
+
+    check()
+
+
+@EACH_LOSS
+def test_a_right_answer_costs_nothing(name, channels):
+    """Under the boundary loss, which has no least value, it costs what the distances say."""
+    if name == "boundary":
+        pytest.skip("the boundary loss of a right answer is negative")
+
+    @FEW
+    @given(film=films(channels))
+    def check(film: Any) -> None:
+        _, labels, where = film
+        truth = np.eye(max(channels, 2), dtype=np.float32)[labels][..., -channels:]
+        value, gradient = compiled(name)(1e4 * (2 * truth - 1), labels, where)
+        np.testing.assert_array_equal(value, 0)
+        np.testing.assert_array_equal(gradient, 0)
+
+    check()
+
+
+@EACH_LOSS
+def test_moving_pixels_moves_gradients_and_leaves_values(name, channels):
+    """Any permutation of pixels; where distances count, turning the film by 180 degrees."""
+
+    @FEW
+    @given(film=films(channels), seed=st.integers(0, 2**32 - 1))
+    def check(film: Any, seed: int) -> None:
+        size = SHAPE[1] * SHAPE[2]
+        order = np.random.default_rng(seed).permutation(size)
+        if name in DISTANCE_LOSSES:
+            order = np.arange(size)[::-1]
+
+        def move(array: np.ndarray) -> np.ndarray:
+            return array.reshape(SHAPE[0], size, -1)[:, order].reshape(array.shape)
+
+        value, gradient = compiled(name)(*film)
+        assert_same(compiled(name)(*map(move, film)), (value, move(gradient)), rtol=1e-5)
+
+    check()
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"lovasz_hinge"}))
+def test_renaming_the_classes_changes_nothing(name):
+    @FEW
+    @given(film=films(3), order=st.permutations(range(3)))
+    def check(film: Any, order: list[int]) -> None:
+        logits, labels, where = film
+        renamed = compiled(name)(logits[..., order], np.argsort(order)[labels], where)
+        value, gradient = compiled(name)(*film)
+        assert_same(renamed, (value, gradient[..., order]), rtol=1e-5)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    "name", ["cross_entropy", "focal", "generalized_dice", "lovasz_hinge", "lovasz_softmax"]
+)
+def test_background_and_foreground_may_change_places(name):
+    """Not under the hinge, which knows the foreground's Jaccard index only."""
+
+    @FEW
+    @given(film=films(1))
+    def check(film: Any) -> None:
+        logits, labels, where = film
+        value, gradient = compiled(name)(*film)
+        assert_same(compiled(name)(-logits, 1 - labels, where), (value, -gradient), rtol=1e-5)
+
+    if name == "lovasz_hinge":
+        with pytest.raises(AssertionError):
+            check()
+    else:
+        check()
+
+
+@pytest.mark.parametrize("name", ["soft_dice", "jaccard", "log_cosh_dice", "tversky"])
+def test_sure_predictions_and_labels_may_change_places(name):
+    """Under Tversky with the weights of both kinds of error."""
+    swapped = {"alpha": 0.7, "beta": 0.3} if name == "tversky" else {}
+
+    @FEW
+    @given(film=films(1), other=films(1))
+    def check(film: Any, other: Any) -> None:
+        one, two, where = film[1], other[1], film[2]
+        value, _ = compiled(name)(1e4 * (2.0 * one[..., None] - 1).astype(np.float32), two, where)
+        back, _ = compiled(name, **swapped)(
+            1e4 * (2.0 * two[..., None] - 1).astype(np.float32), one, where
+        )
+        np.testing.assert_allclose(value, back, rtol=1e-6)
+
+    check()
+
+
+@EACH_LOSS
+def test_an_image_costs_what_its_counted_rectangle_costs_alone(name, channels):
+    """``where`` is cropping, and no image of a batch knows of another."""
+
+    @FEW
+    @given(film=films(channels), top=st.integers(0, 2), left=st.integers(0, 1))
+    def check(film: Any, top: int, left: int) -> None:
+        logits, labels, inner = film
+        rectangle = np.zeros(SHAPE, bool)
+        at = np.s_[:, top : top + 4, left : left + 4]
+        rectangle[at] = True
+        value, gradient = compiled(name)(logits, labels, inner & rectangle)
+        for image in range(0, SHAPE[0], 3):
+            row = np.s_[image : image + 1]
+            alone = compiled(name)(logits[at][row], labels[at][row], inner[at][row])
+            assert_same(alone, (value[row], gradient[at][row]))
+
+    check()
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - DISTANCE_LOSSES))
+def test_a_pooled_loss_is_that_of_the_images_stacked_into_one(name):
+    channels = 1 if name == "lovasz_hinge" else 3
+
+    @FEW
+    @given(film=films(channels))
+    def check(film: Any) -> None:
+        value, gradient = compiled(name, pooled=True)(*film)
+        tall = [array.reshape(1, SHAPE[0] * SHAPE[1], *array.shape[2:]) for array in film]
+        tall_value, tall_gradient = compiled(name)(*tall)
+        assert value.shape == ()
+        assert_same((value, gradient), (tall_value[0], tall_gradient.reshape(gradient.shape)), 1e-5)
+
+    check()
+
+
+@pytest.mark.parametrize("name", sorted(DISTANCE_LOSSES))
+def test_a_pooled_distance_loss_weighs_images_by_their_counted_pixels(name):
+    @FEW
+    @given(film=films(3))
+    def check(film: Any) -> None:
+        value, _ = compiled(name, pooled=True)(*film)
+        each, _ = compiled(name)(*film)
+        pixels = film[2].sum((1, 2))
+        expected = (each * pixels).sum() / max(pixels.sum(), 1)
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+
+    check()
+
+
+def spoiled_film(name: str) -> Any:
+    """A batch for eight devices, with an image that has a label outside the classes."""
+    rng = np.random.default_rng(2)
+    channels = 1 if name == "lovasz_hinge" else 3
+    logits = (2 * rng.normal(size=(*SHAPE, channels))).astype(np.float32)
+    labels = rng.integers(0, max(channels, 2), SHAPE).astype(np.int32)
+    where = rng.random(SHAPE) < 0.7
+    return logits, labels, where
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_eight_devices_give_what_one_gives(name):
+    """Per image and pooled, value and gradient, under jit with the batch spread over a mesh."""
+
+    @jax.jit
+    def costs(logits: Any, labels: Any, where: Any) -> Any:
+        def both(logits: Any) -> Any:
+            return tuple(
+                LOSSES[name](logits, labels, where=where, pooled=pooled) for pooled in (False, True)
+            )
+
+        value, pull_back = jax.vjp(both, logits)
+        ones, zeros = jax.tree.map(jnp.ones_like, value), jax.tree.map(jnp.zeros_like, value)
+        return value, pull_back((ones[0], zeros[1])), pull_back((zeros[0], ones[1]))
+
+    film = spoiled_film(name)
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    spread = jax.device_put(film, NamedSharding(mesh, P("data")))
+    assert len(spread[0].sharding.device_set) == 8
+    sharded, single = jax.tree.leaves(costs(*spread)), jax.tree.leaves(costs(*film))
+    assert_same(sharded, single, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_pmap_with_axis_name_pools_over_the_devices(name):
+    """Every device holds the global value, and the mean of their gradients is its gradient."""
+    film = spoiled_film(name)
+
+    def cost(logits: Any, labels: Any, where: Any) -> Any:
+        def pooled(logits: Any) -> jax.Array:
+            return LOSSES[name](logits, labels, where=where, pooled=True, axis_name="data")
+
+        value, gradient = jax.value_and_grad(pooled)(logits)
+        return value, gradient / 8
+
+    rows = [array.reshape(8, 1, *array.shape[1:]) for array in film]
+    value, gradient = jax.pmap(cost, axis_name="data")(*rows)
+    expected_value, expected_gradient = compiled(name, pooled=True)(*film)
+    np.testing.assert_allclose(value, np.full(8, expected_value), rtol=1e-6)
+    assert_same([gradient.reshape(expected_gradient.shape)], [expected_gradient], rtol=1e-5)
