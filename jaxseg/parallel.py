@@ -18,7 +18,7 @@ DATA = "data"
 Tree = TypeVar("Tree")
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Lays devices out along the axis ``data``; all that JAX finds unless some are given."""
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA,))
 

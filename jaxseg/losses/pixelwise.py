@@ -1,0 +1,153 @@
+"""Losses that are a mean over pixels: cross entropy and focal."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float32
+
+from jaxseg.losses.pixels import (
+    ClassWeights,
+    Cost,
+    Pixels,
+    Targets,
+    check_not_negative,
+    class_targets,
+    count_pixels,
+    ratio,
+    read_class_weights,
+    read_pixels,
+    read_pooling,
+    sum_counted,
+)
+from jaxseg.types import Logits, Where
+
+
+def cross_entropy(
+    logits: Logits,
+    labels: Targets,
+    *,
+    where: Where | None = None,
+    class_weights: ClassWeights = None,
+    label_smoothing: float = 0.0,
+    pooled: bool = False,
+    axis_name: str | None = None,
+) -> Cost:
+    r"""Cross entropy, the mean over the pixels that count.
+
+    With :math:`t'_k = (1 - \epsilon) t_k + \epsilon / C` over C classes (two for a single
+    channel) and class weights w,
+
+    .. math:: \frac{-\sum_i \sum_k w_k t'_{ik} \log p_{ik}}{\sum_i \sum_k w_k t_{ik}}
+
+    Agrees with `torch.nn.functional.cross_entropy` (``pooled=True`` with its "mean"), weights and
+    smoothing included; torch divides by the plain number of pixels where labels are
+    probabilities. For a single channel without weights it is
+    `torch.nn.functional.binary_cross_entropy_with_logits`, whose ``pos_weight`` also divides by
+    the plain number of pixels. Label smoothing: Szegedy et al., "Rethinking the Inception
+    Architecture for Computer Vision", 2016.
+
+    Args:
+      logits: ``[B, H, W, K]`` floating point.
+      labels: ``[B, H, W]`` class ids, or ``[B, H, W, K]`` probabilities in [0, 1].
+      where: ``[B, H, W]`` bool, the pixels that count.
+      class_weights: One per class, not negative; (background, foreground) for a single channel.
+      label_smoothing: :math:`\epsilon` in [0, 1].
+      pooled: One mean over all pixels of the global batch instead of one for each image.
+      axis_name: The mapped axis that ``pooled`` also runs over, under `jax.pmap`.
+
+    Returns:
+      ``[B]`` float32 (a scalar with ``pooled``), at least 0. 0 where no pixel counts or all that
+      count have weight 0; NaN where a counted label is none of the classes.
+
+    Raises:
+      TypeError: Wrong dtypes.
+      ValueError: Shapes that do not go together, or an option out of its range.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+    pooling = read_pooling(pooled, axis_name)
+    pixels = read_pixels(logits, labels, where)
+    targets = _split_targets(pixels)
+    num_classes = targets.shape[-1]
+    weights = read_class_weights(class_weights, num_classes)[None, None, None]
+    smoothed = (1 - label_smoothing) * targets + label_smoothing / num_classes
+    losses = -(weights * smoothed * _split_log_probabilities(pixels)).sum(-1)
+    weight = sum_counted((weights * targets).sum(-1), pixels)
+    cost = ratio(pooling(sum_counted(losses, pixels)), pooling(weight))
+    return pooling.close(cost, pixels)
+
+
+def focal(
+    logits: Logits,
+    labels: Targets,
+    *,
+    where: Where | None = None,
+    gamma: float = 2.0,
+    alpha: float | ClassWeights = None,
+    pooled: bool = False,
+    axis_name: str | None = None,
+) -> Cost:
+    r"""Focal loss: cross entropy that counts less where the prediction is already right.
+
+    The mean over the counted pixels of
+    :math:`-\sum_k \alpha_k t_k (1 - p_k)^\gamma \log p_k`, with background and foreground as the
+    classes of a single channel.
+
+    Lin et al., "Focal loss for dense object detection", 2017. For class ids a single channel
+    agrees with MONAI's and segmentation_models_pytorch's `FocalLoss` and with
+    `optax.losses.sigmoid_focal_loss`; several agree with MONAI's ``FocalLoss(use_softmax=True)``
+    times K, because MONAI also takes the mean over classes. segmentation_models_pytorch takes
+    several channels as that many sigmoids. For probabilities the three differ from one another;
+    this is the expectation over the label.
+
+    Args:
+      logits: ``[B, H, W, K]`` floating point.
+      labels: ``[B, H, W]`` class ids, or ``[B, H, W, K]`` probabilities in [0, 1].
+      where: ``[B, H, W]`` bool, the pixels that count.
+      gamma: How much less the sure pixels count, not negative; 0 is cross entropy.
+      alpha: One weight per class, (background, foreground) for a single channel; or one number
+        in [0, 1], for every class but the first, which takes one minus it. The sum is not
+        divided by the weights.
+      pooled: One mean over all pixels of the global batch instead of one for each image.
+      axis_name: The mapped axis that ``pooled`` also runs over, under `jax.pmap`.
+
+    Returns:
+      ``[B]`` float32 (a scalar with ``pooled``), at least 0. 0 where no pixel counts, NaN where a
+      counted label is none of the classes.
+
+    Raises:
+      TypeError: Wrong dtypes.
+      ValueError: Shapes that do not go together, or an option out of its range.
+    """
+    check_not_negative(gamma=gamma)
+    pooling = read_pooling(pooled, axis_name)
+    pixels = read_pixels(logits, labels, where)
+    targets = _split_targets(pixels)
+    log_p = _split_log_probabilities(pixels)
+    weights = _read_alpha(alpha, targets.shape[-1])[None, None, None]
+    # The floor keeps powers below 1 from an infinite slope at p = 1; nothing float32 lies below.
+    doubt = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(jnp.float32).tiny)
+    losses = -(weights * targets * jnp.exp(gamma * jnp.log(doubt)) * log_p).sum(-1)
+    cost = ratio(pooling(sum_counted(losses, pixels)), pooling(count_pixels(pixels)))
+    return pooling.close(cost, pixels)
+
+
+def _read_alpha(alpha: float | ClassWeights, num_classes: int) -> jax.Array:
+    if isinstance(alpha, int | float):
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        alpha = [1.0 - alpha] + [float(alpha)] * (num_classes - 1)
+    return read_class_weights(alpha, num_classes, name="alpha")
+
+
+def _split_targets(pixels: Pixels) -> Float32[jax.Array, "B H W classes"]:
+    """The classes' probabilities; a single channel gives background and foreground."""
+    targets = class_targets(pixels)
+    return targets if targets.shape[-1] > 1 else jnp.concatenate([1 - targets, targets], -1)
+
+
+def _split_log_probabilities(pixels: Pixels) -> Float32[jax.Array, "B H W classes"]:
+    """Log softmax; a single channel gives the logs of ``1 - p`` and ``p``."""
+    logits = pixels.logits
+    if logits.shape[-1] > 1:
+        return jax.nn.log_softmax(logits)
+    return jax.nn.log_sigmoid(jnp.concatenate([-logits, logits], -1))
