@@ -1,11 +1,11 @@
 """What every command shares: one clear line for a bad input, Ctrl-C, warnings, progress bars."""
 
-import os
 import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from absl import logging
 from tqdm import tqdm
 
 from jaxseg.types import InputError
@@ -21,6 +21,8 @@ def run(main: Callable[[], None]) -> NoReturn:
     not do; 130 after Ctrl-C. Errors of the program itself keep their traceback.
     """
     warnings.showwarning = _show_warning
+    # Orbax logs a traceback for every thread that could not write; the error itself is raised too.
+    logging.set_verbosity(logging.FATAL)
     try:
         main()
     except InputError as error:
@@ -64,11 +66,3 @@ def _fail(message: str) -> NoReturn:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     tqdm.write(f"warning: {message}", file=sys.stderr)
-
-
-def quiet_libraries() -> None:
-    """Keeps the start-up chatter of the libraries underneath out of the output."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)

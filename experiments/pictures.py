@@ -43,7 +43,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
             ms=3,
             ls="--",
         )
-        panels[1].set(xlabel="epoch", ylabel="validation Dice, mean over films")
+        panels[1].set(xlabel="epoch", ylabel="mean Dice on validation films")
     panels[0].set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)

@@ -71,8 +71,8 @@ def write(run: RunDirectory) -> None:
         _table(_score_rows(test), numbers=True),
         '<p class="note">Taken per film on the reference mask\'s own grid, at a threshold of 0.5; '
         "distances are pixels of that grid. The interval is a 95 % percentile bootstrap over "
-        f"films. {test['undefined']} films have no defined Dice and are left out; "
-        f"{test['undefined_distances']} no defined distance.</p>",
+        f"films. Left out because undefined: Dice of {test['undefined']} films, distances of "
+        f"{test['undefined_distances']}.</p>",
         "<h2>Training</h2>",
         _picture(run.curves, "Loss and validation Dice over the epochs"),
         _table(_training_rows(summary, rows)),

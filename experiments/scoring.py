@@ -169,9 +169,9 @@ def draw_examples(
         for i, truth in enumerate(truths)
     ]
     captions = [
-        f"{scores.ids[row]}\nDice {scores.columns['dice'][row]:.3f}\n"
+        f"{rank}: {scores.ids[row]}\nDice {scores.columns['dice'][row]:.3f}\n"
         f"HD95 {scores.columns['hd95'][row]:.1f} px"
-        for row in chosen
+        for row, rank in zip(chosen, ["worst"] * len(worst) + ["best"] * len(best), strict=True)
     ]
     write_bytes(
         path, pictures.examples([film[..., 0] for film in films], truths, predictions, captions)

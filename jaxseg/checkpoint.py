@@ -53,7 +53,9 @@ class Checkpoints:
                 "state": ocp.PyTreeCheckpointHandler(type_handler_registry=whole_leaves),
                 "progress": ocp.JsonCheckpointHandler(),
             },
-            options=ocp.CheckpointManagerOptions(preservation_policy=kept, best_fn=_score),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=kept, best_fn=_score, cleanup_tmp_directories=True
+            ),
         )
 
     def save(
@@ -148,9 +150,11 @@ class Checkpoints:
             if not isinstance(error, OSError) and "rror writing" not in str(error):
                 raise
             self._manager.reload()
+            # The system's own words come last.
+            reason = str(error).splitlines()[0].rsplit(": ", 1)[-1]
             raise InputError(
                 f"{self._directory}: the checkpoint of step {self._saving} could not be saved "
-                f"({str(error).splitlines()[0]}); the last good one is of step "
+                f"({reason}); the last good one is of step "
                 f"{self._manager.latest_step()}"
             ) from error
 

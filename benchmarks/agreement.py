@@ -1,0 +1,154 @@
+"""Every score of a run's test films as jaxseg, MONAI and torchmetrics give it, side by side.
+
+    python -m benchmarks.agreement RUN
+
+Needs the extra ``peers``. The masks compared are the run's predictions on the reference masks' own
+grid; each library gets the same two boolean arrays.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from tyro.conf import Positional
+
+from experiments import command, films, trained
+from experiments.run_directory import RunDirectory
+from jaxseg import metrics, surface
+from jaxseg.inference import make_predict, resize_logits
+
+TOLERANCE = 2.0
+"""Pixels, of the normalised surface Dice."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compares three libraries on the test films of a run."""
+
+    run: Positional[Path]
+    """Run directory."""
+
+
+def masks(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and actual masks of the run's test films, bool ``[N, Hm, Wm]``."""
+    learnt = trained.load(run)
+    own = films.load(learnt.configuration)
+    predict = jax.jit(make_predict(learnt.model))
+    actual = np.stack([np.asarray(own.arrays.masks[i]) == 1 for i in own.test])
+    predicted = []
+    for start in range(0, len(own.test), 16):
+        logits = predict(learnt.state, own.arrays.images[own.test[start : start + 16]])
+        resized = resize_logits(logits, (actual.shape[1], actual.shape[2]))
+        predicted.append(np.asarray(resized[..., 0] > 0))
+    return np.concatenate(predicted), actual
+
+
+def by_jaxseg(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
+    """Each score per film."""
+    counts = metrics.count(predicted, actual, num_classes=1)
+    parts = [
+        surface.measure(_distances, predicted[start : start + 16], actual[start : start + 16])
+        for start in range(0, len(predicted), 16)
+    ]
+    hd95, assd, nsd = (np.concatenate([np.asarray(p[i]) for p in parts]) for i in range(3))
+    ratios = {
+        "Dice": metrics.dice,
+        "IoU": metrics.iou,
+        "precision": metrics.precision,
+        "recall": metrics.recall,
+        "specificity": metrics.specificity,
+        "accuracy": metrics.accuracy,
+        "Matthews": metrics.matthews,
+    }
+    scores = {name: np.asarray(ratio(counts))[:, 0] for name, ratio in ratios.items()}
+    return scores | {"HD95": hd95, "ASSD": assd, "NSD at 2 px": nsd}
+
+
+def _distances(found: surface.SurfaceDistances) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return found.hausdorff(95.0), found.average(), found.normalized_dice(TOLERANCE)
+
+
+def by_monai(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
+    """Each score per film."""
+    import torch
+    from monai import metrics as monai
+
+    p, t = (torch.from_numpy(mask[:, None].astype(np.uint8)) for mask in (predicted, actual))
+    matrix = monai.get_confusion_matrix(p, t)
+    names = {
+        "precision": "precision",
+        "recall": "sensitivity",
+        "specificity": "specificity",
+        "accuracy": "accuracy",
+        "Matthews": "matthews correlation coefficient",
+    }
+    scores = {
+        name: monai.compute_confusion_matrix_metric(theirs, matrix)
+        for name, theirs in names.items()
+    }
+    scores |= {
+        "Dice": monai.compute_dice(p, t),
+        "IoU": monai.compute_iou(p, t),
+        "HD95": monai.compute_hausdorff_distance(p, t, percentile=95),
+        "ASSD": monai.compute_average_surface_distance(p, t, symmetric=True),
+        "NSD at 2 px": monai.compute_surface_dice(p, t, class_thresholds=[TOLERANCE]),
+    }
+    return {name: values.numpy().reshape(-1) for name, values in scores.items()}
+
+
+def by_torchmetrics(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
+    """Each score per film, of those that torchmetrics has per film in two dimensions."""
+    import torch
+    from torchmetrics import functional
+
+    p, t = (torch.from_numpy(mask.astype(np.int64)) for mask in (predicted, actual))
+    by_film = {"multidim_average": "samplewise"}
+    scores = {
+        "Dice": functional.classification.binary_f1_score(p, t, **by_film),
+        "precision": functional.classification.binary_precision(p, t, **by_film),
+        "recall": functional.classification.binary_recall(p, t, **by_film),
+        "specificity": functional.classification.binary_specificity(p, t, **by_film),
+        "accuracy": functional.classification.binary_accuracy(p, t, **by_film),
+        "IoU": torch.stack(
+            [
+                functional.classification.binary_jaccard_index(a, b)
+                for a, b in zip(p, t, strict=True)
+            ]
+        ),
+        "Matthews": torch.stack(
+            [
+                functional.classification.binary_matthews_corrcoef(a, b)
+                for a, b in zip(p, t, strict=True)
+            ]
+        ),
+    }
+    return {name: values.numpy() for name, values in scores.items()}
+
+
+def main() -> None:
+    """Prints the table as Markdown."""
+    options = tyro.cli(Options, prog="python -m benchmarks.agreement", description=Options.__doc__)
+    predicted, actual = masks(RunDirectory(options.run))
+    ours = by_jaxseg(predicted, actual)
+    theirs = {
+        "MONAI": by_monai(predicted, actual),
+        "torchmetrics": by_torchmetrics(predicted, actual),
+    }
+    print(f"{len(actual)} films, masks of {actual.shape[1]} x {actual.shape[2]}, mean over films\n")
+    print("| | jaxseg | MONAI | torchmetrics | largest difference on a film |")
+    print("|---|---|---|---|---|")
+    for name, values in ours.items():
+        cells, worst = [f"{np.nanmean(values):.6f}"], 0.0
+        for scores in theirs.values():
+            if name not in scores:
+                cells.append("-")
+                continue
+            cells.append(f"{np.nanmean(scores[name]):.6f}")
+            worst = max(worst, float(np.nanmax(np.abs(values - scores[name]))))
+        print(f"| {name} | {' | '.join(cells)} | {worst:.1e} |")
+
+
+if __name__ == "__main__":
+    command.run(main)

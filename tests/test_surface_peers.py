@@ -1,0 +1,158 @@
+"""Surface measures beside those of MONAI and of surface-distance, each in its own convention."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from jaxseg import surface
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SPACINGS = [(1.0, 1.0), (0.5, 2.0)]
+
+
+@pytest.fixture
+def monai_metrics():
+    return pytest.importorskip("monai.metrics", reason="MONAI is not installed")
+
+
+@pytest.fixture
+def surface_distance(monkeypatch):
+    # The package still writes np.Inf, which NumPy 2 has no more.
+    monkeypatch.setattr(np, "Inf", np.inf, raising=False)
+    return pytest.importorskip("surface_distance", reason="surface-distance is not installed")
+
+
+def blobs(seed, batch=12, size=64):
+    """Smooth random masks, some of which reach the picture's border, and shaky copies of them."""
+    rng = np.random.default_rng(seed)
+    shape = (batch, size, size)
+    truth = ndimage.gaussian_filter(rng.standard_normal(shape), (0, 6, 6))
+    shake = ndimage.gaussian_filter(rng.standard_normal(shape), (0, 3, 3))
+    return truth + 0.2 * shake > 0.03, truth > 0.03
+
+
+def pairs():
+    """Blobs, noise, and a mask with one far outlier."""
+    predicted, actual = blobs(0)
+    rng = np.random.default_rng(1)
+    predicted[0], actual[0] = rng.random((2, *predicted.shape[1:])) < 0.5
+    predicted[1], actual[1] = False, False
+    predicted[1, 2:9, 3:20] = actual[1, 2:9, 3:20] = True
+    predicted[1, 63, 63] = True
+    return predicted, actual
+
+
+def read(distances):
+    return {
+        "hausdorff": distances.hausdorff(),
+        "hd95": distances.hausdorff(95.0),
+        "hd50": distances.hausdorff(50.0),
+        "average": distances.average(),
+        "dice": distances.normalized_dice(2.0),
+        "one_way": distances.one_way_averages(),
+    }
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_the_default_convention_is_monais(monai_metrics, spacing):
+    torch = pytest.importorskip("torch")
+    predicted, actual = pairs()
+    ours = surface.measure(read, predicted, actual, spacing=spacing)
+    there = torch.tensor(predicted)[:, None], torch.tensor(actual)[:, None]
+    back = there[::-1]
+    options = {"include_background": True, "spacing": spacing}
+
+    def monai(name, masks, *arguments, **more):
+        return getattr(monai_metrics, name)(*masks, *arguments, **options, **more)[:, 0].numpy()
+
+    hausdorff, average = "compute_hausdorff_distance", "compute_average_surface_distance"
+    theirs = {
+        "hausdorff": monai(hausdorff, there),
+        "hd95": monai(hausdorff, there, percentile=95),
+        "hd50": monai(hausdorff, there, percentile=50),
+        "average": monai(average, there, symmetric=True),
+        "dice": monai("compute_surface_dice", there, [2.0]),
+        "one_way": np.stack([monai(average, there), monai(average, back)]),
+    }
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("spacing", [*SPACINGS, (0.7, 1.3)])
+def test_the_other_convention_is_that_of_surface_distance(surface_distance, spacing):
+    predicted, actual = pairs()
+    ours = surface.measure(read, predicted, actual, spacing=spacing, convention="surface-distance")
+    for i in range(len(predicted)):
+        distances = surface_distance.compute_surface_distances(actual[i], predicted[i], spacing)
+        back, there = surface_distance.compute_average_surface_distance(distances)
+        theirs = {
+            f: surface_distance.compute_robust_hausdorff(distances, percent)
+            for f, percent in (("hausdorff", 100), ("hd95", 95), ("hd50", 50))
+        }
+        theirs["dice"] = surface_distance.compute_surface_dice_at_tolerance(distances, 2.0)
+        for name, value in theirs.items():
+            np.testing.assert_allclose(ours[name][i], value, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(ours["one_way"][:, i], [there, back], atol=1e-4)
+
+
+def test_the_conventions_differ_by_no_more_than_a_diagonal():
+    """No corner on the outline is farther than half a diagonal from an edge pixel, nor the reverse.
+
+    So the distances of two points differ by a diagonal at most, and the largest one does, too. What
+    counts elements, as the other measures do, has no such bound.
+    """
+    predicted, actual = blobs(2)
+    monai = surface.hausdorff(predicted, actual)
+    corners = surface.hausdorff(predicted, actual, convention="surface-distance")
+    assert np.all(np.abs(monai - corners) <= math.sqrt(2) + 1e-5)
+    assert np.any(monai != corners)
+
+
+EMPTY = np.zeros((1, 16, 16), bool)
+SQUARE = EMPTY.copy()
+SQUARE[0, 3:9, 4:12] = True
+
+
+@pytest.mark.parametrize(
+    ("predicted", "actual", "average", "dice"),
+    [
+        (EMPTY, EMPTY, math.nan, math.nan),
+        (EMPTY, SQUARE, math.inf, 0.0),
+        (SQUARE, EMPTY, math.inf, 0.0),
+    ],
+)
+def test_empty_masks_are_scored_as_by_monai_but_for_percentiles(
+    monai_metrics, predicted, actual, average, dice
+):
+    """MONAI's interpolated percentile of infinite distances is inf - inf."""
+    torch = pytest.importorskip("torch")
+    masks = torch.tensor(predicted)[:, None], torch.tensor(actual)[:, None]
+    hausdorff = monai_metrics.compute_hausdorff_distance
+    assert math.isnan(hausdorff(*masks, include_background=True, percentile=95))
+    ours = surface.measure(read, predicted, actual)
+    theirs = {
+        "hausdorff": hausdorff(*masks, include_background=True),
+        "average": monai_metrics.compute_average_surface_distance(
+            *masks, include_background=True, symmetric=True
+        ),
+        "dice": monai_metrics.compute_surface_dice(*masks, [2.0], include_background=True),
+    }
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value[:, 0].numpy(), err_msg=name)
+    np.testing.assert_array_equal(ours["hd95"], ours["hausdorff"])
+    np.testing.assert_array_equal([ours["average"][0], ours["dice"][0]], [average, dice])
+
+
+def test_surface_distance_calls_two_empty_masks_infinitely_far(surface_distance):
+    """Ours are undefined, in both conventions."""
+    distances = surface_distance.compute_surface_distances(EMPTY[0], EMPTY[0], (1, 1))
+    assert surface_distance.compute_robust_hausdorff(distances, 95) == math.inf
+    ours = surface.measure(read, EMPTY, EMPTY, convention="surface-distance")
+    assert np.isnan(ours["hd95"])
+    distances = surface_distance.compute_surface_distances(EMPTY[0], SQUARE[0], (1, 1))
+    assert surface_distance.compute_robust_hausdorff(distances, 95) == math.inf
+    ours = surface.measure(read, SQUARE, EMPTY, convention="surface-distance")
+    assert ours["hd95"] == math.inf
