@@ -1,6 +1,7 @@
 """All four classes, duplicates kept in one split, batch normalisation, overlap in the loss.
 
 Command: ``python -m experiments.train lungs --manual-dir DIR``
+A starting point: chosen by what is known to help, not yet by measurement on these films.
 """
 
 from experiments.configuration import Configuration
