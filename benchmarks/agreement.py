@@ -8,6 +8,7 @@ grid; each library gets the same two boolean arrays.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from experiments import command, films, trained
 from experiments.run_directory import RunDirectory
 from jaxseg import metrics, surface
 from jaxseg.inference import make_predict, resize_logits
+from jaxseg.types import Array
 
 TOLERANCE = 2.0
 """Pixels, of the normalised surface Dice."""
@@ -66,17 +68,25 @@ def by_jaxseg(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray
     return scores | {"HD95": hd95, "ASSD": assd, "NSD at 2 px": nsd}
 
 
-def _distances(found: surface.SurfaceDistances) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _distances(found: surface.SurfaceDistances) -> tuple[Array, Array, Array]:
     return found.hausdorff(95.0), found.average(), found.normalized_dice(TOLERANCE)
 
 
 def by_monai(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
     """Each score per film."""
     import torch
-    from monai import metrics as monai
+    from monai.metrics.confusion_matrix import (
+        compute_confusion_matrix_metric,
+        get_confusion_matrix,
+    )
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.meandice import compute_dice
+    from monai.metrics.meaniou import compute_iou
+    from monai.metrics.surface_dice import compute_surface_dice
+    from monai.metrics.surface_distance import compute_average_surface_distance
 
     p, t = (torch.from_numpy(mask[:, None].astype(np.uint8)) for mask in (predicted, actual))
-    matrix = monai.get_confusion_matrix(p, t)
+    matrix = get_confusion_matrix(p, t)
     names = {
         "precision": "precision",
         "recall": "sensitivity",
@@ -85,15 +95,14 @@ def by_monai(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]
         "Matthews": "matthews correlation coefficient",
     }
     scores = {
-        name: monai.compute_confusion_matrix_metric(theirs, matrix)
-        for name, theirs in names.items()
+        name: compute_confusion_matrix_metric(theirs, matrix) for name, theirs in names.items()
     }
     scores |= {
-        "Dice": monai.compute_dice(p, t),
-        "IoU": monai.compute_iou(p, t),
-        "HD95": monai.compute_hausdorff_distance(p, t, percentile=95),
-        "ASSD": monai.compute_average_surface_distance(p, t, symmetric=True),
-        "NSD at 2 px": monai.compute_surface_dice(p, t, class_thresholds=[TOLERANCE]),
+        "Dice": compute_dice(p, t),
+        "IoU": compute_iou(p, t),
+        "HD95": compute_hausdorff_distance(p, t, percentile=95),
+        "ASSD": compute_average_surface_distance(p, t, symmetric=True),
+        "NSD at 2 px": compute_surface_dice(p, t, class_thresholds=[TOLERANCE]),
     }
     return {name: values.numpy().reshape(-1) for name, values in scores.items()}
 
@@ -101,27 +110,21 @@ def by_monai(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]
 def by_torchmetrics(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
     """Each score per film, of those that torchmetrics has per film in two dimensions."""
     import torch
-    from torchmetrics import functional
+    from torchmetrics.functional import classification
 
     p, t = (torch.from_numpy(mask.astype(np.int64)) for mask in (predicted, actual))
-    by_film = {"multidim_average": "samplewise"}
+    by_film: dict[str, Any] = {"multidim_average": "samplewise"}
     scores = {
-        "Dice": functional.classification.binary_f1_score(p, t, **by_film),
-        "precision": functional.classification.binary_precision(p, t, **by_film),
-        "recall": functional.classification.binary_recall(p, t, **by_film),
-        "specificity": functional.classification.binary_specificity(p, t, **by_film),
-        "accuracy": functional.classification.binary_accuracy(p, t, **by_film),
+        "Dice": classification.binary_f1_score(p, t, **by_film),
+        "precision": classification.binary_precision(p, t, **by_film),
+        "recall": classification.binary_recall(p, t, **by_film),
+        "specificity": classification.binary_specificity(p, t, **by_film),
+        "accuracy": classification.binary_accuracy(p, t, **by_film),
         "IoU": torch.stack(
-            [
-                functional.classification.binary_jaccard_index(a, b)
-                for a, b in zip(p, t, strict=True)
-            ]
+            [classification.binary_jaccard_index(a, b) for a, b in zip(p, t, strict=True)]
         ),
         "Matthews": torch.stack(
-            [
-                functional.classification.binary_matthews_corrcoef(a, b)
-                for a, b in zip(p, t, strict=True)
-            ]
+            [classification.binary_matthews_corrcoef(a, b) for a, b in zip(p, t, strict=True)]
         ),
     }
     return {name: values.numpy() for name, values in scores.items()}

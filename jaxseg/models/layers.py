@@ -160,7 +160,8 @@ class Normalization(nn.Module):
                 layer = nn.BatchNorm(
                     use_running_average=not train, momentum=0.9, axis_name=self.axis_name, **dtypes
                 )
-                return layer(x, mask=None if valid is None else jnp.asarray(valid)[:, None, None, None])
+                counted = None if valid is None else jnp.asarray(valid)[:, None, None, None]
+                return layer(x, mask=counted)
             if self.norm == "group":
                 return nn.GroupNorm(num_groups=math.gcd(8, x.shape[-1]), **dtypes)(x)
             if self.norm == "instance":
