@@ -138,8 +138,8 @@ def test_films_from_elsewhere_are_scored_on_their_own_masks_grid(
     truths = {}
     for i, size in enumerate([(40, 50), (40, 50), (61, 33)]):
         film = phantom.draw(3, "Normal", i + 1, image_size=64, mask_size=48)
-        Image.fromarray(film.image).save(tmp_path / "images" / f"film{i}.jpg")
         shape = (size[1], size[0])
+        Image.fromarray(film.image).resize(shape).save(tmp_path / "images" / f"film{i}.jpg")
         mask = np.asarray(Image.fromarray(film.mask).resize(shape, Image.Resampling.NEAREST))
         truths[f"film{i}"] = mask > 0
         stored = np.where(mask > 0, rng.choice([150, 200], mask.shape), 250).astype(np.uint8)
@@ -151,12 +151,17 @@ def test_films_from_elsewhere_are_scored_on_their_own_masks_grid(
     with (tmp_path / "out" / "per_image.csv").open() as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(truths)
-    # predict writes masks at the film's size, which is another way to the same picture.
-    image = next((tmp_path / "images").iterdir())
+    # Film and mask are of one size here, so predict gives the masks that were scored.
+    folder = tmp_path / "predicted"
     code, _, error = run(
-        predict, [finished.path, image, "--out", tmp_path / "predicted"], capsys, monkeypatch
+        predict, [finished.path, tmp_path / "images", "--out", folder], capsys, monkeypatch
     )
     assert code == 0, error
+    for name, truth in truths.items():
+        with Image.open(folder / f"{name}_mask.png") as picture:
+            predicted = np.asarray(picture) > 0
+        dice = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
+        assert float(rows[name]["dice"]) == pytest.approx(dice, abs=1e-5)
 
 
 def film_of_mode(mode, path):
@@ -178,11 +183,11 @@ def test_masks_come_back_at_the_films_own_size(mode, finished, tmp_path, capsys,
     film = film_of_mode(mode, tmp_path / "film.png")
     code, _, error = run(predict, [finished.path, film, "--out", tmp_path], capsys, monkeypatch)
     assert code == 0, error
-    mask = Image.open(tmp_path / "film_mask.png")
-    assert (mask.size, mask.mode) == ((75, 50), "L")
-    assert set(np.unique(np.asarray(mask))) <= {0, 255}
-    overlay = Image.open(tmp_path / "film_overlay.png")
-    assert (overlay.size, overlay.mode) == ((75, 50), "RGB")
+    with Image.open(tmp_path / "film_mask.png") as mask:
+        assert (mask.size, mask.mode) == ((75, 50), "L")
+        assert set(np.unique(np.asarray(mask))) <= {0, 255}
+    with Image.open(tmp_path / "film_overlay.png") as overlay:
+        assert (overlay.size, overlay.mode) == ((75, 50), "RGB")
 
 
 def test_reports_are_written_anew(finished, capsys, monkeypatch):
