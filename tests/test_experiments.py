@@ -373,6 +373,11 @@ def test_the_seed_configuration_is_the_seeds_network():
     assert model.decoder_dropout == 0.5
 
 
+def test_a_configuration_names_its_loss_as_code_would():
+    names = [CONFIGURATIONS[name].as_json()["loss"] for name in ("seed", "phantom")]
+    assert names == ["cross_entropy", "combine({cross_entropy: 1.0, soft_dice: 1.0})"]
+
+
 def test_an_epoch_visits_every_film_once_in_an_order_of_its_own():
     seed = CONFIGURATIONS["seed"]
     films = np.arange(100, 137)

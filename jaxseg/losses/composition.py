@@ -51,6 +51,8 @@ def combine(losses: Mapping[Loss, float]) -> Loss:
             start=jnp.zeros(shapes[0], jnp.float32),
         )
 
+    names = (f"{getattr(loss, '__name__', repr(loss))}: {weight}" for loss, weight in terms)
+    combined.__name__ = f"combine({{{', '.join(names)}}})"
     return combined
 
 
