@@ -422,8 +422,7 @@ def test_boundary_agrees_with_monai(channels):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_hausdorff_dt_agrees_with_monai(channels, alpha):
     logits, labels = blobs(channels)
-    options = {} if channels == 1 else {"include_background": True}
-    theirs = monai_loss("HausdorffDTLoss", channels, alpha=alpha, **options)
+    theirs = monai_loss("HausdorffDTLoss", channels, alpha=alpha, include_background=True)
     target = channels_first(one_hot(labels, channels))
     assert_agrees(partial(losses.hausdorff_dt, alpha=alpha), theirs, logits, labels, target)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float32
 
+from jaxseg.losses import channels
 from jaxseg.losses.pixels import (
     ClassWeights,
     Cost,
@@ -13,6 +14,7 @@ from jaxseg.losses.pixels import (
     class_probabilities,
     class_targets,
     count_pixels,
+    labels_fit,
     mean_over_classes,
     ratio,
     read_pixels,
@@ -71,8 +73,8 @@ def boundary(
     to_inside, to_outside = _edge_distances(class_targets(pixels) > 0.5, pixels, spacing)
     signed = to_inside - jnp.maximum(to_outside - min(spacing), 0)
     losses = class_probabilities(pixels) * signed
-    means = ratio(pooling(sum_counted(losses, pixels)), pooling(count_pixels(pixels))[..., None])
-    return pooling.close(mean_over_classes(means, class_weights), pixels)
+    means = ratio(pooling(sum_counted(losses, pixels)), pooling(count_pixels(pixels)))
+    return pooling.close(mean_over_classes(means, class_weights), labels_fit(pixels))
 
 
 def hausdorff_dt(
@@ -125,19 +127,18 @@ def hausdorff_dt(
     actual = _edge_distances(t > 0.5, pixels, spacing)
     weights = sum(predicted) ** alpha + sum(actual) ** alpha
     sums = sum_counted(jnp.square(p - t) * weights, pixels)
-    means = ratio(pooling(sums), pooling(count_pixels(pixels))[..., None])
-    return pooling.close(mean_over_classes(means, class_weights), pixels)
+    means = ratio(pooling(sums), pooling(count_pixels(pixels)))
+    return pooling.close(mean_over_classes(means, class_weights), labels_fit(pixels))
 
 
 def _edge_distances(
-    inside: Bool[jax.Array, "B H W K"], pixels: Pixels, spacing: Spacing
-) -> tuple[Float32[jax.Array, "B H W K"], Float32[jax.Array, "B H W K"]]:
+    inside: Bool[jax.Array, "B H W *K"], pixels: Pixels, spacing: Spacing
+) -> tuple[Float32[jax.Array, "B H W *K"], Float32[jax.Array, "B H W *K"]]:
     """Distances to the nearest counted pixel inside and outside; 0 where either does not exist."""
-    outside = ~inside
-    if pixels.where is not None:
-        inside, outside = inside & pixels.where[..., None], outside & pixels.where[..., None]
-    sides = jnp.moveaxis(jnp.stack([inside, outside]), -1, 2)
-    distances = jnp.moveaxis(distance_transform(~sides, spacing=spacing), 2, -1)
+    sides = jnp.stack([channels.keep(side, pixels.where) for side in (inside, ~inside)])
+    # Heights and widths last: axes 2 and 3 of [side, B, H, W] or [side, B, H, W, K].
+    sides = jnp.moveaxis(sides, (2, 3), (-2, -1))
+    distances = jnp.moveaxis(distance_transform(~sides, spacing=spacing), (-2, -1), (2, 3))
     has_edge = jnp.isfinite(distances).all(0)
     to_inside, to_outside = jnp.where(has_edge[None], distances, 0)
     return to_inside, to_outside

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
+from jaxseg.losses import channels
 from jaxseg.losses.pixels import (
     ClassWeights,
     Cost,
@@ -21,14 +22,12 @@ from jaxseg.losses.pixels import (
     Pooling,
     Targets,
     check_not_negative,
-    class_probabilities,
-    class_targets,
+    class_sizes,
     count_pixels,
     mean_over_classes,
     ratio,
     read_pixels,
     read_pooling,
-    sum_counted,
 )
 from jaxseg.types import Logits, Where
 
@@ -88,10 +87,10 @@ def soft_dice(
     check_not_negative(smooth=smooth)
     pooling = read_pooling(pooled, axis_name)
     pixels = read_pixels(logits, labels, where)
-    counts = _overlap(pixels, pooling)
+    counts, fits = _overlap(pixels, pooling)
     wrong = counts.fp + counts.fn
     losses = ratio(wrong, 2 * counts.tp + wrong + smooth)
-    return pooling.close(mean_over_classes(losses, class_weights), pixels)
+    return pooling.close(mean_over_classes(losses, class_weights), fits)
 
 
 def jaccard(
@@ -187,8 +186,8 @@ def tversky(
     """
     pooling = read_pooling(pooled, axis_name)
     pixels = read_pixels(logits, labels, where)
-    losses = _tversky_losses(pixels, pooling, alpha=alpha, beta=beta, smooth=smooth)
-    return pooling.close(mean_over_classes(losses, class_weights), pixels)
+    losses, fits = _tversky_losses(pixels, pooling, alpha=alpha, beta=beta, smooth=smooth)
+    return pooling.close(mean_over_classes(losses, class_weights), fits)
 
 
 def focal_tversky(
@@ -238,12 +237,12 @@ def focal_tversky(
     check_not_negative(gamma=gamma)
     pooling = read_pooling(pooled, axis_name)
     pixels = read_pixels(logits, labels, where)
-    losses = _tversky_losses(pixels, pooling, alpha=alpha, beta=beta, smooth=smooth)
+    losses, fits = _tversky_losses(pixels, pooling, alpha=alpha, beta=beta, smooth=smooth)
     # The power's slope at 0 is infinite for gamma < 1; the inner guard keeps it out of the product
     # that the outer one discards.
     positive = losses > jnp.finfo(jnp.float32).tiny
     powers = jnp.where(positive, jnp.where(positive, losses, 1) ** gamma, 0)
-    return pooling.close(mean_over_classes(powers, class_weights), pixels)
+    return pooling.close(mean_over_classes(powers, class_weights), fits)
 
 
 def generalized_dice(
@@ -289,18 +288,18 @@ def generalized_dice(
     check_not_negative(smooth=smooth)
     pooling = read_pooling(pooled, axis_name)
     pixels = read_pixels(logits, labels, where)
-    counts = _overlap(pixels, pooling)
+    counts, fits = _overlap(pixels, pooling)
     if counts.size.shape[-1] == 1:
         # What the foreground wins the background loses.
         size, fp, fn = counts
-        rest = pooling(count_pixels(pixels))[..., None] - size
+        rest = pooling(count_pixels(pixels)) - size
         counts = Overlap(*(jnp.concatenate(p, -1) for p in [(rest, size), (fn, fp), (fp, fn)]))
     present = counts.size > 0
     smallest = jnp.where(present, counts.size, jnp.inf).min(-1, keepdims=True)
     weights = jnp.where(present, jnp.square(smallest / jnp.where(present, counts.size, 1)), 1)
     wrong = (weights * (counts.fp + counts.fn)).sum(-1)
     right = (weights * counts.tp).sum(-1)
-    return pooling.close(ratio(wrong, 2 * right + wrong + smooth), pixels)
+    return pooling.close(ratio(wrong, 2 * right + wrong + smooth), fits)
 
 
 def log_cosh_dice(
@@ -348,17 +347,17 @@ def log_cosh_dice(
     return jnp.log1p(2 * jnp.square(jnp.sinh(dice / 2)))
 
 
-def _overlap(pixels: Pixels, pooling: Pooling) -> Overlap:
-    p, t = class_probabilities(pixels), class_targets(pixels)
-    fp = pooling(sum_counted(jnp.maximum(p - t, 0), pixels))
-    fn = pooling(sum_counted(jnp.maximum(t - p, 0), pixels))
-    return Overlap(pooling(sum_counted(t, pixels)), fp, fn)
+def _overlap(pixels: Pixels, pooling: Pooling) -> tuple[Overlap, Bool[jax.Array, "B"]]:
+    """The counts, and whether each image's labels fit."""
+    sizes, fits = class_sizes(pixels)
+    fp, fn = channels.error_sums(*pixels)
+    return Overlap(pooling(sizes), pooling(fp), pooling(fn)), fits
 
 
 def _tversky_losses(
     pixels: Pixels, pooling: Pooling, *, alpha: float, beta: float, smooth: float
-) -> Float32[jax.Array, "*rows K"]:
+) -> tuple[Float32[jax.Array, "*rows K"], Bool[jax.Array, "B"]]:
     check_not_negative(alpha=alpha, beta=beta, smooth=smooth)
-    counts = _overlap(pixels, pooling)
+    counts, fits = _overlap(pixels, pooling)
     wrong = alpha * counts.fp + beta * counts.fn
-    return ratio(wrong, counts.tp + wrong + smooth)
+    return ratio(wrong, counts.tp + wrong + smooth), fits

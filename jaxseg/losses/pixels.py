@@ -10,8 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int32, Integer
+from jaxtyping import Bool, Float, Float32, Integer
 
+from jaxseg.losses import channels
 from jaxseg.types import Array, Logits, Where
 
 Targets = Integer[Array, "B H W"] | Bool[Array, "B H W"] | Float[Array, "B H W K"]
@@ -24,22 +25,34 @@ ClassWeights = Float[Array, "classes"] | Sequence[float] | None
 
 # Probabilities may miss [0, 1] by the rounding of what made them; bfloat16 misses by 0.004.
 _PROBABILITY_SLACK = 0.01
+_MISFIT = -2.0
 
 
 class Pixels(NamedTuple):
-    """The checked input of a loss.
+    """The checked input of a loss, without the channel axis where there is one channel.
 
     Attributes:
-      logits: Float32; 0 where not counted.
-      labels: Class ids or probabilities, as they were given; 0 where not counted or misfit.
+      logits: 0 where not counted.
+      labels: Class ids or probabilities, as they were given; 0 where not counted. What is no
+        class keeps its number; what is no probability becomes `_MISFIT`, which is finite.
       where: The pixels that count; None for all.
-      fits: False for an image with a counted label that is no class, or no probability.
     """
 
-    logits: Float32[jax.Array, "B H W K"]
-    labels: Int32[jax.Array, "B H W"] | Float32[jax.Array, "B H W K"]
+    logits: channels.Channels
+    labels: channels.Labels
     where: Bool[jax.Array, "B H W"] | None
-    fits: Bool[jax.Array, "B"]
+
+    @property
+    def num_classes(self) -> int:
+        """Two for a single channel: background and foreground."""
+        return 2 if self.logits.ndim == 3 else self.logits.shape[-1]
+
+    def misfits(self) -> Bool[jax.Array, "B H W"]:
+        """Counted labels that are none of the classes, or hold what is no probability."""
+        if jnp.issubdtype(self.labels.dtype, jnp.integer):
+            return (self.labels < 0) | (self.labels >= self.num_classes)
+        misfits = self.labels == _MISFIT
+        return misfits if misfits.ndim == 3 else misfits.any(-1)
 
 
 def read_pixels(logits: Logits, labels: Targets, where: Where | None) -> Pixels:
@@ -52,57 +65,65 @@ def read_pixels(logits: Logits, labels: Targets, where: Where | None) -> Pixels:
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     _check_logits(logits)
     _check_labels(labels, logits)
-    logits = logits.astype(jnp.float32)
-    probabilities = labels.ndim == 4
-    num_classes = max(logits.shape[-1], 2)
-    labels = labels.astype(jnp.float32) if probabilities else _as_int32(labels, num_classes)
     if where is not None:
         where = jnp.asarray(where)
         _check_where(where, logits)
-        logits = jnp.where(where[..., None], logits, 0)
-        labels = jnp.where(where[..., None] if probabilities else where, labels, 0)
-    if probabilities:
+    num_classes = max(logits.shape[-1], 2)
+    scores = logits.astype(jnp.float32)
+    if logits.shape[-1] == 1:
+        # XLA's CPU backend would otherwise loop over the axis of length 1 innermost.
+        scores = jax.lax.optimization_barrier(scores[..., 0])
+    if labels.ndim == 3:
+        labels = channels.keep(_as_int32(labels, num_classes), where)
+    else:
+        labels = channels.keep(labels.astype(jnp.float32).reshape(scores.shape), where)
         # Worded so that NaN does not fit either.
         fits = (labels >= -_PROBABILITY_SLACK) & (labels <= 1 + _PROBABILITY_SLACK)
-        return Pixels(logits, jnp.where(fits, labels, 0), where, fits.all((1, 2, 3)))
-    # One maximum finds both ends: a negative id wraps to a huge unsigned one.
-    largest = labels.astype(jnp.uint32).max((1, 2), initial=0)
-    labels = jnp.where((labels >= 0) & (labels < num_classes), labels, 0)
-    return Pixels(logits, labels, where, largest < num_classes)
+        labels = jnp.where(fits, labels, _MISFIT)
+    return Pixels(channels.keep(scores, where), labels, where)
 
 
-def class_targets(pixels: Pixels) -> Float32[jax.Array, "B H W K"]:
+def class_targets(pixels: Pixels) -> channels.Channels:
     """The probability of every channel's class; class ids become 0 and 1."""
-    if pixels.labels.ndim == 4:
-        return pixels.labels
-    if pixels.logits.shape[-1] == 1:
-        return pixels.labels.astype(jnp.float32)[..., None]
-    return jax.nn.one_hot(pixels.labels, pixels.logits.shape[-1], dtype=jnp.float32)
+    return channels.targets(pixels.labels, pixels.logits)
 
 
-def class_probabilities(pixels: Pixels) -> Float32[jax.Array, "B H W K"]:
+def class_probabilities(pixels: Pixels) -> channels.Channels:
     """Sigmoid of a single channel (the foreground), softmax over several."""
-    if pixels.logits.shape[-1] == 1:
-        return jax.nn.sigmoid(pixels.logits)
-    return jax.nn.softmax(pixels.logits)
+    return channels.probabilities(pixels.logits)
 
 
-def sum_counted(
-    values: Float32[jax.Array, "B H W *classes"], pixels: Pixels
-) -> Float32[jax.Array, "B *classes"]:
-    """Sum over the pixels of each image that count."""
-    if pixels.where is not None:
-        where = pixels.where if values.ndim == 3 else pixels.where[..., None]
-        values = jnp.where(where, values, 0)
-    return values.sum((1, 2))
+def class_sizes(pixels: Pixels) -> tuple[Float32[jax.Array, "B K"], Bool[jax.Array, "B"]]:
+    """How many counted pixels each channel's class has, and whether every label fits.
+
+    Exact up to 2^24 pixels, the size of a 4096 x 4096 film. Both come from one sum, which is NaN
+    where a label does not fit; the size is then given as 0.
+    """
+    pixels = jax.lax.optimization_barrier(pixels)
+    sizes, misfits = channels.keep(class_targets(pixels), pixels.where), pixels.misfits()
+    sums = channels.sum_pixels(
+        jnp.where(misfits if sizes.ndim == 3 else misfits[..., None], jnp.nan, sizes)
+    )
+    fits = ~jnp.isnan(sums)
+    return jnp.where(fits, sums, 0), fits.all(-1)
 
 
-def count_pixels(pixels: Pixels) -> Float32[jax.Array, "B"]:
-    """How many pixels of each image count; exact up to 2^24, the size of a 4096 x 4096 film."""
+def labels_fit(pixels: Pixels) -> Bool[jax.Array, "B"]:
+    """False for an image with a counted label that is no class, or no probability."""
+    return ~pixels.misfits().any((1, 2))
+
+
+def sum_counted(values: channels.Channels, pixels: Pixels) -> Float32[jax.Array, "B K"]:
+    """Per-image sums over the pixels that count; of planes, with K = 1."""
+    return channels.sum_pixels(channels.keep(values, pixels.where))
+
+
+def count_pixels(pixels: Pixels) -> Float32[jax.Array, "B 1"]:
+    """How many pixels of each image count; exact up to 2^24."""
     batch, height, width = pixels.logits.shape[:3]
     if pixels.where is None:
-        return jnp.full((batch,), height * width, jnp.float32)
-    return pixels.where.sum((1, 2), dtype=jnp.int32).astype(jnp.float32)
+        return jnp.full((batch, 1), height * width, jnp.float32)
+    return channels.sum_pixels(pixels.where.astype(jnp.float32))
 
 
 class Pooling(NamedTuple):
@@ -111,16 +132,18 @@ class Pooling(NamedTuple):
     pooled: bool
     axis_name: str | None
 
-    def __call__(self, sums: Float32[jax.Array, "B *classes"]) -> jax.Array:
+    def __call__(self, sums: Float32[jax.Array, "B *classes"]) -> Float32[jax.Array, "..."]:
         """Per-image sums, or with ``pooled`` their sum over the batch of all devices."""
         if not self.pooled:
             return sums
         total = sums.sum(0)
         return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
 
-    def close(self, cost: jax.Array, pixels: Pixels) -> Cost:
-        """NaN, with gradient zero, for what holds a counted label that is no class."""
-        misfits = self((~pixels.fits).astype(jnp.float32))
+    def close(
+        self, cost: Float32[jax.Array, "*rows"], fits: Bool[jax.Array, "B"]
+    ) -> Float32[jax.Array, "*rows"]:
+        """NaN, with gradient zero, for what holds a label that does not fit."""
+        misfits = self((~fits).astype(jnp.float32))
         return jnp.where(misfits == 0, cost, jnp.nan)
 
 

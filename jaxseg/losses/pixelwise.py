@@ -1,17 +1,21 @@
 """Losses that are a mean over pixels: cross entropy and focal."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
 
+from jaxseg.losses import channels
 from jaxseg.losses.pixels import (
     ClassWeights,
     Cost,
     Pixels,
     Targets,
     check_not_negative,
-    class_targets,
+    class_sizes,
     count_pixels,
+    labels_fit,
     ratio,
     read_class_weights,
     read_pixels,
@@ -66,14 +70,22 @@ def cross_entropy(
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     pooling = read_pooling(pooled, axis_name)
     pixels = read_pixels(logits, labels, where)
-    targets = _split_targets(pixels)
-    num_classes = targets.shape[-1]
-    weights = read_class_weights(class_weights, num_classes)[None, None, None]
-    smoothed = (1 - label_smoothing) * targets + label_smoothing / num_classes
-    losses = -(weights * smoothed * _split_log_probabilities(pixels)).sum(-1)
-    weight = sum_counted((weights * targets).sum(-1), pixels)
-    cost = ratio(pooling(sum_counted(losses, pixels)), pooling(weight))
-    return pooling.close(cost, pixels)
+    weights = read_class_weights(class_weights, pixels.num_classes)
+    losses = channels.cross_entropies(
+        pixels.logits,
+        pixels.labels,
+        (1 - label_smoothing) * weights,
+        label_smoothing / pixels.num_classes * weights,
+    )
+    total = pooling(sum_counted(losses, pixels))
+    if class_weights is None:
+        weight, fits = count_pixels(pixels), labels_fit(pixels)
+    else:
+        sizes, fits = class_sizes(pixels)
+        if sizes.shape[-1] == 1:
+            sizes = jnp.concatenate([count_pixels(pixels) - sizes, sizes], -1)
+        weight = (sizes * weights[None]).sum(-1, keepdims=True)
+    return pooling.close(ratio(total, pooling(weight))[..., 0], fits)
 
 
 def focal(
@@ -121,33 +133,35 @@ def focal(
     check_not_negative(gamma=gamma)
     pooling = read_pooling(pooled, axis_name)
     pixels = read_pixels(logits, labels, where)
-    targets = _split_targets(pixels)
-    log_p = _split_log_probabilities(pixels)
-    weights = _read_alpha(alpha, targets.shape[-1])[None, None, None]
-    # The floor keeps powers below 1 from an infinite slope at p = 1; nothing float32 lies below.
-    doubt = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(jnp.float32).tiny)
-    losses = -(weights * targets * jnp.exp(gamma * jnp.log(doubt)) * log_p).sum(-1)
-    cost = ratio(pooling(sum_counted(losses, pixels)), pooling(count_pixels(pixels)))
-    return pooling.close(cost, pixels)
+    alphas = _read_alpha(alpha, pixels.num_classes)
+    total = pooling(sum_counted(_focal_losses(pixels, alphas, gamma), pixels))
+    cost = ratio(total, pooling(count_pixels(pixels)))[..., 0]
+    return pooling.close(cost, labels_fit(pixels))
 
 
-def _read_alpha(alpha: float | ClassWeights, num_classes: int) -> jax.Array:
+def _focal_losses(
+    pixels: Pixels, alphas: Float32[jax.Array, "classes"], gamma: float
+) -> Float32[jax.Array, "B H W"]:
+    def focus(surprise: jax.Array) -> jax.Array:
+        # The floor keeps powers below 1 from an infinite slope at p = 1.
+        doubt = jnp.maximum(-jnp.expm1(-surprise), jnp.finfo(jnp.float32).tiny)
+        return jnp.exp(gamma * jnp.log(doubt)) * surprise
+
+    none = jnp.zeros_like(alphas)
+    shares = channels.shares_of(pixels.labels, alphas, none)
+    if jnp.issubdtype(pixels.labels.dtype, jnp.integer):
+        # Only the labelled class counts, so that one power does for all.
+        surprise = channels.cross_entropies(*pixels[:2], jnp.ones_like(alphas), none)
+        losses = channels.add_planes(shares) * focus(surprise)
+    else:
+        surprises = channels.surprises(pixels.logits)
+        losses = channels.add_planes(map(operator.mul, shares, map(focus, surprises)))
+    return channels.materialize(losses)
+
+
+def _read_alpha(alpha: float | ClassWeights, num_classes: int) -> Float32[jax.Array, "classes"]:
     if isinstance(alpha, int | float):
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {alpha}")
         alpha = [1.0 - alpha] + [float(alpha)] * (num_classes - 1)
     return read_class_weights(alpha, num_classes, name="alpha")
-
-
-def _split_targets(pixels: Pixels) -> Float32[jax.Array, "B H W classes"]:
-    """The classes' probabilities; a single channel gives background and foreground."""
-    targets = class_targets(pixels)
-    return targets if targets.shape[-1] > 1 else jnp.concatenate([1 - targets, targets], -1)
-
-
-def _split_log_probabilities(pixels: Pixels) -> Float32[jax.Array, "B H W classes"]:
-    """Log softmax; a single channel gives the logs of ``1 - p`` and ``p``."""
-    logits = pixels.logits
-    if logits.shape[-1] > 1:
-        return jax.nn.log_softmax(logits)
-    return jax.nn.log_sigmoid(jnp.concatenate([-logits, logits], -1))

@@ -1,0 +1,191 @@
+"""The losses of the library, each beside its formula in NumPy, one image at a time."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import losses
+
+Loss = Callable[..., jax.Array]
+
+LOSSES: dict[str, Loss] = {
+    name: function
+    for name in losses.__all__
+    if list(inspect.signature(function := getattr(losses, name)).parameters)[:2]
+    == ["logits", "labels"]
+}
+CHANNELS = {name: (1,) if name == "lovasz_hinge" else (1, 3) for name in LOSSES}
+EACH_LOSS = pytest.mark.parametrize(
+    ("name", "channels"),
+    [(name, channels) for name in LOSSES for channels in CHANNELS[name]],
+)
+CLASS_IDS_ONLY = {"lovasz_hinge", "lovasz_softmax"}
+DISTANCE_LOSSES = {"boundary", "hausdorff_dt"}
+
+# One shape for all tests, so that each loss is compiled once for them.
+SHAPE = (8, 6, 5)
+
+
+def has_option(name: str, option: str) -> bool:
+    return option in inspect.signature(LOSSES[name]).parameters
+
+
+def as_probabilities(labels: np.ndarray, channels: int) -> np.ndarray:
+    return np.eye(max(channels, 2), dtype=np.float32)[labels][..., -channels:]
+
+
+@functools.cache
+def compiled(name: str, **options: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Values ``[B]`` and the gradient of their sum; compiled once for all tests."""
+    loss = partial(LOSSES[name], **options)
+
+    @jax.jit
+    def both(logits: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.Array]:
+        value, pull_back = jax.vjp(lambda x: loss(x, labels, where=where), logits)
+        return value, pull_back(jnp.ones_like(value))[0]
+
+    return lambda *arrays: jax.device_get(both(*arrays))
+
+
+# One image's counted pixels in float64: probabilities p and targets t as [N, K].
+
+
+def overlap(p: np.ndarray, t: np.ndarray) -> Any:
+    return (p * t).sum(0), (p * (1 - t)).sum(0), ((1 - p) * t).sum(0)
+
+
+def both_classes(p: np.ndarray) -> np.ndarray:
+    return p if p.shape[-1] > 1 else np.concatenate([1 - p, p], -1)
+
+
+def dice_formula(p: np.ndarray, t: np.ndarray) -> float:
+    tp, fp, fn = overlap(p, t)
+    return float((1 - (2 * tp + 1) / (2 * tp + fp + fn + 1)).mean())
+
+
+def jaccard_formula(p: np.ndarray, t: np.ndarray) -> float:
+    tp, fp, fn = overlap(p, t)
+    return float((1 - (tp + 1) / (tp + fp + fn + 1)).mean())
+
+
+def tversky_formula(p: np.ndarray, t: np.ndarray, gamma: float = 1.0) -> float:
+    tp, fp, fn = overlap(p, t)
+    return float(np.mean((1 - (tp + 1) / (tp + 0.3 * fp + 0.7 * fn + 1)) ** gamma))
+
+
+def generalized_dice_formula(p: np.ndarray, t: np.ndarray) -> float:
+    p, t = both_classes(p), both_classes(t)
+    tp, fp, fn = overlap(p, t)
+    sizes = t.sum(0)
+    smallest = sizes[sizes > 0].min()
+    weights = np.array([1.0 if size == 0 else (smallest / size) ** 2 for size in sizes])
+    return float(1 - (2 * weights @ tp + 1) / (weights @ (2 * tp + fp + fn) + 1))
+
+
+def cross_entropy_formula(p: np.ndarray, t: np.ndarray) -> float:
+    return float(-(both_classes(t) * np.log(both_classes(p))).sum(-1).mean())
+
+
+def focal_formula(p: np.ndarray, t: np.ndarray) -> float:
+    p, t = both_classes(p), both_classes(t)
+    return float(-(t * (1 - p) ** 2 * np.log(p)).sum(-1).mean())
+
+
+def lovasz_formula(errors: np.ndarray, foreground: np.ndarray) -> float:
+    """Pixels turn wrong one by one in the order of falling error."""
+    truth = {i for i in range(len(errors)) if foreground[i]}
+    wrong: set[int] = set()
+    before, total = 0.0, 0.0
+    for i in map(int, np.argsort(-errors)):
+        wrong.add(i)
+        predicted = truth ^ wrong
+        after = 1 - len(truth & predicted) / len(truth | predicted)
+        total += float(errors[i]) * (after - before)
+        before = after
+    return total
+
+
+def lovasz_hinge_formula(p: np.ndarray, t: np.ndarray) -> float:
+    logits = np.log(p / (1 - p))[:, 0]
+    errors = np.maximum(0, 1 - logits * (2 * t[:, 0] - 1))
+    return lovasz_formula(errors, t[:, 0] == 1)
+
+
+def lovasz_softmax_formula(p: np.ndarray, t: np.ndarray) -> float:
+    p, t = both_classes(p), both_classes(t)
+    return float(
+        np.mean(
+            [
+                lovasz_formula(np.abs(t[:, k] - p[:, k]), t[:, k] == 1)
+                for k in range(p.shape[1])
+                if t[:, k].any()
+            ]
+        )
+    )
+
+
+def edge_distances(at: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each pixel's distance to the nearest one inside and to the nearest one outside."""
+    apart = np.linalg.norm(at[:, None] - at[None], axis=-1)
+    if inside.all() or not inside.any():
+        return np.zeros(len(at)), np.zeros(len(at))
+    return apart[:, inside].min(1), apart[:, ~inside].min(1)
+
+
+def boundary_formula(p: np.ndarray, t: np.ndarray, at: np.ndarray) -> float:
+    means = []
+    for k in range(p.shape[1]):
+        inside = t[:, k] == 1
+        to_inside, to_outside = edge_distances(at, inside)
+        has_edge = inside.any() and not inside.all()
+        field = np.where(inside, 1 - to_outside, to_inside) if has_edge else np.zeros(len(at))
+        means.append((p[:, k] * field).mean())
+    return float(np.mean(means))
+
+
+def hausdorff_formula(p: np.ndarray, t: np.ndarray, at: np.ndarray) -> float:
+    means = []
+    for k in range(p.shape[1]):
+        predicted = sum(edge_distances(at, p[:, k] > 0.5)) ** 2
+        actual = sum(edge_distances(at, t[:, k] == 1)) ** 2
+        means.append(((p[:, k] - t[:, k]) ** 2 * (predicted + actual)).mean())
+    return float(np.mean(means))
+
+
+FORMULAS: dict[str, Callable[..., float]] = {
+    "soft_dice": dice_formula,
+    "log_cosh_dice": lambda p, t: float(np.log(np.cosh(dice_formula(p, t)))),
+    "jaccard": jaccard_formula,
+    "tversky": tversky_formula,
+    "focal_tversky": partial(tversky_formula, gamma=0.75),
+    "generalized_dice": generalized_dice_formula,
+    "cross_entropy": cross_entropy_formula,
+    "focal": focal_formula,
+    "lovasz_hinge": lovasz_hinge_formula,
+    "lovasz_softmax": lovasz_softmax_formula,
+    "boundary": boundary_formula,
+    "hausdorff_dt": hausdorff_formula,
+}
+
+
+def by_formula(name: str, logits: np.ndarray, labels: np.ndarray, where: np.ndarray) -> list[float]:
+    """Each image's loss on its counted pixels alone, which is what ``where`` means."""
+    logits = logits.astype(np.float64)
+    channels = logits.shape[-1]
+    if channels == 1:
+        p, t = 1 / (1 + np.exp(-logits)), labels[..., None].astype(float)
+    else:
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        t = np.eye(channels)[labels]
+    places = np.moveaxis(np.indices(where.shape[1:]), 0, -1)
+    return [
+        FORMULAS[name](p[row][at], t[row][at], *([places[at]] if name in DISTANCE_LOSSES else []))
+        for row, at in enumerate(where)
+    ]
