@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.test_util import check_grads
 from loss_formulas import (
@@ -96,6 +97,86 @@ def test_both_ways_to_find_the_slopes_of_the_jaccard_loss_agree(size):
     other = jax.jit(lovasz._slopes_by_sorting)(keys)
     np.testing.assert_allclose(one, other, rtol=1e-6)
     np.testing.assert_allclose(one.sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_cross_entropy_weighs_and_smooths_by_its_formula(channels):
+    logits, labels, where = draw(channels)
+    weights = np.array([0.5, 2.0, 0.0][: max(channels, 2)], np.float32)
+    value = losses.cross_entropy(
+        logits, labels, where=where, class_weights=weights, label_smoothing=0.2
+    )
+    scores = logits.astype(np.float64)
+    scores = scores if channels > 1 else np.concatenate([0 * scores, scores], -1)
+    surprise = np.log(np.exp(scores).sum(-1, keepdims=True)) - scores
+    truth = np.eye(len(weights))[labels]
+    shares = weights * (0.8 * truth + 0.2 / len(weights))
+    cost = (where * (shares * surprise).sum(-1)).sum((1, 2))
+    weight = (where * (weights * truth).sum(-1)).sum((1, 2))
+    np.testing.assert_allclose(value, cost / weight, rtol=1e-5)
+
+
+def test_cross_entropy_is_the_mean_of_optaxs():
+    logits, labels, where = draw(1)
+    each = optax.losses.sigmoid_binary_cross_entropy(jnp.asarray(logits[..., 0]), labels)
+    expected = each.mean((1, 2), where=where)
+    np.testing.assert_allclose(compiled("cross_entropy")(logits, labels, where)[0], expected, 1e-5)
+    logits, labels, where = draw(3)
+    each = optax.losses.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), labels)
+    expected = each.mean((1, 2), where=where)
+    np.testing.assert_allclose(compiled("cross_entropy")(logits, labels, where)[0], expected, 1e-5)
+
+
+def test_classes_of_weight_0_cost_nothing():
+    logits, labels, _ = draw(3)
+    value, gradient = compiled("cross_entropy", class_weights=(1.0, 1.0, 0.0))(
+        logits, np.full_like(labels, 2), np.ones(SHAPE, bool)
+    )
+    np.testing.assert_array_equal(value, 0)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_focal_takes_one_alpha_for_the_foreground_or_one_for_each_class():
+    logits, labels, _ = draw(1)
+    np.testing.assert_array_equal(
+        losses.focal(logits, labels, alpha=0.25), losses.focal(logits, labels, alpha=(0.75, 0.25))
+    )
+
+
+def test_focal_tversky_is_flat_where_only_errors_without_weight_are_left():
+    """A full prediction of an empty mask, with false positives free."""
+    logits, labels, where = draw(1)
+    value, gradient = compiled("focal_tversky", alpha=0.0)(logits, 0 * labels, where)
+    np.testing.assert_array_equal(value, 0)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("name", sorted(DISTANCE_LOSSES))
+def test_distances_are_in_the_unit_of_the_spacing(name):
+    logits, labels, where = draw(1)
+    options = {"alpha": 1.0} if name == "hausdorff_dt" else {}
+    loss = partial(LOSSES[name], **options)
+    unit = loss(logits, labels, where=where)
+    np.testing.assert_allclose(
+        loss(logits, labels, where=where, spacing=(2.0, 2.0)), 2 * unit, rtol=1e-5
+    )
+    one = loss(logits, labels, where=where, spacing=(0.5, 2.0))
+    logits, labels, where = (np.swapaxes(array, 1, 2) for array in (logits, labels, where))
+    other = loss(logits, labels, where=where, spacing=(2.0, 0.5))
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert not np.allclose(one, unit)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "soft_dice"])
+def test_a_label_outside_the_classes_makes_the_pooled_loss_nan(name):
+    logits, labels, where = draw(3)
+    labels[2, 0, 0], where[2, 0, 0] = 3, True
+    value, gradient = compiled(name, pooled=True)(logits, labels, where)
+    assert np.isnan(value)
+    np.testing.assert_array_equal(gradient, 0)
+    where[2, 0, 0] = False
+    value, _ = compiled(name, pooled=True)(logits, labels, where)
+    assert np.isfinite(value)
 
 
 def hard_images(channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:

@@ -6,8 +6,9 @@ The axis of channels is short, which XLA's CPU backend is slow at where it is in
 over it, which differentiating a broadcast along it brings too, run at a tenth of the speed of the
 same sums written channel by channel; and exp and log within a reduction are computed one number at
 a time. So channels are taken one by one, derivatives are written out, and `optimization_barrier`
-keeps exp and log out of reductions. Derivatives compute probabilities anew rather than keep them,
-so that a loss needs little memory beside its logits.
+keeps exp and log out of reductions. Derivatives of several channels compute probabilities anew
+rather than keep them, so that a loss needs little memory beside its logits. Optax's elementwise
+cross entropies give the same numbers, a test holds that, and take several times as long.
 """
 
 import functools

@@ -189,7 +189,8 @@ def mean_over_classes(
 ) -> Float32[jax.Array, "*rows"]:
     """Mean over the channels' classes, weighted where weights are given."""
     weights = read_class_weights(class_weights, values.shape[-1])
-    return ratio(values @ weights, weights.sum())
+    # No matrix product: accelerators would round its factors.
+    return ratio((values * jnp.broadcast_to(weights, values.shape)).sum(-1), weights.sum())
 
 
 def check_not_negative(**options: float) -> None:

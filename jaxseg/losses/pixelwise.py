@@ -1,7 +1,5 @@
 """Losses that are a mean over pixels: cross entropy and focal."""
 
-import operator
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
@@ -142,21 +140,28 @@ def focal(
 def _focal_losses(
     pixels: Pixels, alphas: Float32[jax.Array, "classes"], gamma: float
 ) -> Float32[jax.Array, "B H W"]:
-    def focus(surprise: jax.Array) -> jax.Array:
-        # The floor keeps powers below 1 from an infinite slope at p = 1.
-        doubt = jnp.maximum(-jnp.expm1(-surprise), jnp.finfo(jnp.float32).tiny)
-        return jnp.exp(gamma * jnp.log(doubt)) * surprise
-
     none = jnp.zeros_like(alphas)
     shares = channels.shares_of(pixels.labels, alphas, none)
     if jnp.issubdtype(pixels.labels.dtype, jnp.integer):
         # Only the labelled class counts, so that one power does for all.
         surprise = channels.cross_entropies(*pixels[:2], jnp.ones_like(alphas), none)
-        losses = channels.add_planes(shares) * focus(surprise)
+        if pixels.logits.ndim == 3:
+            # 1 - p is the other class's probability, and logits are differences of logs.
+            log_doubt = jnp.where(pixels.labels == 1, -pixels.logits, pixels.logits) - surprise
+        else:
+            log_doubt = _log_doubt(surprise)
+        losses = channels.add_planes(shares) * jnp.exp(gamma * log_doubt) * surprise
     else:
-        surprises = channels.surprises(pixels.logits)
-        losses = channels.add_planes(map(operator.mul, shares, map(focus, surprises)))
+        losses = channels.add_planes(
+            share * jnp.exp(gamma * _log_doubt(surprise)) * surprise
+            for share, surprise in zip(shares, channels.surprises(pixels.logits), strict=True)
+        )
     return channels.materialize(losses)
+
+
+def _log_doubt(surprise: Float32[jax.Array, "B H W"]) -> Float32[jax.Array, "B H W"]:
+    """``log(1 - p)`` from ``-log p``, with a floor that keeps its slope finite at ``p = 1``."""
+    return jnp.log(jnp.maximum(-jnp.expm1(-surprise), jnp.finfo(jnp.float32).tiny))
 
 
 def _read_alpha(alpha: float | ClassWeights, num_classes: int) -> Float32[jax.Array, "classes"]:
