@@ -1,25 +1,72 @@
 """What every command shares: one clear line for a bad input, Ctrl-C, warnings, progress bars."""
 
+import dataclasses
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import logging
+from jax.sharding import Mesh
 from tqdm import tqdm
 
+from jaxseg import parallel
 from jaxseg.types import InputError
 
 BAD_INPUT = 2
+DIVERGED = 3
+PREEMPTED = 75
+"""What sysexits.h calls a temporary failure: the same command with --resume goes on."""
 INTERRUPTED = 130
+
+
+class Preempted(Exception):
+    """The machine is about to be taken away; everything is saved."""
+
+
+class Diverged(Exception):
+    """Training gives no finite numbers any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a command runs on; its results do not depend on it."""
+
+    spatial_shards: int = 1
+    """Devices that share the height of each film, for films too large for one."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where the job's launcher does not tell (TPU VMs, SLURM, MPI do)."""
+    num_processes: int | None = None
+    """How many processes there are; goes with --coordinator."""
+    process_id: int | None = None
+    """Which one this is, from 0; goes with --coordinator."""
+    timeout: int = 300
+    """Seconds to wait for the other processes at the start."""
+
+    def start(self) -> Mesh:
+        """Joins the other processes, if there are any, and lays out all devices.
+
+        Raises:
+            InputError: An option will not do.
+        """
+        parallel.initialize(
+            self.coordinator,
+            num_processes=self.num_processes,
+            process_id=self.process_id,
+            timeout_seconds=self.timeout,
+        )
+        return parallel.make_mesh(spatial=self.spatial_shards)
 
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Runs a command and ends the process.
 
     Exit status 0; 2 with one line on standard error for an input, an option or a disk that will
-    not do; 130 after Ctrl-C. Errors of the program itself keep their traceback.
+    not do; 3 with one line where training diverged; 75 after SIGTERM; 130 after Ctrl-C. Errors of
+    the program itself keep their traceback.
     """
+    signal.signal(signal.SIGTERM, _end_preempted)
     warnings.showwarning = _show_warning
     # Orbax logs a traceback for every thread that could not write; the error itself is raised too.
     logging.set_verbosity(logging.FATAL)
@@ -32,6 +79,11 @@ def run(main: Callable[[], None]) -> NoReturn:
             raise
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}")
+    except Diverged as error:
+        _fail(str(error), DIVERGED)
+    except Preempted as error:
+        print(f"preempted: {error}", file=sys.stderr)
+        sys.exit(PREEMPTED)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -53,15 +105,34 @@ def bar(title: str) -> Callable[[int, int], None]:
 
 
 def progress_bar(title: str, total: int, unit: str = "film", *, done: int = 0) -> tqdm:
-    """A bar with rate and time left, gone when it is done, silent unless on a terminal."""
+    """A bar with rate and time left, gone when it is done, silent unless on a terminal.
+
+    Of several processes only the first draws one.
+    """
     return tqdm(
-        total=total, initial=done, desc=title, unit=unit, leave=False, disable=None, smoothing=0.1
+        total=total,
+        initial=done,
+        desc=title,
+        unit=unit,
+        leave=False,
+        disable=None if parallel.is_lead() else True,
+        smoothing=0.1,
     )
 
 
-def _fail(message: str) -> NoReturn:
+def say(line: str) -> None:
+    """Prints a line at once; of several processes only the first does."""
+    if parallel.is_lead():
+        print(line, flush=True)
+
+
+def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    sys.exit(status)
+
+
+def _end_preempted(*_: object) -> NoReturn:
+    raise Preempted("nothing was lost that was saved; add --resume to go on")
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -59,6 +59,8 @@ class Configuration:
     """Passes over the training films."""
     batch_size: int = 16
     """Films a step, over all devices."""
+    microbatches: int = 1
+    """Parts that a step's films are cut into, to need less memory; batch norm sees a part each."""
     learning_rate: float = 5e-4
     """Adam's, at its peak."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -67,8 +69,12 @@ class Configuration:
     """Adam's epsilon."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the kernels."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient of all parameters together; none clips nothing."""
     ema_decay: float | None = None
     """Decay of the moving average of the parameters that predictions use; none keeps none."""
+    skipped_in_a_row: int = 10
+    """An update that is not finite is skipped; so many in a row end the run."""
     seed: int = 0
     """Seed of initialisation, order and dropout."""
 
@@ -78,7 +84,7 @@ class Configuration:
         Raises:
             InputError: Naming the option.
         """
-        for field in ("size", "epochs", "batch_size"):
+        for field in ("size", "epochs", "batch_size", "microbatches", "skipped_in_a_row"):
             if getattr(self, field) < 1:
                 raise InputError(f"--{field.replace('_', '-')}: must be at least 1")
         if len(self.widths) < 2 or min(self.widths) < 1:
@@ -89,8 +95,9 @@ class Configuration:
             )
         if not all(0 <= rate < 1 for rate in (*self.dropout, self.decoder_dropout)):
             raise InputError("--dropout and --decoder-dropout: rates lie in [0, 1)")
-        if self.learning_rate <= 0:
-            raise InputError("--learning-rate: must be above 0")
+        for field in ("learning_rate", "clip_norm"):
+            if (value := getattr(self, field)) is not None and value <= 0:
+                raise InputError(f"--{field.replace('_', '-')}: must be above 0")
 
     def model(self) -> jaxseg.UNet:
         """The network."""
@@ -103,18 +110,22 @@ class Configuration:
         )
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
-        """Adam for a run of so many steps."""
+        """Adam for a run of so many steps, after clipping where that is asked for."""
         rate = self.learning_rate
         if self.schedule == "cosine":
             rate = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps)
-        if not self.weight_decay:
-            return optax.adam(rate, eps=self.adam_epsilon)
-        return optax.adamw(
-            rate,
-            eps=self.adam_epsilon,
-            weight_decay=self.weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
-        )
+        if self.weight_decay:
+            adam = optax.adamw(
+                rate,
+                eps=self.adam_epsilon,
+                weight_decay=self.weight_decay,
+                mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+            )
+        else:
+            adam = optax.adam(rate, eps=self.adam_epsilon)
+        if self.clip_norm is None:
+            return adam
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for ``config.json``; the loss by its name."""

@@ -16,7 +16,7 @@ from experiments import command, films, report, trained
 from experiments.run_directory import RunDirectory, write_json, write_text
 from experiments.scoring import draw_examples, score
 from jaxseg.data.arrays import films_from_folders
-from jaxseg.parallel import make_mesh, replicate
+from jaxseg.parallel import make_mesh, replicate, rows_for
 from jaxseg.types import InputError
 
 
@@ -66,7 +66,8 @@ def evaluate(options: Options) -> None:
         indices = np.arange(len(arrays.ids))
     mesh = make_mesh()
     state = replicate(learnt.state, mesh)
-    scores = score(learnt.model, state, arrays, indices, mesh, batch_size=configuration.batch_size)
+    rows = rows_for(configuration.batch_size, mesh)
+    scores = score(learnt.model, state, arrays, indices, mesh, rows=rows)
     out = options.out or options.run
     out.mkdir(parents=True, exist_ok=True)
     summary = scores.summary()

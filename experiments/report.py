@@ -132,6 +132,7 @@ def _training_rows(
         ("Films", ", ".join(f"{count:,} {name}" for name, count in films.items())),
         ("Epochs", str(rows[-1]["epoch"])),
         ("Weights scored", f"step {summary['checkpoint_step']:,} of {rows[-1]['step']:,}"),
+        ("Updates skipped, not finite", str(summary["skipped"])),
         ("Time in training steps", f"{summary['train_seconds']:,.0f} s"),
         ("Rate", "-" if rate is None else f"{rate:.1f} films a second, compilation left out"),
         ("Device", summary["device"]),

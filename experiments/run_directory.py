@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments.configuration import PLACES, Configuration, from_json
 from experiments.configurations import CONFIGURATIONS
 from jaxseg.types import InputError
@@ -65,6 +67,15 @@ class RunDirectory:
         """Raises InputError where the run began on other films."""
         if self.read_config()["data_fingerprint"] != fingerprint:
             raise InputError(f"--manual-dir: {self.path} was trained on other films than these")
+
+    def check_is_shared(self, fingerprint: str) -> None:
+        """Raises InputError where this process does not see the run that the first one opened."""
+        seen = self.read_config() if self.config.exists() else {}
+        if seen.get("data_fingerprint") != fingerprint:
+            raise InputError(
+                f"--workdir: process {jax.process_index()} does not see in {self.path} what "
+                "process 0 wrote there; it must lie on a disk that all processes share"
+            )
 
     def start(self, configuration: Configuration, fingerprint: str) -> None:
         """Makes the folder of a new run."""

@@ -12,12 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments import pictures
-from experiments.command import progress_bar
+from experiments.command import Preempted, progress_bar
 from experiments.run_directory import write_bytes
-from jaxseg import UNet, metrics, surface
+from jaxseg import UNet, metrics, parallel, surface
 from jaxseg.data.arrays import FilmArrays
 from jaxseg.inference import make_predict, resize_logits
-from jaxseg.parallel import jit_rows, over_rows, rows_for
+from jaxseg.parallel import Preemption
 from jaxseg.training import TrainState
 from jaxseg.types import Array
 
@@ -96,7 +96,8 @@ def score(
     indices: np.ndarray,
     mesh: Mesh,
     *,
-    batch_size: int,
+    rows: int,
+    stop: Preemption | None = None,
 ) -> Scores:
     """Scores films against their masks.
 
@@ -108,23 +109,29 @@ def score(
         arrays: The films.
         indices: Which of them.
         mesh: The devices.
-        batch_size: Films at once, over all devices.
+        rows: Films at once, an even share for every device.
+        stop: Notices a preemption between batches.
 
     Returns:
-        The scores, in the order of ``indices``.
+        The scores, in the order of ``indices``; every process has them all.
+
+    Raises:
+        Preempted: SIGTERM came.
     """
     score_rows = _compiled(model, mesh)
-    rows = rows_for(batch_size, mesh)
     parts: list[tuple[np.ndarray, Any]] = []
     with progress_bar("scoring", len(indices)) as bar:
         for batch in _batches_of_one_grid(arrays, indices, rows):
-            padded = np.concatenate([batch, np.repeat(batch[-1:], rows - len(batch))])
-            films = (
-                arrays.images[padded],
-                arrays.labels[padded],
-                np.stack([arrays.masks[i] for i in padded]),
-            )
-            result = jax.device_get(score_rows(state, *jax.device_put(films, over_rows(mesh))))
+            if stop is not None and stop.noticed():
+                raise Preempted("while scoring; add --resume to score again")
+            films = {
+                "images": arrays.images[batch],
+                "labels": arrays.labels[batch],
+                "masks": np.stack([arrays.masks[i] for i in batch]),
+            }
+            places = np.pad(np.arange(len(batch)), (0, rows - len(batch)), constant_values=-1)
+            taken = parallel.take_batch(films, places, mesh)
+            result = parallel.to_host(score_rows(state, taken))
             parts.append((batch, result))
             bar.update(len(batch))
 
@@ -160,7 +167,7 @@ def draw_examples(
     chosen = np.concatenate([worst, best])
     if not len(chosen):
         return
-    predict = jax.jit(make_predict(model))
+    predict, state = jax.jit(make_predict(model)), parallel.local_copy(state)
     films = [arrays.images[indices[row]] for row in chosen]
     logits = predict(state, np.stack(films))
     truths = [np.asarray(arrays.masks[indices[row]]) == 1 for row in chosen]
@@ -200,11 +207,11 @@ def _compiled(model: UNet, mesh: Mesh) -> Callable[..., Any]:
     predict = make_predict(model)
 
     def score_rows(
-        state: TrainState, images: jax.Array, labels: jax.Array, masks: jax.Array
+        state: TrainState, films: dict[str, jax.Array]
     ) -> tuple[dict[str, Array], metrics.SoftDiceSums]:
-        logits = predict(state, images)
+        logits, masks = predict(state, films["images"]), films["masks"]
         height, width = masks.shape[1:]
-        labels = labels.astype(jnp.int32)
+        labels = films["labels"].astype(jnp.int32)
         at_network_size = metrics.count(metrics.predicted_labels(logits), labels, num_classes=1)
         predicted = metrics.predicted_labels(resize_logits(logits, (height, width)))
         counts = metrics.count(predicted, masks.astype(jnp.int32), num_classes=1)
@@ -221,4 +228,4 @@ def _compiled(model: UNet, mesh: Mesh) -> Callable[..., Any]:
             "assd": assd,
         }, metrics.soft_dice_sums(logits, labels)
 
-    return jit_rows(score_rows, mesh)
+    return parallel.jit_rows(score_rows, mesh)

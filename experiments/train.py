@@ -26,14 +26,15 @@ from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films, load
 from experiments.run_directory import RunDirectory, write_json, write_text
 from experiments.scoring import draw_examples, score
-from jaxseg import metrics
+from jaxseg import metrics, parallel
 from jaxseg.checkpoint import Checkpoints
-from jaxseg.parallel import jit_many_steps, jit_rows, make_mesh, replicate, rows_for, shard_batch
-from jaxseg.training import TrainState, make_eval_step, make_many_steps, make_train_step
+from jaxseg.training import TrainState, make_eval_step, make_train_step
 from jaxseg.types import InputError
 
 CALL_SECONDS = 5.0
 """On accelerators as many steps are one program as last about this long."""
+
+ONE_PROCESS = command.Devices()
 
 CHECKPOINT_SECONDS = 600.0
 """Besides one after every epoch, a checkpoint is saved this often."""
@@ -44,26 +45,23 @@ class Options:
     """The command line."""
 
     configuration: Annotated[OmitArgPrefixes[Configuration], arg(name="")]
+    devices: Annotated[OmitArgPrefixes[command.Devices], arg(name="")] = ONE_PROCESS
     workdir: Path | None = None
     """The run's folder; runs/NAME-DATE-TIME unless given."""
     resume: bool = False
     """Go on in --workdir where a run stopped there; start one where there is none."""
 
 
-def train(configuration: Configuration, run: RunDirectory, *, resume: bool) -> None:
+def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume: bool) -> None:
     """Trains, scores the test films and writes the report.
 
     Raises:
         InputError: The folder, the data or an option will not do.
+        Diverged: Too many updates in a row were not finite.
+        Preempted: SIGTERM came; the state was saved.
     """
-    goes_on = run.check_usable(configuration, resume=resume)
-    films = load(configuration)
-    if goes_on:
-        run.check_same_films(films.fingerprint)
-    else:
-        run.start(configuration, films.fingerprint)
-
-    mesh = make_mesh()
+    films = open_run(configuration, run, resume=resume)
+    rows = check_rows(configuration, mesh)
     model = configuration.model()
     steps_per_epoch = math.ceil(len(films.train) / configuration.batch_size)
     steps = steps_per_epoch * configuration.epochs
@@ -71,51 +69,67 @@ def train(configuration: Configuration, run: RunDirectory, *, resume: bool) -> N
     key = jax.random.key(configuration.seed)
     averaged = configuration.ema_decay is not None
     state = TrainState.create(model, tx, key, films.arrays.images, ema=averaged)
-    state = replicate(state, mesh)
-    step = make_train_step(model, tx, configuration.loss, ema_decay=configuration.ema_decay)
-    # On a CPU a convolution's gradient is many times slower inside a loop.
-    on_cpu = jax.default_backend() == "cpu"
-    many_steps = jit_many_steps(make_many_steps(step, unroll=on_cpu), mesh)
-    evaluate = jit_rows(make_eval_step(model, configuration.loss), mesh)
-    on_device = replicate({"images": films.arrays.images, "labels": films.arrays.labels}, mesh)
+    state = parallel.replicate(state, mesh)
+    step = make_train_step(
+        model,
+        tx,
+        configuration.loss,
+        microbatches=configuration.microbatches,
+        unroll=parallel.unrolls(mesh),
+        ema_decay=configuration.ema_decay,
+    )
+    many_steps = parallel.jit_many_steps(step, mesh)
+    evaluate = parallel.jit_rows(make_eval_step(model, configuration.loss), mesh)
+    on_device = {"images": films.arrays.images, "labels": films.arrays.labels}
+    on_device = parallel.replicate(on_device, mesh)
 
-    with Checkpoints(run.checkpoints) as checkpoints:
+    with Checkpoints(run.checkpoints) as checkpoints, parallel.Preemption() as preemption:
         progress = Progress()
         if (latest := checkpoints.latest_step()) is not None:
             state, saved = checkpoints.restore(state, latest)
             progress = Progress(**saved)
-            print(f"going on after step {latest} of {steps}")
-        run.keep_metrics(up_to_step=int(state.step))
-        calls = StepsPerCall(1 if on_cpu else None)
+            command.say(f"going on after step {latest} of {steps}")
+        if parallel.is_lead():
+            run.keep_metrics(up_to_step=int(state.step))
+        # Where loops are unrolled a program of many steps is no faster than the steps.
+        calls = StepsPerCall(1 if parallel.unrolls(mesh) else None)
         saved_at = time.monotonic()
 
         while int(state.step) < steps:
             epoch, first = divmod(int(state.step), steps_per_epoch)
-            order = epoch_order(
-                films.train, configuration, epoch, rows_for(configuration.batch_size, mesh)
-            )
+            order = epoch_order(films.train, configuration, epoch, rows)
             title = f"epoch {epoch + 1}/{configuration.epochs}"
             with command.progress_bar(title, len(films.train), done=progress.epoch_images) as bar:
                 while first < steps_per_epoch:
+                    late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+                    steps_now, late = map(int, parallel.from_lead(np.array([calls.steps, late])))
+                    preempted = preemption.noticed()
+                    if late or preempted:
+                        checkpoints.save(state, dataclasses.asdict(progress))
+                        saved_at = time.monotonic()
+                    if preempted:
+                        checkpoints.wait()
+                        raise command.Preempted(f"saved step {int(state.step)} of {steps}")
                     began = time.perf_counter()
-                    indices = order[first : first + calls.steps]
-                    state, measured = many_steps(state, on_device, indices)
+                    indices = order[first : first + steps_now]
+                    placed = parallel.place(indices, parallel.over_rows(mesh, axis=1))
+                    state, measured = many_steps(state, on_device, placed)
                     measured = jax.device_get(measured)
                     seconds = time.perf_counter() - began
                     progress = progress.add(
                         measured, seconds, timed=calls.record(len(indices), seconds)
                     )
+                    if progress.skipped_in_a_row >= configuration.skipped_in_a_row:
+                        raise command.Diverged(diverged(progress, state, checkpoints))
                     first += len(indices)
                     bar.update(int(measured["images"].sum()))
                     bar.set_postfix(loss=f"{progress.loss():.4f}")
-                    if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-                        checkpoints.save(state, dataclasses.asdict(progress))
-                        saved_at = time.monotonic()
             row = {"step": int(state.step), "epoch": epoch + 1, "loss": progress.loss()}
-            row |= validate(evaluate, state, films, mesh, batch_size=configuration.batch_size)
-            row["images_per_second"] = progress.images_per_second()
-            run.log(row)
-            print(", ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
+            row |= validate(evaluate, state, films, mesh, rows=rows)
+            row |= {"skipped": progress.skipped, "images_per_second": progress.images_per_second()}
+            if parallel.is_lead():
+                run.log(row)
+            command.say(", ".join(f"{name} {_short(value)}" for name, value in row.items()))
             progress = progress.next_epoch()
             checkpoints.save(state, dataclasses.asdict(progress), score=row.get("validation_dice"))
             saved_at = time.monotonic()
@@ -123,10 +137,9 @@ def train(configuration: Configuration, run: RunDirectory, *, resume: bool) -> N
         checkpoints.wait()
         if (best := checkpoints.best_step()) is not None:
             state, _ = checkpoints.restore(state, best)
-
-    scores = score(
-        model, state, films.arrays, films.test, mesh, batch_size=configuration.batch_size
-    )
+        scores = score(model, state, films.arrays, films.test, mesh, rows=rows, stop=preemption)
+    if not parallel.is_lead():
+        return
     write_text(run.test_scores, scores.as_csv())
     write_json(
         run.summary,
@@ -136,8 +149,11 @@ def train(configuration: Configuration, run: RunDirectory, *, resume: bool) -> N
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "train_seconds": progress.train_seconds,
             "images_per_second": progress.images_per_second(),
+            "skipped": progress.skipped,
             "films": {name: len(getattr(films, name)) for name in ("train", "validation", "test")},
             "checkpoint_step": int(state.step),
+            "mesh": dict(mesh.shape),
+            "processes": jax.process_count(),
             **report.machine(),
         },
     )
@@ -145,36 +161,109 @@ def train(configuration: Configuration, run: RunDirectory, *, resume: bool) -> N
     report.write(run)
 
 
+def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -> Films:
+    """Starts the run's folder or finds it fit to go on, and loads its films.
+
+    The first process goes ahead of the others, so that on a shared disk they find all prepared.
+
+    Raises:
+        InputError: The folder or the data will not do.
+    """
+    goes_on, films = False, None
+    with parallel.together("opening the run"):
+        if parallel.is_lead():
+            goes_on = run.check_usable(configuration, resume=resume)
+            films = load(configuration)
+            if goes_on:
+                run.check_same_films(films.fingerprint)
+            else:
+                run.start(configuration, films.fingerprint)
+    with parallel.together("opening the run"):
+        if films is None:
+            films = load(configuration)
+            run.check_is_shared(films.fingerprint)
+    return films
+
+
+def check_rows(configuration: Configuration, mesh: Mesh) -> int:
+    """Rows of a step's batch, padding included; a line says so where devices would idle.
+
+    Raises:
+        InputError: The films' height cannot be shared out.
+    """
+    shards = mesh.shape[parallel.SPATIAL]
+    # Below the coarsest level a shard would have no rows of its own.
+    least = shards * 2 ** (len(configuration.widths) - 1)
+    if shards > 1 and configuration.size % least:
+        raise InputError(
+            f"--spatial-shards: {shards} shards of a {len(configuration.widths)}-level network "
+            f"need a --size that is a multiple of {least}, not {configuration.size}"
+        )
+    batch_size, parts = configuration.batch_size, configuration.microbatches
+    rows = parallel.rows_for(batch_size, mesh, microbatches=parts)
+    if rows > batch_size:
+        command.say(
+            f"--batch-size: {batch_size} films on {mesh.shape[parallel.DATA]} devices"
+            + (f" in {parts} parts" if parts > 1 else "")
+            + f": {rows - batch_size} of {rows} rows of every step are padding"
+        )
+    return rows
+
+
+def diverged(progress: "Progress", state: TrainState, checkpoints: Checkpoints) -> str:
+    """What to tell when training cannot go on."""
+    latest = checkpoints.latest_step()
+    kept = "no checkpoint was saved yet" if latest is None else f"step {latest} is kept"
+    return (
+        f"step {int(state.step)}: loss or gradient was not finite {progress.skipped_in_a_row} "
+        f"times in a row; {kept}. A lower --learning-rate or --clip-norm may help"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """What a run knows of itself besides its state; saved with every checkpoint."""
 
     epoch_loss: float = 0.0
-    """Sum of the loss over this epoch's films so far."""
+    """Sum of the loss over this epoch's films so far, skipped updates left out."""
     epoch_images: int = 0
+    epoch_learnt: int = 0
+    """Those of them whose update was not skipped."""
     train_seconds: float = 0.0
     timed_images: int = 0
     """Films trained on in calls that compiled nothing."""
     timed_seconds: float = 0.0
+    skipped: int = 0
+    """Updates left out because they were not finite."""
+    skipped_in_a_row: int = 0
 
     def add(self, measured: Mapping[str, np.ndarray], seconds: float, *, timed: bool) -> "Progress":
         """Counts a call in."""
-        images = int(measured["images"].sum())
+        images, skipped = measured["images"], measured["skipped"] == 1
+        losses = np.where(skipped, 0.0, measured["loss"] * images)
+        done = np.flatnonzero(~skipped)
+        if len(done):
+            in_a_row = len(skipped) - 1 - int(done[-1])
+        else:
+            in_a_row = self.skipped_in_a_row + len(skipped)
         return Progress(
-            epoch_loss=self.epoch_loss + float((measured["loss"] * measured["images"]).sum()),
-            epoch_images=self.epoch_images + images,
+            epoch_loss=self.epoch_loss + float(losses.sum()),
+            epoch_images=self.epoch_images + int(images.sum()),
+            epoch_learnt=self.epoch_learnt + int(images[~skipped].sum()),
             train_seconds=self.train_seconds + seconds,
-            timed_images=self.timed_images + timed * images,
+            timed_images=self.timed_images + timed * int(images.sum()),
             timed_seconds=self.timed_seconds + timed * seconds,
+            skipped=self.skipped + int(skipped.sum()),
+            skipped_in_a_row=in_a_row,
         )
 
     def next_epoch(self) -> "Progress":
         """The same with the epoch's sums at zero."""
-        return dataclasses.replace(self, epoch_loss=0.0, epoch_images=0)
+        return dataclasses.replace(self, epoch_loss=0.0, epoch_images=0, epoch_learnt=0)
 
     def loss(self) -> float:
-        """Mean over this epoch's films so far."""
-        return self.epoch_loss / max(self.epoch_images, 1)
+        """Mean over this epoch's films so far, skipped updates left out."""
+        return self.epoch_loss / max(self.epoch_learnt, 1)
 
     def images_per_second(self) -> float | None:
         """Rate of training, compilation left out."""
@@ -218,19 +307,18 @@ def epoch_order(
 
 
 def validate(
-    evaluate: Callable[..., Any], state: TrainState, films: Films, mesh: Mesh, *, batch_size: int
+    evaluate: Callable[..., Any], state: TrainState, films: Films, mesh: Mesh, *, rows: int
 ) -> dict[str, float]:
     """Mean loss and Dice over the validation films, at the network's size; nothing without any."""
     if not len(films.validation):
         return {}
     losses, dice = [], []
-    rows = rows_for(batch_size, mesh)
+    on_host = {"images": films.arrays.images, "labels": films.arrays.labels}
     for start in range(0, len(films.validation), rows):
         indices = films.validation[start : start + rows]
-        padded = np.resize(indices, rows)
-        labels = films.arrays.labels[padded].astype(np.int32)
-        batch = shard_batch({"images": films.arrays.images[padded], "labels": labels}, mesh)
-        result = jax.device_get(evaluate(state, batch))
+        padded = np.pad(indices, (0, rows - len(indices)), constant_values=-1)
+        batch = parallel.take_batch(on_host, padded, mesh)
+        result = parallel.to_host(evaluate(state, batch))
         losses.append(result.loss[: len(indices)])
         dice.append(np.asarray(metrics.dice(result.counts))[: len(indices), 0])
     return {
@@ -258,13 +346,16 @@ def main() -> None:
         description=f"Trains a U-Net on chest films, by the configuration {name}.",
         default=Options(CONFIGURATIONS[name]),
     )
+    mesh = options.devices.start()
     workdir = options.workdir
     if workdir is None:
         if options.resume:
             raise InputError("--resume: name the run to go on with by --workdir")
+        if jax.process_count() > 1:
+            raise InputError("--workdir: several processes need it, on a disk that they share")
         workdir = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    print(f"run directory: {workdir}")
-    train(options.configuration, RunDirectory(workdir), resume=options.resume)
+    command.say(f"run directory: {workdir}")
+    train(options.configuration, RunDirectory(workdir), mesh, resume=options.resume)
 
 
 if __name__ == "__main__":

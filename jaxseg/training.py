@@ -4,6 +4,7 @@ Nothing here knows devices but an optional ``axis_name``; `jaxseg.parallel` comp
 """
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ from jaxseg.types import Array, Batch, Images
 
 Loss = Callable[..., jax.Array]
 """``loss(logits, labels, *, where=None)``: ``[B]``, or a scalar over the batch."""
+
+Augment = Callable[..., Batch]
+"""``augment(key, batch) -> batch``, where it wants also ``rows``; see `make_train_step`."""
 
 StepMetrics = Mapping[str, jax.Array]
 Step = Callable[["TrainState", Batch], tuple["TrainState", StepMetrics]]
@@ -109,20 +113,33 @@ def make_train_step(
     tx: optax.GradientTransformation,
     loss: Loss,
     *,
+    augment: Augment | None = None,
+    microbatches: int = 1,
+    unroll: bool = True,
     ema_decay: float | None = None,
     axis_name: str | None = None,
 ) -> Step:
     """Makes the pure function that does one update.
 
     The loss is the sum over rows of loss times ``valid``, over the number of valid rows, both
-    over the global batch; so rows that pad a batch change nothing.
+    over the global batch; so rows that pad a batch change nothing. Where the loss or a gradient
+    is not finite, nothing is updated but the step's number.
 
     Args:
-        model: A Linen module with ``__call__(images, *, train)``; where it also takes ``valid``,
-            it is given the batch's. Dropout draws from the key collection ``dropout``.
+        model: A Linen module with ``__call__(images, *, train)``; where it also takes ``valid``
+            or ``rows`` (each row's index in the global batch), it is given them. Dropout draws
+            from the key collection ``dropout``.
         tx: The optimiser.
         loss: ``loss(logits, labels, *, where)``, one value per image, or a scalar that is
             already pooled over the global batch (under pmap by the loss's own ``axis_name``).
+        augment: ``augment(key, batch) -> batch``, done first. Where it takes ``rows`` it is given
+            them and may draw from them; under pmap it must.
+        microbatches: Into how many equal parts a batch is cut; gradients are summed part by part,
+            so that activations of one part at a time are kept. The result is that of the whole
+            batch, but for batch norm, whose statistics are each part's. Row ``i`` belongs to part
+            ``i % microbatches``, so that every device has its share of every part.
+        unroll: Whether the parts' code is repeated, which a CPU needs
+            (`jaxseg.parallel.unrolls`), or looped over, which needs the least memory.
         ema_decay: Decay of the moving average of the parameters, reached from below as
             ``(1 + step) / (10 + step)`` so that early parameters are soon forgotten. Needs a
             state created with ``ema=True``.
@@ -130,55 +147,78 @@ def make_train_step(
 
     Returns:
         ``step(state, batch) -> (state, metrics)``; metrics are the scalars ``loss`` (float32),
-        ``images`` (int32, valid rows) and ``gradient_norm`` (float32, before the optimiser).
+        ``images`` (int32, valid rows), ``gradient_norm`` (float32, before the optimiser) and
+        ``skipped`` (int32, 1 where nothing was updated).
+
+    Raises:
+        ValueError: ``augment`` takes no ``rows`` under pmap; and, by the step while it is traced:
+            a batch that cannot be cut into equal parts, a pooled loss with parts, a state that
+            lacks the average that ``ema_decay`` needs.
     """
     model = _along_axis(model, axis_name)
-    takes_valid = _takes_valid(model)
     apply: Callable[..., Any] = model.apply
+    model_takes = _named_arguments(type(model).__call__) & {"valid", "rows"}
+    augment_takes = set() if augment is None else _named_arguments(augment) & {"rows"}
+    if augment is not None and axis_name is not None and not augment_takes:
+        raise ValueError("augment takes no rows: under pmap every device would draw alike")
 
     def over_devices(tree: Any) -> Any:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(state.key, state.step)
-        valid = _valid_rows(batch)
-        images_counted = over_devices(valid.sum(dtype=jnp.int32))
+        counted = {"valid": _valid_rows(batch), "rows": _global_rows(batch, axis_name)}
+        images = over_devices(counted["valid"].sum(dtype=jnp.int32))
+        if augment is not None:
+            options = {name: counted[name] for name in augment_takes}
+            batch = augment(jax.random.fold_in(key, 1), batch, **options)
 
-        def objective(params: Any) -> tuple[jax.Array, Any]:
-            options = {"valid": valid} if takes_valid else {}
+        def objective(params: Any, collections: Any, part: Batch) -> tuple[jax.Array, Any]:
             logits, collections = apply(
-                {"params": params, **state.collections},
-                batch["images"],
+                {"params": params, **collections},
+                part["images"],
                 train=True,
                 rngs={"dropout": key},
-                mutable=list(state.collections),
-                **options,
+                mutable=list(collections),
+                **{name: part[name] for name in model_takes},
             )
-            values = loss(logits, batch["labels"], where=batch.get("where"))
+            values = loss(logits, part["labels"], where=part.get("where"))
             if values.ndim == 0:
+                if microbatches > 1:
+                    raise ValueError("a loss pooled over the batch cannot be summed over parts")
                 # Every device holds the whole value already; the sum over them follows below.
                 devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-                return values / devices, collections
-            total = jnp.where(valid, values, 0.0).sum()
-            return total / jnp.maximum(images_counted, 1).astype(jnp.float32), collections
+                return values / devices, dict(collections)
+            total = jnp.where(part["valid"], values, 0.0).sum()
+            return total / jnp.maximum(images, 1).astype(jnp.float32), dict(collections)
 
-        (value, collections), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        value, collections, gradients = _summed_over_parts(
+            jax.value_and_grad(objective, has_aux=True),
+            state,
+            {**batch, **counted},
+            microbatches=microbatches,
+            unroll=unroll,
+        )
         value, gradients = over_devices((value, gradients))
+        norm = optax.tree.norm(gradients)
         # Optax itself mixes Python floats with the int32 step count.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            collections=dict(collections),
-            opt_state=opt_state,
-            ema=_averaged(state.ema, params, state.step, ema_decay),
-        )
-        return state, {
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        updated = {
+            "params": params,
+            "collections": collections,
+            "opt_state": opt_state,
+            "ema": _averaged(state.ema, params, state.step, ema_decay),
+        }
+        kept = {name: getattr(state, name) for name in updated}
+        updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
+        return state.replace(step=state.step + 1, **updated), {
             "loss": value,
-            "images": images_counted,
-            "gradient_norm": optax.tree.norm(gradients),
+            "images": images,
+            "gradient_norm": norm,
+            "skipped": (~finite).astype(jnp.int32),
         }
 
     return step
@@ -261,8 +301,55 @@ def _valid_rows(batch: Batch) -> jax.Array:
     return jnp.asarray(batch["valid"]) if "valid" in batch else jnp.ones(rows, bool)
 
 
-def _takes_valid(model: nn.Module) -> bool:
-    return "valid" in inspect.signature(type(model).__call__).parameters
+def _global_rows(batch: Batch, axis_name: str | None) -> jax.Array:
+    rows = batch["images"].shape[0]
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * rows
+    return first + jnp.arange(rows, dtype=jnp.int32)
+
+
+def _summed_over_parts(
+    value_and_grad: Callable[..., Any],
+    state: TrainState,
+    batch: Batch,
+    *,
+    microbatches: int,
+    unroll: bool,
+) -> tuple[jax.Array, Any, Any]:
+    """The loss, the collections after all parts, and the gradients, summed over the parts."""
+
+    def add(sums: Any, part: Batch) -> tuple[Any, None]:
+        value, collections, gradients = sums
+        (more, collections), slope = value_and_grad(state.params, collections, part)
+        return (value + more, collections, jax.tree.map(jnp.add, gradients, slope)), None
+
+    if microbatches == 1:
+        (value, collections), gradients = value_and_grad(state.params, state.collections, batch)
+        return value, collections, gradients
+    parts = _parts(batch, microbatches)
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    sums = (jnp.zeros((), jnp.float32), state.collections, zeros)
+    if not unroll:
+        return jax.lax.scan(add, sums, parts)[0]
+    for i in range(microbatches):
+        sums, _ = add(sums, jax.tree.map(operator.itemgetter(i), parts))
+    return sums
+
+
+def _parts(batch: Batch, microbatches: int) -> dict[str, jax.Array]:
+    """Row ``i`` to part ``i % microbatches``; parts are the new first axis."""
+    rows = batch["images"].shape[0]
+    if rows % microbatches:
+        raise ValueError(f"a batch of {rows} rows cannot be cut into {microbatches} equal parts")
+
+    def cut(array: Array) -> jax.Array:
+        array = jnp.asarray(array)
+        return array.reshape(-1, microbatches, *array.shape[1:]).swapaxes(0, 1)
+
+    return {name: cut(array) for name, array in batch.items()}
+
+
+def _named_arguments(function: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(function).parameters)
 
 
 def _along_axis(model: nn.Module, axis_name: str | None) -> nn.Module:

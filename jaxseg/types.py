@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Integer, Num
+from jaxtyping import Bool, Float, Int, Integer, Num
 
 Array = jax.Array | np.ndarray
 
@@ -26,6 +26,9 @@ Where = Bool[Array, "B H W"]
 
 Valid = Bool[Array, "B"]
 """False on the rows that only pad a batch."""
+
+Rows = Int[Array, "B"]
+"""Each row's index in the global batch; random draws are made from it."""
 
 PerImage = Float[Array, "B"]
 """One float32 per image."""

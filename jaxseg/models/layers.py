@@ -15,7 +15,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxseg.types import Valid
+from jaxseg.types import Rows, Valid
 
 NORMS = ("none", "batch", "group", "instance")
 
@@ -101,24 +101,28 @@ class UpConv(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout whose bits depend on the key and on the row's global index alone.
+    """Dropout whose bits depend on the key and on each row's index in the global batch alone.
 
-    So neither the number of devices nor rows that pad the batch change what is dropped. Under jit
-    the batch is the global one; under pmap name the mapped axis in ``axis_name``, and rows are
-    counted along it.
+    So neither the number of devices, nor the part of a batch that is at hand, nor rows that pad it
+    change what is dropped.
     """
 
     rate: float
-    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Float[jax.Array, "B ..."], *, train: bool) -> Float[jax.Array, "B ..."]:
-        """Zeroes each value with probability ``rate`` and scales the others by 1 / (1 - rate)."""
+    def __call__(
+        self, x: Float[jax.Array, "B ..."], *, train: bool, rows: Rows | None = None
+    ) -> Float[jax.Array, "B ..."]:
+        """Zeroes each value with probability ``rate`` and scales the others by 1 / (1 - rate).
+
+        Args:
+            x: Features.
+            train: False returns them as they are.
+            rows: ``[B]``, each row's index in the global batch; None counts from 0.
+        """
         if not train or self.rate == 0.0:
             return x
-        rows = jnp.arange(x.shape[0])
-        if self.axis_name is not None:
-            rows = rows + jax.lax.axis_index(self.axis_name) * x.shape[0]
+        rows = jnp.arange(x.shape[0]) if rows is None else jnp.asarray(rows)
         key = self.make_rng("dropout")
 
         def keep_row(row: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from jaxseg.models.layers import (
     glorot_uniform,
     rates_per_level,
 )
-from jaxseg.types import Images, Logits, Valid
+from jaxseg.types import Images, Logits, Rows, Valid
 
 
 class DoubleConv(nn.Module):
@@ -65,7 +65,7 @@ class UNet(nn.Module):
         param_dtype: What the parameters are kept in.
         kernel_init: Initialiser of every kernel; Glorot-uniform, as Keras has it.
         axis_name: The mapped axis when called inside `jax.pmap` or `jax.shard_map`; batch
-            statistics and dropout rows then span it. Leave None under jit.
+            statistics then span it. Leave None under jit.
     """
 
     num_classes: int = 1
@@ -80,7 +80,12 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Images, *, train: bool = False, valid: Valid | None = None
+        self,
+        images: Images,
+        *,
+        train: bool = False,
+        valid: Valid | None = None,
+        rows: Rows | None = None,
     ) -> Logits:
         """Computes the logits of a batch of images.
 
@@ -92,6 +97,8 @@ class UNet(nn.Module):
                 batch and updated (collection ``batch_stats``).
             valid: ``[B]`` bool, False on rows that only pad the batch: these stay out of batch
                 statistics. None counts every row.
+            rows: ``[B]`` int32, each row's index in the global batch, from which dropout draws;
+                None counts from 0.
 
         Returns:
             float32 logits ``[B, H, W, num_classes]``.
@@ -121,13 +128,13 @@ class UNet(nn.Module):
             x = double_conv(self.widths[level], name=f"encoder_{level}")(x, train, valid)
             skips.append(x)
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
-            x = Dropout(rate, axis_name=self.axis_name)(x, train=train)
+            x = Dropout(rate)(x, train=train, rows=rows)
         x = double_conv(self.widths[-1], name="bottleneck")(x, train, valid)
         for level in reversed(range(levels)):
             features = self.widths[level]
             x = UpConv(features, kernel_init=self.kernel_init, **dtypes, name=f"up_{level}")(x)
             x = jnp.concatenate([x, skips[level]], axis=-1)
-            x = Dropout(self.decoder_dropout, axis_name=self.axis_name)(x, train=train)
+            x = Dropout(self.decoder_dropout)(x, train=train, rows=rows)
             x = double_conv(features, name=f"decoder_{level}")(x, train, valid)
         head = nn.Conv(
             self.num_classes, (1, 1), kernel_init=self.kernel_init, **dtypes, name="head"

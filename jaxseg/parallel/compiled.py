@@ -1,0 +1,125 @@
+"""Compiled forms of a step: jit over a mesh, many steps as one program, and pmap."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxseg.parallel.mesh import DATA, over_batch, over_rows, replicated
+from jaxseg.training import Step, StepMetrics, TrainState, make_many_steps
+from jaxseg.types import Array, Batch
+
+
+def unrolls(mesh: Mesh) -> bool:
+    """Whether loops of steps or of parts of a batch are unrolled on the mesh's devices.
+
+    On a CPU the gradient of a convolution is many times slower inside a loop; elsewhere the loop
+    compiles sooner and needs less memory.
+    """
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def jit_step(step: Step, mesh: Mesh) -> Any:
+    """Compiles ``step(state, batch)`` over a mesh.
+
+    The state is donated: after a call only the returned one may be used. The batch's rows must be
+    an even share for every device (`shard_batch` sees to it).
+
+    Args:
+        step: From `jaxseg.training.make_train_step`, with no ``axis_name``.
+        mesh: The devices.
+
+    Returns:
+        The compiled step, with the numbers that one device gives; a `jax.jit` function, so that it
+        can be lowered for devices that are not there.
+
+    Raises:
+        ValueError: By the step, when the mesh does not divide a batch's rows or height.
+    """
+    whole = replicated(mesh)
+    return jax.jit(
+        _on_mesh(step, mesh),
+        in_shardings=(whole, None),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def jit_many_steps(step: Step, mesh: Mesh) -> Any:
+    """Compiles several steps over films that lie on the devices as one program.
+
+    Args:
+        step: From `jaxseg.training.make_train_step`, with no ``axis_name``.
+        mesh: The devices; where they are CPUs the steps' code is repeated, elsewhere looped over.
+
+    Returns:
+        ``many_steps(state, films, indices) -> (state, metrics)``, see
+        `jaxseg.training.make_many_steps`. State and films are whole on every device, each step's
+        indices are shared out, and the state is donated.
+    """
+    whole = replicated(mesh)
+    return jax.jit(
+        make_many_steps(_on_mesh(step, mesh), unroll=unrolls(mesh)),
+        in_shardings=(whole, whole, over_rows(mesh, axis=1)),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def jit_rows(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Compiles ``function(state, *arrays)`` that treats each row alike, such as a prediction.
+
+    The first argument is whole on every device; the others, and the result, are shared out by
+    rows. Each argument may be a pytree of arrays.
+    """
+
+    def on_rows(state: Any, arrays: tuple[Any, ...]) -> Any:
+        return function(state, *jax.tree.map(lambda array: _constrained(array, mesh), arrays))
+
+    compiled = jax.jit(
+        on_rows, in_shardings=(replicated(mesh), None), out_shardings=over_rows(mesh)
+    )
+    return lambda state, *arrays: compiled(state, arrays)
+
+
+def pmap_step(step: Step, *, devices: Sequence[Any] | None = None) -> Step:
+    """Maps a step over devices with `jax.pmap`, for code that is built on it.
+
+    Args:
+        step: From `jaxseg.training.make_train_step` with ``axis_name="data"``.
+        devices: This process's devices unless given.
+
+    Returns:
+        ``mapped(state, batch) -> (state, metrics)``: the state as everywhere else, with no axis of
+        devices, and donated; every array of the batch as ``[devices, rows, ...]``. It gives the
+        numbers that `jit_step` gives.
+    """
+    return jax.pmap(
+        step,
+        axis_name=DATA,
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=devices,
+        donate_argnums=0,
+    )
+
+
+def _on_mesh(step: Step, mesh: Mesh) -> Step:
+    """The step, told how its batch lies."""
+
+    def on_mesh(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        return step(state, {name: _constrained(array, mesh) for name, array in batch.items()})
+
+    return on_mesh
+
+
+def _constrained(array: Array, mesh: Mesh) -> jax.Array:
+    sharding = over_batch(mesh, array.ndim)
+    for axis, size in enumerate(array.shape[: len(sharding.spec)]):
+        shards = mesh.shape[sharding.spec[axis]]
+        if size % shards:
+            what = "rows" if axis == 0 else "pixels of height"
+            raise ValueError(f"{size} {what} cannot be shared out evenly over {shards} devices")
+    return jax.lax.with_sharding_constraint(jnp.asarray(array), sharding)

@@ -1,0 +1,192 @@
+"""Several processes as one program: how they start, speak, agree, and end together.
+
+JAX's own distributed runtime does the work; on a single process all of this is a matter of course.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxseg.types import InputError
+
+Tree = TypeVar("Tree")
+
+GAVE_UP = 2
+"""Exit status where the other processes did not come."""
+
+
+def initialize(
+    coordinator: str | None = None,
+    *,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout_seconds: int = 300,
+) -> None:
+    """Joins the processes of a job; call it before anything else is asked of JAX.
+
+    With no arguments JAX finds out for itself on TPU VMs, under SLURM, Open MPI and Kubernetes;
+    elsewhere, where a job has one process, and a second time, nothing is done.
+
+    Args:
+        coordinator: ``host:port`` that process 0 can be reached at; with it go the other two.
+        num_processes: How many processes there are.
+        process_id: Which one this is, from 0.
+        timeout_seconds: How long to wait for the others. Where they do not come the process ends
+            with one line and exit status `GAVE_UP`: JAX would abort it, which cannot be caught.
+
+    Raises:
+        InputError: Some of the three are given and some not, or do not fit each other.
+    """
+    if jax.distributed.is_initialized():
+        return
+    given = (coordinator, num_processes, process_id)
+    if given == (None, None, None):
+        if _processes_launched() == {"1"}:
+            return
+        waiting_for = "the job's other processes"
+    elif None in given:
+        raise InputError("coordinator, number of processes and process id go together")
+    else:
+        _check_address(*given)
+        if num_processes == 1:
+            return
+        waiting_for = f"all {num_processes} processes at the coordinator {coordinator}"
+    with _limit(timeout_seconds, waiting_for):
+        try:
+            jax.distributed.initialize(
+                coordinator, num_processes, process_id, initialization_timeout=timeout_seconds + 60
+            )
+        except ValueError as error:
+            # What JAX says where it knows of no cluster.
+            if coordinator is not None or "coordinator_address should be defined" not in str(error):
+                raise
+        except RuntimeError:
+            # JAX is in use already, which matters only where there could be others to join.
+            if coordinator is not None or _processes_launched() or jax.default_backend() != "cpu":
+                raise
+
+
+def is_lead() -> bool:
+    """Whether this is process 0, the one that writes."""
+    return jax.process_index() == 0
+
+
+def from_lead(tree: Tree) -> Tree:
+    """The lead's values in every process, as NumPy arrays; all must call it, with like trees."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.broadcast_one_to_all(tree)
+
+
+def to_host(tree: Any) -> Any:
+    """Global arrays as NumPy arrays, whole, in every process; all must call it."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def local_copy(tree: Any) -> Any:
+    """Arrays that are whole on every device, as this process's first device has them."""
+    return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
+@contextlib.contextmanager
+def together(what: str) -> Iterator[None]:
+    """Ends the block in no process before all have, and fails in all if it fails in one.
+
+    Args:
+        what: What the block does, for the message.
+
+    Raises:
+        InputError: The block's own, or one that names the process whose block failed.
+    """
+    failure: InputError | OSError | None = None
+    try:
+        yield
+    except (InputError, OSError) as error:
+        failure = error
+    failed = _of_each_process(failure is not None)
+    if failure is not None:
+        raise failure
+    if failed.any():
+        raise InputError(f"{what}: failed in process {int(failed.argmax())}, which says why")
+
+
+class Preemption:
+    """Notices that the machine is about to be taken away (SIGTERM), at the same step everywhere.
+
+    On one process a signal handler takes note, while the ``with`` block lasts. On several JAX's
+    preemption service does: once any process has the signal, `noticed` turns True in all of them
+    in the same call, counted from the start.
+    """
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._signalled = False
+        self._before: Any = None
+
+    def noticed(self) -> bool:
+        """Whether to save and end now; every process calls it equally often."""
+        self._calls += 1
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(self._calls)
+        return self._signalled
+
+    def __enter__(self) -> "Preemption":
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._take_note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _take_note(self, *_: object) -> None:
+        self._signalled = True
+
+
+def _processes_launched() -> set[str]:
+    """How many processes a launcher says it started; JAX would hide all devices but one from one."""
+    names = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return {os.environ[name] for name in names if name in os.environ}
+
+
+def _of_each_process(value: bool) -> np.ndarray:
+    """Every process's value, in their order."""
+    if jax.process_count() == 1:
+        return np.array([value])
+    return multihost_utils.process_allgather(np.array(value))
+
+
+def _check_address(coordinator: Any, num_processes: Any, process_id: Any) -> None:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"coordinator: {coordinator} should be HOST:PORT")
+    if not 0 <= process_id < num_processes:
+        raise InputError(f"process id {process_id} is not one of {num_processes} processes")
+
+
+@contextlib.contextmanager
+def _limit(seconds: int, waiting_for: str) -> Iterator[None]:
+    def give_up() -> None:
+        print(
+            f"error: waited {seconds} s for {waiting_for}, which did not come", file=sys.stderr,
+            flush=True,
+        )  # fmt: skip
+        os._exit(GAVE_UP)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
