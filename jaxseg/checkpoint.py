@@ -6,6 +6,7 @@ is never read.
 
 import contextlib
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -28,9 +29,14 @@ class Checkpoints:
     wrong there (a full disk) is raised at the next `save` or at `close`; checkpoints that were
     complete before stay good.
 
+    With several processes all take part, and the directory lies on a disk that they share.
+
     Args:
         directory: Where they lie; made if absent.
         keep: How many of the latest are kept. The best scored one is kept besides.
+
+    Raises:
+        InputError: The directory cannot be written to.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2):
@@ -46,6 +52,7 @@ class Checkpoints:
             (jax.Array, type_handlers.ArrayHandler(use_replica_parallel=False))
         )
         self._directory = Path(directory).absolute()
+        _check_writable(self._directory)
         self._saving: int | None = None
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -105,11 +112,14 @@ class Checkpoints:
             The state, the very bits that were saved, and the progress.
 
         Raises:
-            InputError: There is no such checkpoint.
+            InputError: There is no such checkpoint, or it is another model's or optimiser's; the
+                message names the first leaf that differs.
         """
+        self.wait()
         if step not in self._manager.all_steps():
             raise InputError(f"{self._directory}: there is no checkpoint of step {step}")
         target = _without_typed_key(like)
+        self._check_same_leaves(target, step)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -141,6 +151,17 @@ class Checkpoints:
             with contextlib.suppress(OSError, ValueError, RuntimeError):
                 self._manager.close()
 
+    def _check_same_leaves(self, target: TrainState, step: int) -> None:
+        saved = _leaves(self._manager.item_metadata(step)["state"].tree)
+        wanted = _leaves(target)
+        for name in [*wanted, *saved]:
+            if saved.get(name) != wanted.get(name):
+                there, here = saved.get(name, "absent"), wanted.get(name, "absent")
+                raise InputError(
+                    f"{self._directory}: the checkpoint of step {step} is another model's: "
+                    f"{name} is {there} there and {here} here"
+                )
+
     @contextlib.contextmanager
     def _naming_write_errors(self) -> Iterator[None]:
         try:
@@ -168,6 +189,25 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_writable(directory: Path) -> None:
+    """Tries what saving will do, so that a run need not train first to find out."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written to ({error.strerror})") from error
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Shape and dtype of every leaf by its path, whether classes or dicts lead to it."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
 
 
 def _score(metrics: Mapping[str, float]) -> float:

@@ -110,3 +110,31 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
         pytest.raises(InputError, match="no checkpoint of step 3"),
     ):
         checkpoints.restore(state_at(0), 3)
+
+
+KERNEL = r"params/bottleneck/Conv_0/kernel is float32\[3, 3, 4, 8\] there"
+
+
+@pytest.mark.parametrize(
+    ("model", "ema", "leaf"),
+    [
+        (UNet(widths=(4, 6), norm="batch"), True, KERNEL + r" and float32\[3, 3, 4, 6\] here"),
+        (UNet(widths=(4, 8, 16), norm="batch"), True, KERNEL + r" and float32\[3, 3, 8, 16\] here"),
+        (UNet(widths=(4, 8)), True, r"params/bottleneck/Conv_0/bias is absent there"),
+        (MODEL, False, r"ema/bottleneck/Conv_0/kernel is float32\[3, 3, 4, 8\] there and absent"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_another_model_names_the_first_leaf_that_differs(
+    model, ema, leaf, tmp_path
+):
+    other = TrainState.create(model, optax.adam(1e-3), jax.random.key(0), IMAGES, ema=ema)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3), {})
+        with pytest.raises(InputError, match=leaf):
+            checkpoints.restore(other, 3)
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/checkpoints: cannot be written to"):
+        Checkpoints(tmp_path / "file" / "checkpoints")

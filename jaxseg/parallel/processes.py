@@ -4,6 +4,7 @@ JAX's own distributed runtime does the work; on a single process all of this is 
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -13,11 +14,13 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from jaxseg.types import InputError
 
 Tree = TypeVar("Tree")
+_BARRIERS = itertools.count()
 
 GAVE_UP = 2
 """Exit status where the other processes did not come."""
@@ -113,6 +116,7 @@ def together(what: str) -> Iterator[None]:
         yield
     except (InputError, OSError) as error:
         failure = error
+    _wait_for_all()
     failed = _of_each_process(failure is not None)
     if failure is not None:
         raise failure
@@ -154,9 +158,19 @@ class Preemption:
 
 
 def _processes_launched() -> set[str]:
-    """How many processes a launcher says it started; JAX would hide all devices but one from one."""
+    """Launchers' counts; from a job's only process JAX would hide all devices but one."""
     names = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     return {os.environ[name] for name in names if name in os.environ}
+
+
+def _wait_for_all() -> None:
+    """Waits, however long it takes; a collective of CPU devices would give up after 30 s.
+
+    JAX has no public name for its runtime's barrier. A process that dies ends the others.
+    """
+    if jax.process_count() > 1:
+        client: Any = distributed.global_state.client
+        client.wait_at_barrier(f"jaxseg-{next(_BARRIERS)}", timeout_in_ms=24 * 3600 * 1000)
 
 
 def _of_each_process(value: bool) -> np.ndarray:
