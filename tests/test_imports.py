@@ -14,6 +14,7 @@ BELOW = {
     "models": {"types"},
     "surface": {"types"},
     "metrics": {"types"},
+    "augment": {"types"},
     "data": {"types"},
     "losses": {"types", "surface"},
     "training": {"types", "models", "surface", "metrics", "losses"},

@@ -1,0 +1,17 @@
+"""Random changes of films, on the device: ``(key, batch) -> batch``, film and mask together."""
+
+from jaxseg.augment.affine import affine_matrices, warp
+from jaxseg.augment.batch import make_augment
+from jaxseg.augment.intensity import add_noise, adjust, blur
+from jaxseg.augment.strengths import ROBUST, Strengths
+
+__all__ = [
+    "ROBUST",
+    "Strengths",
+    "add_noise",
+    "adjust",
+    "affine_matrices",
+    "blur",
+    "make_augment",
+    "warp",
+]

@@ -1,0 +1,123 @@
+"""The changes of a whole batch, drawn film by film."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Key
+
+from jaxseg.augment.affine import affine_matrices, as_floats, move
+from jaxseg.augment.intensity import add_noise, adjust, blur
+from jaxseg.augment.strengths import Strengths
+from jaxseg.types import Batch, Rows
+
+
+class Amounts(NamedTuple):
+    """What each film drew, ``[B]`` or ``[B, 2]``; see `affine_matrices`, `blur`, `adjust`."""
+
+    rotation: jax.Array
+    scale: jax.Array
+    shift: jax.Array
+    shear: jax.Array
+    flip: jax.Array
+    blur: jax.Array
+    contrast: jax.Array
+    brightness: jax.Array
+    gamma: jax.Array
+    noise: jax.Array
+
+
+def draw(key: Key[jax.Array, ""], rows: Rows, strengths: Strengths) -> Amounts:
+    """Draws each film's amounts from the key and the film's index in the global batch alone.
+
+    A kind's amounts do not depend on the other kinds' strengths.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows))
+    shares = jax.vmap(lambda key: jax.random.uniform(key, (12,)))(keys)
+    either_way = 2.0 * shares - 1.0
+
+    def factor(share: jax.Array, most: float) -> jax.Array:
+        return jnp.exp(share * jnp.log1p(jnp.float32(most)))
+
+    flips = jnp.array([strengths.flip_up_down, strengths.flip_left_right], jnp.float32)
+    return Amounts(
+        rotation=either_way[:, 0] * strengths.rotation,
+        scale=factor(either_way[:, 1], strengths.scale),
+        shift=either_way[:, 2:4] * strengths.shift,
+        shear=either_way[:, 4] * strengths.shear,
+        flip=shares[:, 5:7] < flips[None],
+        blur=shares[:, 7] * strengths.blur,
+        contrast=factor(either_way[:, 8], strengths.contrast),
+        brightness=either_way[:, 9] * strengths.brightness,
+        gamma=factor(either_way[:, 10], strengths.gamma),
+        noise=shares[:, 11] * strengths.noise,
+    )
+
+
+def make_augment(strengths: Strengths) -> Callable[..., Batch]:
+    """Makes the function that changes a batch at random, for `jaxseg.make_train_step`.
+
+    In this order: blur, warp (flip, scale, shear, rotation, shift as one map), contrast and
+    brightness, gamma, noise. Pixels from outside a film are black, of class 0 and False in
+    ``where``, whatever happens to grey values.
+
+    On CPU and GPU the cost is reading four film pixels and one label for each pixel, and drawing
+    noise. Nothing synchronises: films that lie on a device stay there.
+
+    Args:
+        strengths: How far films may be changed. A kind of strength 0 costs nothing; all 0 gives
+            batches back as they are.
+
+    Returns:
+        ``augment(key, batch, rows=None) -> batch``. ``images`` become float32 in [0, 1], or keep
+        their floating dtype; ``labels`` keep theirs; ``where`` is there whenever pixels move, and
+        False wherever it was or where the film had no pixel; all else passes through. ``rows``
+        ``[B]`` are each row's index in the global batch, None for counting from 0: amounts and
+        noise depend on the key and that index alone, so that no way to cut up or pad a batch
+        changes a bit (shards of a film's height may round its grey values otherwise in the last
+        place). Rows that only pad the batch are changed like any other.
+    """
+
+    @jax.jit
+    def change(key: jax.Array, batch: Batch, rows: jax.Array) -> Batch:
+        amounts = draw(jax.random.fold_in(key, 0), rows, strengths)
+        images = as_floats(batch["images"])
+        changed = {}
+        if strengths.blur:
+            images = blur(images, amounts.blur, largest=strengths.blur)
+        inside = None
+        if strengths.moves:
+            height, width = images.shape[1:3]
+            matrices = affine_matrices(
+                (height, width),
+                rotation=amounts.rotation,
+                scale=amounts.scale,
+                shift=amounts.shift,
+                shear=amounts.shear,
+                flip=amounts.flip,
+            )
+            images, changed["labels"], inside, changed["where"] = move(
+                images, jnp.asarray(batch["labels"]), batch.get("where"), matrices
+            )
+        if strengths.contrast or strengths.brightness or strengths.gamma:
+            images = adjust(
+                images,
+                contrast=amounts.contrast,
+                brightness=amounts.brightness,
+                gamma=amounts.gamma if strengths.gamma else None,
+            )
+        if strengths.noise:
+            images = add_noise(jax.random.fold_in(key, 1), images, amounts.noise, rows=rows)
+        if inside is not None:
+            images = jnp.where(inside[..., None], images, jnp.zeros_like(images))
+        return {**changed, "images": images}
+
+    def augment(key: Key[jax.Array, ""], batch: Batch, rows: Rows | None = None) -> Batch:
+        if not strengths.changes:
+            return batch
+        rows = jnp.arange(batch["images"].shape[0]) if rows is None else jnp.asarray(rows)
+        pixels = {name: batch[name] for name in ("images", "labels", "where") if name in batch}
+        return {**batch, **change(key, pixels, rows)}
+
+    return augment
