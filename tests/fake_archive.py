@@ -13,15 +13,16 @@ ALL_CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
 
 
 def film_pixels(class_name: str, number: int) -> np.ndarray:
-    """A film of its own for every class and number."""
+    """A film of its own for every class and number, of the release's size, in coarse squares."""
     rng = np.random.default_rng((zlib.crc32(class_name.encode()), number))
-    return rng.integers(0, 256, (23, 21), dtype=np.uint8)
+    return np.kron(rng.integers(0, 256, (23, 23), dtype=np.uint8), np.ones((13, 13), np.uint8))
 
 
 def mask_pixels(class_name: str, number: int) -> np.ndarray:
-    """A mask of its own for every class and number, of another size than the film."""
+    """A mask of its own for every class and number, of the release's size, in coarse squares."""
     rng = np.random.default_rng((zlib.crc32(class_name.encode()), number, 1))
-    return (255 * (rng.random((16, 18)) < 0.4)).astype(np.uint8)
+    coarse = (255 * (rng.random((16, 16)) < 0.4)).astype(np.uint8)
+    return np.kron(coarse, np.ones((16, 16), np.uint8))
 
 
 def write_folder(parent: Path, films: Mapping[str, Iterable[int]]) -> Path:

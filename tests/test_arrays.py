@@ -84,21 +84,6 @@ def test_splits_and_classes_and_sources_are_the_builders(folder, tmp_path):
             assert chosen == stored_ids(builder, split)
 
 
-def test_masks_of_several_sizes_keep_their_own_grids(folder, tmp_path):
-    for number in (2, 11, 18):
-        path = folder / f"COVID/masks/COVID-{number}.png"
-        Image.open(path).resize((number, 7), Image.Resampling.NEAREST).save(path)
-    builder = prepare(folder, tmp_path / "data", "covid")
-    for _ in range(2):
-        arrays = load_arrays(builder, size=8)
-        assert isinstance(arrays.masks, tuple)
-        for number, mask in zip(FILMS["COVID"], arrays.masks, strict=True):
-            expected = np.asarray(
-                Image.open(folder / f"COVID/masks/COVID-{number}.png").convert("L")
-            )
-            np.testing.assert_array_equal(mask, expected // 255)
-
-
 def test_the_arrays_are_memory_mapped_and_read_only(builder):
     arrays = load_arrays(builder, size=8)
     for array in (arrays.images, arrays.labels, arrays.masks):

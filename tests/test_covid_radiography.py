@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fake_archive import ALL_CLASSES, FOLDER, film_pixels, mask_pixels, pack, wr
 from PIL import Image
 from tensorflow_datasets.core.dataset_metadata import valid_tags
 
-from jaxseg.data.archive import PartialReleaseWarning
+from jaxseg.data.archive import PartialReleaseWarning, open_archive
 from jaxseg.data.covid_radiography import (
     Builder,
     covid_radiography_dataset_builder,
@@ -95,6 +96,7 @@ def test_the_sheets_urls_become_the_sources(folder, tmp_path):
     book = openpyxl.Workbook()
     book.active.append(["FILE NAME", "FORMAT", "SIZE", "URL"])
     book.active.append(["NORMAL-2", "PNG", "256*256", "https://example.org/2"])
+    book.active.append(["NORMAL-1", "PNG", "256*256", None])
     book.save(folder / "Normal.metadata.xlsx")
     examples = stored(prepare(folder, tmp_path / "data", "normal"))
     assert examples["Normal-2"]["source"] == b"https://example.org/2"
@@ -153,7 +155,7 @@ source = tfds.data_source(
 )
 builder = tfds.builder("covid_radiography/covid", data_dir={str(tmp_path / "data")!r})
 assert len(source) == len(builder.as_data_source("train")) > 0
-assert source[0]["image"].shape == (23, 21, 1)
+assert source[0]["image"].shape == (299, 299, 1)
 assert builder.fingerprint
 assert "tensorflow" not in sys.modules
 """
@@ -184,9 +186,10 @@ def test_a_prepared_archive_is_used_again_and_found_by_its_content(folder, tmp_p
         calls.append((done, total))
 
     first = prepare(folder, data_dir, "covid", progress=tell)
-    assert calls == [(done, 30) for done in range(1, 31)]
+    # All 34 films of the archive are looked at, the 30 of the config are written.
+    assert calls == [(done, 64) for done in range(1, 65)]
     again = prepare(pack(folder, tmp_path / "mine.zip"), data_dir, "covid", progress=tell)
-    assert len(calls) == 30
+    assert len(calls) == 64
     assert again.data_dir == first.data_dir
     assert Path(first.data_dir).is_relative_to(data_dir)
 
@@ -205,16 +208,16 @@ import os, warnings
 warnings.simplefilter("ignore")
 from jaxseg.data.covid_radiography import prepare
 prepare({str(folder)!r}, {str(tmp_path / "data")!r}, "covid",
-        progress=lambda done, total: os._exit(9) if done == 20 else None)
+        progress=lambda done, total: os._exit(9) if done == 50 else None)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
-    assert not list((tmp_path / "data").rglob("1.0.0"))
+    assert not list((tmp_path / "data").rglob("2.0.0"))
     assert len(stored(prepare(folder, tmp_path / "data", "covid"))) == 30
 
 
 def test_an_interrupted_run_leaves_no_record_files(folder, tmp_path):
     def interrupt(done, _):
-        if done == 20:
+        if done == 50:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -261,7 +264,7 @@ def test_too_little_space_is_told_before_anything_is_written(folder, tmp_path, m
 
 
 def test_a_disk_that_fills_up_while_writing_is_told(folder, tmp_path, monkeypatch):
-    def fill_up(*_):
+    def fill_up(*_, **__):
         raise RuntimeError("write() failed: No space left on device; writing x")
 
     monkeypatch.setattr(preparation, "_build", fill_up)
@@ -291,7 +294,7 @@ def test_a_file_that_is_no_picture_is_named(folder, tmp_path, kind):
     (folder / f"COVID/{kind}/COVID-7.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     with pytest.raises(InputError, match=f"COVID/{kind}/COVID-7.png: cannot be read as a picture"):
         prepare(folder, tmp_path / "data", "covid")
-    assert not list((tmp_path / "data").rglob("1.0.0"))
+    assert not list((tmp_path / "data").rglob("2.0.0"))
 
 
 def test_fewer_films_than_the_release_warn_when_prepared_and_when_used_again(folder, tmp_path):
@@ -315,13 +318,17 @@ def test_the_default_is_the_users_cache(folder, tmp_path, monkeypatch):
     assert default_data_dir() == tmp_path / "home/.cache/jaxseg"
 
 
-@pytest.mark.slow
-def test_the_real_films_have_their_known_counts_and_duplicates(tmp_path):
+def real_films() -> Path:
     default = Path(__file__).parents[1] / "../shared/data"
     place = Path(os.environ.get("JAXSEG_REAL_DATA", default))
     if not (place / f"{FOLDER}.zip").exists():
         pytest.skip("no real films: JAXSEG_REAL_DATA names the directory that holds the archive")
-    builder = prepare(place, tmp_path, "viral_pneumonia")
+    return place
+
+
+@pytest.mark.slow
+def test_the_real_films_have_their_known_counts_and_duplicates(tmp_path):
+    builder = prepare(real_films(), tmp_path, "viral_pneumonia")
     examples = stored(builder)
     assert len(examples) == 1100
     assert {example["image"].shape for example in examples.values()} == {(299, 299, 1)}
@@ -330,3 +337,26 @@ def test_the_real_films_have_their_known_counts_and_duplicates(tmp_path):
     pairs = [(74, 75), (117, 118), (249, 250), (294, 295), (595, 596), (953, 954), (1052, 1053)]
     expected = [[f"Viral Pneumonia-{a}", f"Viral Pneumonia-{b}"] for a, b in pairs]
     assert builder.duplicates == expected
+    assert builder.report["near_duplicates"] == []
+    assert builder.report["oddities"] == {
+        "film stored as RGB: made grey": 109,
+        "mask stored as RGB: made grey": 1100,
+    }
+    assert builder.report["faults"] == []
+    split = splits(builder)
+    assert all(len({split[film] for film in group}) == 1 for group in expected)
+
+
+@pytest.mark.slow
+def test_a_hundred_real_films_added_move_none_of_the_thousand(tmp_path):
+    place = real_films()
+    with open_archive(place) as archive, zipfile.ZipFile(tmp_path / "part.zip", "w") as part:
+        films = archive.films(["Viral Pneumonia"])
+        added = np.random.default_rng(0).permutation(len(films))[:100]
+        for index in set(range(len(films))) - set(added.tolist()):
+            for name in (films[index].image, films[index].mask):
+                part.writestr(name, archive.read(name))
+    whole = splits(prepare(place, tmp_path / "data", "viral_pneumonia"))
+    thousand = splits(prepare(tmp_path / "part.zip", tmp_path / "data", "viral_pneumonia"))
+    assert len(thousand) == 1000
+    assert thousand.items() <= whole.items()

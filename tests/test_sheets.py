@@ -39,9 +39,17 @@ def test_columns_are_found_by_name_in_any_order_and_case():
     assert read_sources(data, "x") == {"covid-1": "u"}
 
 
-def test_films_without_url_and_empty_rows_are_left_out():
+def test_a_film_without_url_has_an_empty_one_and_empty_rows_are_left_out():
     data = sheet([HEADING, ["COVID-1", "PNG", "256*256", None], [], ["COVID-2", None, None, "u"]])
-    assert read_sources(data, "x") == {"covid-2": "u"}
+    assert read_sources(data, "x") == {"covid-1": "", "covid-2": "u"}
+
+
+def test_a_sheet_that_would_unpack_to_too_much_is_named():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as book:
+        book.writestr("xl/workbook.xml", bytes(257 * 2**20))
+    with pytest.raises(InputError, match=r"sheet 7: cannot be read .* unpacks to 269 MB"):
+        read_sources(file.getvalue(), "sheet 7")
 
 
 def test_the_first_of_several_sheets_is_read():

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg.data.splits import group_films, grouped_split, natural_key, seed_split
+from jaxseg.data.splits import (
+    SPLITS,
+    Bridge,
+    group_films,
+    grouped_split,
+    natural_key,
+    seed_split,
+    split_alone,
+)
 
 
 def sha(text: str) -> str:
@@ -13,6 +21,28 @@ def sha(text: str) -> str:
 
 
 contents_of_few_kinds = st.lists(st.integers(0, 12).map(lambda n: sha(str(n))), max_size=30)
+contents_of_many_kinds = st.lists(st.integers(0, 60).map(lambda n: sha(str(n))), max_size=30)
+
+
+@st.composite
+def films_with_pairs(draw):
+    """Contents, and pairs of films said to look alike."""
+    contents = draw(contents_of_many_kinds)
+    if not contents:
+        return contents, []
+    film = st.integers(0, len(contents) - 1)
+    pair = st.tuples(film, film).filter(lambda pair: pair[0] != pair[1])
+    return contents, draw(st.lists(pair, max_size=20) if len(contents) > 1 else st.just([]))
+
+
+def reached(contents, pairs, start) -> set[int]:
+    """All films that one leads to by steps of likeness, by brute force."""
+    found, size = {start}, 0
+    while size != len(found):
+        size = len(found)
+        found |= {i for i, c in enumerate(contents) for j in found if contents[j] == c}
+        found |= {b for pair in pairs for a, b in (pair, pair[::-1]) if a in found}
+    return found
 
 
 @pytest.mark.parametrize(
@@ -41,11 +71,64 @@ def test_natural_order_is_one_order_for_any_names(names):
 @given(contents_of_few_kinds)
 def test_a_group_is_all_films_of_one_content_named_by_its_first(contents):
     expected = [min(j for j, other in enumerate(contents) if other == c) for c in contents]
-    assert group_films(contents) == expected
+    assert group_films(contents).first == expected
+    assert group_films(contents).bridges == []
+
+
+@given(films_with_pairs())
+def test_a_group_is_all_films_that_likeness_leads_to_named_by_its_first(films):
+    contents, pairs = films
+    expected = [min(reached(contents, pairs, film)) for film in range(len(contents))]
+    assert group_films(contents, pairs).first == expected
+
+
+@given(films_with_pairs())
+def test_no_group_straddles_two_splits_and_the_first_film_decides(films):
+    contents, pairs = films
+    split = grouped_split(contents, pairs)
+    for film in range(len(contents)):
+        group = reached(contents, pairs, film)
+        assert {split[other] for other in group} == {split_alone(contents[min(group)])}
+
+
+@given(films_with_pairs(), st.integers(0, 30))
+def test_films_added_at_the_end_move_none_but_groups_whose_bridge_is_named(films, before):
+    contents, pairs = films
+    earlier = [(a, b) for a, b in pairs if max(a, b) < before]
+    old, new = grouped_split(contents[:before], earlier), grouped_split(contents, pairs)
+    bridges = [b for b in group_films(contents, pairs).bridges if b.film >= before]
+    joined = {
+        film
+        for bridge in bridges
+        for first in bridge.groups[1:]
+        for film in reached(contents, pairs, first)
+    }
+    moved = {film for film, split in enumerate(old) if new[film] != split}
+    assert moved <= joined
+
+
+def test_a_bridge_is_named_with_the_groups_that_it_joins():
+    contents = [sha(str(n)) for n in range(6)]
+    pairs = [(0, 1), (2, 3), (5, 1), (3, 5)]
+    grouping = group_films(contents, pairs)
+    assert grouping.bridges == [Bridge(5, (0, 2))]
+    assert grouping.first == [0, 0, 0, 0, 4, 0]
+
+
+def test_a_hundred_added_films_with_near_duplicates_move_none_of_a_thousand():
+    rng = np.random.default_rng(0)
+    contents = [sha(str(n)) for n in range(1100)]
+    old = [(int(a), int(b)) for a, b in rng.integers(0, 1000, (60, 2))]
+    # Each added film looks like one film that was there.
+    added = [(int(rng.integers(0, 1000)), film) for film in range(1000, 1100)]
+    assert grouped_split(contents, [*old, *added])[:1000] == grouped_split(contents[:1000], old)
+    assert set(grouped_split(contents, [*old, *added])) == set(SPLITS)
 
 
 @given(contents_of_few_kinds, st.data())
-def test_films_added_or_left_out_or_moved_change_no_other_films_split(contents, data):
+def test_without_near_duplicates_films_added_or_left_out_or_moved_change_no_others_split(
+    contents, data
+):
     split = dict(zip(contents, grouped_split(contents), strict=True))
     fewer = data.draw(st.lists(st.sampled_from(contents)) if contents else st.just([]))
     assert grouped_split(fewer) == [split[content] for content in fewer]

@@ -4,16 +4,16 @@ Finds the archive, lists its films with their masks, reads files, and names the 
 fingerprint that the zip and the unpacked folder share.
 """
 
+import collections
 import functools
 import hashlib
-import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
+from jaxseg.data.listing import CLASSES, Fault, Film, check, climbs_out, pair_films, place
 from jaxseg.data.sheets import read_sources
 from jaxseg.data.splits import natural_key
 from jaxseg.types import InputError
@@ -21,13 +21,15 @@ from jaxseg.types import InputError
 ZIP_NAMES = ("archive.zip", "covid19-radiography-database.zip", "COVID-19_Radiography_Dataset.zip")
 FOLDER_NAME = "COVID-19_Radiography_Dataset"
 
-RELEASE_COUNTS: Mapping[str, int] = {
-    "COVID": 3616,
-    "Lung_Opacity": 6012,
-    "Normal": 10192,
-    "Viral Pneumonia": 1345,
-}
+RELEASE_COUNTS: Mapping[str, int] = dict(zip(CLASSES, (3616, 6012, 10192, 1345), strict=True))
 """Films per class in the full release, classes in their order."""
+
+FILM_SIZE = (299, 299)
+MASK_SIZE = (256, 256)
+"""Width and height in pixels of the release's films and masks."""
+
+LARGEST_FILE = 16 * 2**20
+"""Bytes: far more than any file of the release unpacks to."""
 
 WHERE_TO_GET_IT = (
     'download the "COVID-19 Radiography Database" by tawsifurrahman from Kaggle and put the zip '
@@ -39,25 +41,6 @@ class PartialReleaseWarning(UserWarning):
     """The archive holds fewer films than the release."""
 
 
-@dataclass(frozen=True)
-class Film:
-    """One film and its mask: where they lie in the archive.
-
-    Attributes:
-        id: the file's stem, such as ``Viral Pneumonia-12``.
-        class_name: the class folder's name.
-        number: the film's number within its class.
-        image: the film's name in the archive.
-        mask: the mask's name in the archive.
-    """
-
-    id: str
-    class_name: str
-    number: int
-    image: str
-    mask: str
-
-
 class Archive:
     """An opened archive; a context manager. ``open_archive`` makes one.
 
@@ -65,11 +48,29 @@ class Archive:
     (``COVID/images/COVID-1.png``), in a zip and in a folder alike.
     """
 
-    def __init__(self, path: Path, files: Mapping[str, str], opened: zipfile.ZipFile | None):
-        """Takes the files found: name by what the zip or the file system calls them."""
+    def __init__(
+        self,
+        path: Path,
+        files: Mapping[str, str],
+        opened: zipfile.ZipFile | None,
+        *,
+        doubled: Collection[str] = (),
+        strays: Sequence[Fault] = (),
+    ):
+        """Takes what was found.
+
+        Args:
+            path: the zip or the folder.
+            files: what the zip or the file system calls each file, by name.
+            opened: the zip.
+            doubled: the names that the zip holds more than once.
+            strays: faults of the archive that cost no film.
+        """
         self.path = path
         self._files = files
         self._zip = opened
+        self._doubled = doubled
+        self._strays = strays
 
     def __enter__(self) -> "Archive":
         return self
@@ -88,8 +89,14 @@ class Archive:
         """Reads one file; several threads may.
 
         Raises:
-            InputError: the file cannot be read, or its bytes are not those that were packed.
+            InputError: the file cannot be read, is larger than ``LARGEST_FILE``, or its bytes are
+                not those that were packed.
         """
+        if (size := self.size(name)) > LARGEST_FILE:
+            raise InputError(
+                f"{self.path}: {name} unpacks to {size / 1e6:.0f} MB, "
+                f"more than the {LARGEST_FILE / 1e6:.0f} MB that any film or sheet needs"
+            )
         try:
             if self._zip is not None:
                 return self._zip.read(self._files[name])
@@ -115,6 +122,31 @@ class Archive:
             digest.update(f"{name}\0{self.size(name)}\0{self._crc(name)}\n".encode())
         return digest.hexdigest()
 
+    def survey(self, classes: Sequence[str]) -> tuple[list[Film], list[Fault]]:
+        """Lists the films of some classes, and what is wrong with the rest.
+
+        Args:
+            classes: names of class folders, as in ``RELEASE_COUNTS``.
+
+        Returns:
+            The films with a mask, in (class, number) order; and the faults of these classes and
+            of the archive. No picture is opened.
+
+        Raises:
+            InputError: a class is absent.
+        """
+        if absent := [name for name in classes if name not in self.classes]:
+            raise InputError(
+                f"{self.path}: holds no films of {', '.join(absent)}; "
+                f"the classes present are {', '.join(self.classes)}"
+            )
+        films, faults = [], list(self._strays)
+        for name in classes:
+            paired, unpaired = pair_films(name, self._files, self._doubled)
+            films += paired
+            faults += unpaired
+        return sorted(films, key=lambda film: natural_key(film.id)), faults
+
     def films(self, classes: Sequence[str]) -> list[Film]:
         """Lists the films of some classes, in (class, number) order.
 
@@ -122,29 +154,26 @@ class Archive:
             classes: names of class folders, as in ``RELEASE_COUNTS``.
 
         Raises:
-            InputError: a class is absent, a film has no mask or a mask no film, or a file's name
-                is not its class and a number.
+            InputError: a class is absent, a film has no mask or a mask no film, a file's name is
+                not its class and a number or is there twice, or a name climbs out of the archive.
         """
-        if absent := [name for name in classes if name not in self.classes]:
-            raise InputError(
-                f"{self.path}: holds no films of {', '.join(absent)}; "
-                f"the classes present are {', '.join(self.classes)}"
-            )
-        films = [film for name in classes for film in self._films_of(name)]
-        return sorted(films, key=lambda film: natural_key(film.id))
+        films, faults = self.survey(classes)
+        check(faults, self.path)
+        return films
 
-    def sources(self, class_name: str) -> dict[str, str]:
+    def sources(self, class_name: str) -> dict[str, str] | None:
         """Reads the URL of every film of a class from the class's metadata sheet.
 
         Returns:
-            URL by film id in lower case; empty where the archive has no sheet for the class.
+            URL by film id in lower case, empty where the sheet has none; None where the archive
+            has no sheet for the class.
 
         Raises:
             InputError: the sheet cannot be read.
         """
         name = f"{class_name}.metadata.xlsx"
         if name not in self._files:
-            return {}
+            return None
         return read_sources(self.read(name), f"{self.path}: {name}")
 
     def warn_if_partial(self, classes: Sequence[str]) -> None:
@@ -153,7 +182,7 @@ class Archive:
         Args:
             classes: names of class folders that the archive has.
         """
-        counts = {name: len(self._films_of(name)) for name in classes}
+        counts = {name: len(pair_films(name, self._files)[0]) for name in classes}
         fewer = [
             f"{name} {count} of {RELEASE_COUNTS[name]}"
             for name, count in counts.items()
@@ -166,43 +195,14 @@ class Archive:
                 stacklevel=3,
             )
 
-    def _films_of(self, class_name: str) -> list[Film]:
-        images, masks = self._numbered(class_name, "images"), self._numbered(class_name, "masks")
-        for number, name in images.items():
-            if number not in masks:
-                raise InputError(f"{self.path}: {name} has no mask in {class_name}/masks")
-        for number, name in masks.items():
-            if number not in images:
-                raise InputError(f"{self.path}: {name} has no film in {class_name}/images")
-        return [
-            Film(
-                PurePosixPath(images[number]).stem,
-                class_name,
-                number,
-                images[number],
-                masks[number],
-            )
-            for number in sorted(images)
-        ]
-
-    def _numbered(self, class_name: str, kind: str) -> dict[int, str]:
-        """The files of one folder, by film number."""
-        numbered: dict[int, str] = {}
-        for name in self._files:
-            if not name.startswith(f"{class_name}/{kind}/"):
-                continue
-            match = re.fullmatch(rf"{re.escape(class_name)}-(\d+)", PurePosixPath(name).stem)
-            if match is None:
-                raise InputError(f"{self.path}: {name} should be named {class_name}-NUMBER.png")
-            other = numbered.setdefault(int(match[1]), name)
-            if other != name:
-                raise InputError(f"{self.path}: {name} and {other} have the same number")
-        return numbered
-
     def _crc(self, name: str) -> int:
         if self._zip is not None:
             return self._zip.getinfo(self._files[name]).CRC
-        return zlib.crc32(self.read(name))
+        checksum = 0
+        with Path(self._files[name]).open("rb") as file:
+            while block := file.read(1 << 20):
+                checksum = zlib.crc32(block, checksum)
+        return checksum
 
 
 def open_archive(manual_dir: Path | str) -> Archive:
@@ -220,24 +220,30 @@ def open_archive(manual_dir: Path | str) -> Archive:
         InputError: there is no archive, or it is no zip, is cut short, or holds no films.
     """
     path = _find(Path(manual_dir).expanduser())
+    expected = f"{FOLDER_NAME}/COVID/images"
     if path.is_dir():
-        opened = None
-        found = {
-            file.relative_to(path).as_posix(): str(file)
-            # A glob of this depth follows symbolic links to folders; rglob does not.
-            for pattern in ("*.xlsx", "*/*/*", "*/*.xlsx", "*/*/*/*")
-            for file in path.glob(pattern)
-            if file.is_file()
-        }
-    else:
-        opened = _open_zip(path)
-        found = {name: name for name in opened.namelist()}
+        # A glob of this depth follows symbolic links to folders; rglob does not.
+        patterns = ("*.xlsx", "*/*/*", "*/*.xlsx", "*/*/*/*")
+        found = [file for pattern in patterns for file in path.glob(pattern) if file.is_file()]
+        placed = place(
+            [file.relative_to(path).as_posix() for file in found], path, expected=expected
+        )
+        return Archive(path, {name: str(path / file) for name, file in placed.items()}, None)
+    opened = _open_zip(path)
     try:
-        return Archive(path, _placed(path, found), opened)
+        times = collections.Counter(opened.namelist())
+        climbing = sorted(name for name in times if climbs_out(name))
+        placed = place(times.keys() - set(climbing), path, expected=expected)
     except InputError:
-        if opened is not None:
-            opened.close()
+        opened.close()
         raise
+    return Archive(
+        path,
+        placed,
+        opened,
+        doubled={name for name, file in placed.items() if times[file] > 1},
+        strays=[Fault("", f"{name} climbs out of the archive") for name in climbing],
+    )
 
 
 def _find(manual_dir: Path) -> Path:
@@ -266,27 +272,3 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path}: {what} ({error})") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-
-
-def _placed(path: Path, found: Mapping[str, str]) -> dict[str, str]:
-    """The films, masks and sheets among the files found, by name relative to their common root."""
-    classes = "|".join(re.escape(name) for name in RELEASE_COUNTS)
-    place = re.compile(
-        rf"(?P<root>.*/)?(?P<name>(?:{classes})/(?:images|masks)/[^/.][^/]*\.(?i:png)"
-        rf"|(?:{classes})\.metadata\.xlsx)"
-    )
-    matches = {
-        name: match
-        for name in found
-        if (match := place.fullmatch(name)) and "__MACOSX" not in name.split("/")
-    }
-    roots = {match["root"] for match in matches.values() if "/images/" in match["name"]}
-    if not roots:
-        raise InputError(
-            f"{path}: holds no films; they should lie in folders such as {FOLDER_NAME}/COVID/images"
-        )
-    if len(roots) > 1:
-        first, second, *_ = sorted(root or "./" for root in roots)
-        raise InputError(f"{path}: holds the films twice, in {first} and in {second}")
-    (root,) = roots
-    return {m["name"]: found[name] for name, m in matches.items() if m["root"] == root}

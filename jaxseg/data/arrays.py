@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-_LAYOUT = 1
+_LAYOUT = 2
 """Part of the cache's name: a change of what lies in it raises this."""
 
 

@@ -36,12 +36,13 @@ def write(directory: Path, pairs: Iterable[Pair], count: int, size: int, facts: 
 
     Args:
         directory: the folder's place.
-        pairs: the films, written as they come.
+        pairs: the films, written as they come; one or more, their masks of one size.
         count: how many pairs there are.
         size: the side of images and labels in pixels.
         facts: what else to keep, as JSON has it.
 
     Raises:
+        ValueError: the masks' sizes differ.
         OSError: the disk is full or cannot be written to, or another process has put a whole
             folder there meanwhile.
     """
@@ -49,8 +50,8 @@ def write(directory: Path, pairs: Iterable[Pair], count: int, size: int, facts: 
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as beside:
         whole = Path(beside) / directory.name
         whole.mkdir()
-        mask_shapes = _write_arrays(whole, pairs, count, size)
-        (whole / _FACTS).write_text(json.dumps({**facts, "mask_shapes": mask_shapes}))
+        _write_arrays(whole, pairs, count, size)
+        (whole / _FACTS).write_text(json.dumps(facts))
         (whole / _CHECKSUMS).write_text(json.dumps(_checksums(whole)))
         if directory.exists() and not is_whole(directory):
             shutil.rmtree(directory)
@@ -70,43 +71,32 @@ def read(directory: Path) -> dict[str, Any]:
 
     Returns:
         The facts, and memory-mapped, read-only ``images`` uint8 ``[N, S, S, 1]``, ``labels`` uint8
-        ``[N, S, S]`` and ``masks`` uint8 ``[N, Hm, Wm]``, or a tuple of N arrays ``[Hm, Wm]`` where
-        the masks' sizes differ.
+        ``[N, S, S]`` and ``masks`` uint8 ``[N, Hm, Wm]``.
     """
     facts = json.loads((directory / _FACTS).read_text())
-    shapes = [tuple(shape) for shape in facts.pop("mask_shapes")]
-    images, labels, pixels = (np.load(directory / name, mmap_mode="r") for name in _ARRAYS)
-    if len(set(shapes)) == 1:
-        masks = pixels.reshape(len(shapes), *shapes[0])
-    else:
-        ends = np.cumsum([height * width for height, width in shapes])
-        parts = np.split(pixels, ends[:-1])
-        masks = tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+    images, labels, masks = (np.load(directory / name, mmap_mode="r") for name in _ARRAYS)
     return {"images": images, "labels": labels, "masks": masks, **facts}
 
 
-def _write_arrays(
-    folder: Path, pairs: Iterable[Pair], count: int, size: int
-) -> list[tuple[int, ...]]:
-    """Writes the three arrays pair by pair; gives the masks' shapes.
+def _write_arrays(folder: Path, pairs: Iterable[Pair], count: int, size: int) -> None:
+    """Writes the three arrays pair by pair.
 
     Plain writes, not a memory map: on a full disk these raise, a map kills the process.
     """
-    mask_shapes = []
+    grid = None
     with contextlib.ExitStack() as stack:
         images, labels, masks = (stack.enter_context((folder / n).open("wb")) for n in _ARRAYS)
         _write_header(images, (count, size, size, 1))
         _write_header(labels, (count, size, size))
-        _write_header(masks, (0,))
         for pair in pairs:
+            if grid is None:
+                grid = pair.mask.shape
+                _write_header(masks, (count, *grid))
+            if pair.mask.shape != grid:
+                raise ValueError(f"masks of {grid} and of {pair.mask.shape}")
             images.write(pair.image.tobytes())
             labels.write(pair.label.tobytes())
             masks.write(pair.mask.tobytes())
-            mask_shapes.append(pair.mask.shape)
-        # How many pixels the masks have is known only now; a header has room for a longer one.
-        masks.seek(0)
-        _write_header(masks, (sum(height * width for height, width in mask_shapes),))
-    return mask_shapes
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:

@@ -71,6 +71,23 @@ def decode_mask(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
         return _mask(image, None, name)
 
 
+def picture_kind(data: bytes, name: str) -> tuple[tuple[int, int], str]:
+    """What a picture's file says of it; the pixels are not unpacked.
+
+    Args:
+        data: the file's bytes.
+        name: what to call it in an error.
+
+    Returns:
+        Width and height in pixels, and Pillow's name for its mode, such as ``L`` or ``RGB``.
+
+    Raises:
+        InputError: the bytes are no picture, or one of more pixels than Pillow takes for honest.
+    """
+    with _opened(io.BytesIO(data), name) as image:
+        return image.size, image.mode
+
+
 def grey_film_png(data: bytes, name: str) -> bytes:
     """A film's file as a grey 8-bit PNG; the very same bytes if it is one.
 

@@ -12,6 +12,9 @@ from xml.etree import ElementTree
 
 from jaxseg.types import InputError
 
+_LARGEST_BOOK = 256 * 2**20
+"""Bytes; the release's largest sheet, of 10,192 films, unpacks to a few megabytes."""
+
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 
@@ -24,8 +27,8 @@ def read_sources(data: bytes, name: str) -> dict[str, str]:
         name: what to call the file in an error.
 
     Returns:
-        The URL by film name in lower case: the sheets and the files differ in case. Films
-        without a URL are left out.
+        The URL by film name in lower case: the sheets and the files differ in case. Empty where
+        the sheet names the film but no URL.
 
     Raises:
         InputError: the file is no .xlsx sheet, or lacks one of the two columns.
@@ -41,14 +44,14 @@ def read_sources(data: bytes, name: str) -> dict[str, str]:
             f"it has {', '.join(heading) or 'nothing'}"
         )
     film, url = heading["FILE NAME"], heading["URL"]
-    return {
-        row[film].strip().lower(): row[url].strip() for row in rows[1:] if row.keys() >= {film, url}
-    }
+    return {row[film].strip().lower(): row.get(url, "").strip() for row in rows[1:] if film in row}
 
 
 def _rows(data: bytes) -> list[dict[str, str]]:
     """The first sheet's rows, each a text by column letters; empty cells are left out."""
     with zipfile.ZipFile(io.BytesIO(data)) as book:
+        if (size := sum(part.file_size for part in book.infolist())) > _LARGEST_BOOK:
+            raise ValueError(f"it unpacks to {size / 1e6:.0f} MB")
         shared = []
         if "xl/sharedStrings.xml" in book.namelist():
             root = ElementTree.fromstring(book.read("xl/sharedStrings.xml"))

@@ -6,7 +6,8 @@ parts of one release agree without talking to each other.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,34 +30,87 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return pieces, name
 
 
-def group_films(contents: Sequence[str]) -> list[int]:
-    """Groups films that must not be parted: those with the same content.
+class Bridge(NamedTuple):
+    """A film that is like films of several groups, and so joins them.
+
+    Attributes:
+        film: the film's index.
+        groups: the index of each group's first film; the first of these is the joint group's.
+    """
+
+    film: int
+    groups: tuple[int, ...]
+
+
+class Grouping(NamedTuple):
+    """Films that must not be parted.
+
+    Attributes:
+        first: for every film the index of its group's first film; a film alone is its own first.
+        bridges: the films that joined groups, in order.
+    """
+
+    first: list[int]
+    bridges: list[Bridge]
+
+
+def group_films(contents: Sequence[str], near: Iterable[tuple[int, int]] = ()) -> Grouping:
+    """Groups films that must not be parted: those with the same content, and near duplicates.
+
+    Films are taken in order: each joins the group of the earlier films that it is like, or begins
+    one. Likeness is passed on: if B is like A and C like B, the three are one group.
 
     Args:
         contents: the sha256 of every film's bytes, in (class, number) order.
-
-    Returns:
-        For every film the index of its group's first film; a film alone is its own first.
+        near: pairs of indices of films that look alike.
     """
-    first: dict[str, int] = {}
-    return [first.setdefault(content, index) for index, content in enumerate(contents)]
+    earlier: dict[int, list[int]] = {}
+    for one, other in near:
+        earlier.setdefault(max(one, other), []).append(min(one, other))
+    seen: dict[str, int] = {}
+    grouping = Grouping([], [])
+
+    def first_of(film: int) -> int:
+        while grouping.first[film] != film:
+            film = grouping.first[film]
+        return film
+
+    for film, content in enumerate(contents):
+        alike = earlier.get(film, [])
+        if content in seen:
+            alike = [*alike, seen[content]]
+        groups = sorted({first_of(other) for other in alike})
+        grouping.first.append(groups[0] if groups else film)
+        for group in groups[1:]:
+            grouping.first[group] = groups[0]
+        if len(groups) > 1:
+            grouping.bridges.append(Bridge(film, tuple(groups)))
+        seen.setdefault(content, film)
+    return Grouping([first_of(film) for film in range(len(contents))], grouping.bridges)
 
 
-def grouped_split(contents: Sequence[str]) -> list[str]:
+def grouped_split(contents: Sequence[str], near: Iterable[tuple[int, int]] = ()) -> list[str]:
     """Splits films 70/10/20 into train, validation and test, groups whole.
 
-    A group takes its split from the hash of its first film. The hash is of the film's bytes and a
-    group is one content, so a film's split depends on that film alone: films added or left out
-    move no other, a film falls into the same split in every configuration, and no film can bridge
-    two groups.
+    A group takes its split from the hash of its first film's bytes. Films added after the others
+    (with higher numbers, as a release grows) move none of them, unless one bridges two groups:
+    `group_films` tells which. A film added before the others moves at most the group of its near
+    duplicates, whose first film it becomes.
 
     Args:
         contents: the sha256 of every film's bytes in hexadecimal, in (class, number) order.
+        near: pairs of indices of films that look alike.
 
     Returns:
         For every film its split's name. The shares hold on average, not to the film.
     """
-    return [_split_of(contents[first]) for first in group_films(contents)]
+    return [split_alone(contents[first]) for first in group_films(contents, near).first]
+
+
+def split_alone(content: str) -> str:
+    """The split of a film that begins a group, from the sha256 of its bytes in hexadecimal."""
+    share = int(content[:16], 16) / 2**64
+    return "train" if share < 0.7 else "validation" if share < 0.8 else "test"
 
 
 def seed_split(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,8 +130,3 @@ def seed_split(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     # In floating point, as scikit-learn has it.
     test_size = math.ceil(0.3 * len(ids))
     return shuffled[test_size:], shuffled[:test_size]
-
-
-def _split_of(content: str) -> str:
-    share = int(content[:16], 16) / 2**64
-    return "train" if share < 0.7 else "validation" if share < 0.8 else "test"

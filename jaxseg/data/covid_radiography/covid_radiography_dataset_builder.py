@@ -1,16 +1,19 @@
 """The TFDS builder: films and masks of the archive as records, split by group of like films."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from jaxseg.data.archive import RELEASE_COUNTS, WHERE_TO_GET_IT, Archive, Film, open_archive
+from jaxseg.data.archive import RELEASE_COUNTS, WHERE_TO_GET_IT, Archive, open_archive
+from jaxseg.data.covid_radiography import report
 from jaxseg.data.films import grey_film_png, grey_mask_png
-from jaxseg.data.splits import SPLITS, group_films, grouped_split
+from jaxseg.data.inspection import Inspected, inspect
+from jaxseg.data.listing import Film
+from jaxseg.data.splits import SPLITS
 from jaxseg.data.threads import in_threads
 
 CLASSES = tuple(RELEASE_COUNTS)
@@ -34,12 +37,15 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     Attributes:
         archive: the archive to build from; None: the one in TFDS's manual directory.
-        progress: called with the films written and the films in all, or None.
+        progress: called with the steps done and the steps in all, or None. Each film of the archive
+            is a step when it is looked at, and each film of the config one when it is written.
+        skip_bad: leave out what will not do, and say so in the report, in place of an error.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES: ClassVar = {
-        "1.0.0": "Split 70/10/20 by group; a group is the films with the same bytes."
+        "2.0.0": "Near duplicates belong to a group; groups are the same in every config.",
+        "1.0.0": "Split 70/10/20 by group; a group is the films with the same bytes.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"To prepare this data set, {WHERE_TO_GET_IT}."
     BUILDER_CONFIGS: ClassVar = [
@@ -51,9 +57,16 @@ class Builder(tfds.core.ShardBasedBuilder):
     archive: Archive | None = None
     progress: Callable[[int, int], None] | None = None
 
-    def __init__(self, *, file_format: str | tfds.core.FileFormat | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        file_format: str | tfds.core.FileFormat | None = None,
+        skip_bad: bool = False,
+        **kwargs: Any,
+    ):
         """As TFDS has it, but for the default file format: array_record needs no TensorFlow."""
         super().__init__(file_format=file_format, **kwargs)
+        self.skip_bad = skip_bad
         if file_format is None and not self.info.initialized:
             self.info.set_file_format("array_record", override=True)
 
@@ -64,8 +77,13 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     @property
     def duplicates(self) -> list[list[str]]:
-        """The groups of films with the same bytes, each a list of two or more ids."""
+        """The films with the same bytes, each a list of two or more ids."""
         return self._facts["duplicates"]
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """What was built and what was found, as `jaxseg.data.covid_radiography.report` has it."""
+        return self._facts
 
     @property
     def _facts(self) -> tfds.core.MetadataDict:
@@ -95,29 +113,35 @@ class Builder(tfds.core.ShardBasedBuilder):
         if archive is None:
             archive = open_archive(os.fspath(dl_manager.manual_dir))
             archive.warn_if_partial(classes)
-        films = archive.films(classes)
-        sources = {film: url for name in classes for film, url in archive.sources(name).items()}
-        contents = list(in_threads(partial(_content, archive), films))
-        self._facts.update(
-            fingerprint=archive.fingerprint,
-            duplicates=[
-                [films[i].id for i in group] for group in _groups(contents) if len(group) > 1
-            ],
-        )
-        by_split: dict[str, list[tuple[str, Film]]] = {name: [] for name in SPLITS}
-        for film, content, split in zip(films, contents, grouped_split(contents), strict=True):
-            by_split[split].append((content, film))
-        written = Written(len(films), self.progress)
+        steps = Steps(archive, classes, self.progress)
+        inspection = inspect(archive, classes, skip_bad=self.skip_bad, looked_at=steps.one_more)
+        self._facts.update(fingerprint=archive.fingerprint, **report.facts(inspection, classes))
+        by_split: dict[str, list[Inspected]] = {name: [] for name in SPLITS}
+        for index, inspected in enumerate(inspection.films):
+            if inspected.film.class_name in classes:
+                by_split[inspection.split(index)].append(inspected)
+        steps.to_write = sum(map(len, by_split.values()))
         shards = {}
         for split, members in by_split.items():
-            ordered = [film for _, film in sorted(members, key=lambda m: (m[0], m[1].id))]
+            members.sort(key=lambda member: (member.content, member.film.id))
+            films = [member.film for member in members]
             shards[split] = [
                 partial(
-                    _examples, archive, ordered[start : start + _FILMS_PER_SHARD], sources, written
+                    _examples,
+                    archive,
+                    films[start : start + _FILMS_PER_SHARD],
+                    inspection.sources,
+                    steps,
                 )
-                for start in range(0, len(ordered), _FILMS_PER_SHARD)
+                for start in range(0, len(films), _FILMS_PER_SHARD)
             ]
         return shards
+
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the report beside the records, into the folder that appears once it is whole."""
+        super()._download_and_prepare(*args, **kwargs)
+        text = report.markdown(self.info.full_name, self._facts)
+        Path(self.data_dir, report.FILE).write_text(text)
 
     def _log_download_bytes(self) -> None:
         """Nothing is downloaded; TFDS would announce an unknown size on standard output."""
@@ -126,33 +150,25 @@ class Builder(tfds.core.ShardBasedBuilder):
         """As ``_log_download_bytes``."""
 
 
-class Written:
-    """Counts films written and tells."""
+class Steps:
+    """Counts what is done and tells."""
 
-    def __init__(self, total: int, progress: Callable[[int, int], None] | None):
-        self.total, self.progress, self.done = total, progress, 0
+    def __init__(
+        self, archive: Archive, classes: Sequence[str], tell: Callable[[int, int], None] | None
+    ):
+        self.to_look_at = len(archive.survey(archive.classes)[0])
+        self.to_write = len(archive.survey(classes)[0])
+        self.tell, self.done = tell, 0
 
     def one_more(self) -> None:
-        """Tells of one film."""
+        """One film was looked at or written."""
         self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-
-
-def _groups(contents: Sequence[str]) -> list[list[int]]:
-    """The members of every group, groups and members in order."""
-    members: dict[int, list[int]] = {}
-    for index, first in enumerate(group_films(contents)):
-        members.setdefault(first, []).append(index)
-    return list(members.values())
-
-
-def _content(archive: Archive, film: Film) -> str:
-    return hashlib.sha256(archive.read(film.image)).hexdigest()
+        if self.tell is not None:
+            self.tell(self.done, self.to_look_at + self.to_write)
 
 
 def _examples(
-    archive: Archive, films: Sequence[Film], sources: Mapping[str, str], written: Written
+    archive: Archive, films: Sequence[Film], sources: Mapping[str, str], steps: Steps
 ) -> Iterator[Example]:
     """One shard's films."""
 
@@ -162,9 +178,9 @@ def _examples(
             "mask": grey_mask_png(archive.read(film.mask), f"{archive.path}: {film.mask}"),
             "class": film.class_name,
             "id": film.id,
-            "source": sources.get(film.id.lower(), ""),
+            "source": sources.get(film.id, ""),
         }
 
     for key_and_example in in_threads(example, films):
         yield key_and_example
-        written.one_more()
+        steps.one_more()

@@ -12,6 +12,7 @@ from jaxseg.data.covid_radiography.covid_radiography_dataset_builder import (
     CONFIG_CLASSES,
     Builder,
 )
+from jaxseg.data.listing import Fault, check
 from jaxseg.types import InputError
 
 
@@ -25,6 +26,7 @@ def prepare(
     data_dir: Path | str | None = None,
     config: str = "all",
     *,
+    skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Builder:
     """Prepares the archive, or finds it prepared, and gives the builder to read it with.
@@ -37,16 +39,17 @@ def prepare(
         manual_dir: where the archive is; see ``jaxseg.data.archive.open_archive``.
         data_dir: where to prepare; None: ``default_data_dir()``.
         config: ``all``, ``covid``, ``normal``, ``lung_opacity`` or ``viral_pneumonia``.
-        progress: called after each film with the films written so far and the films in all; not
-            called where nothing needs to be written.
+        skip_bad: leave out the films that will not do, in place of an error; the report lists them.
+        progress: called with the steps done and the steps in all: each film of the archive is
+            looked at, each of the config written. Not called where nothing needs to be written.
 
     Returns:
-        The builder, prepared: ``builder.as_data_source("train")`` reads it,
-        ``builder.duplicates`` lists the groups of films with the same bytes.
+        The builder, prepared: ``builder.as_data_source("train")`` reads it, ``builder.report``
+        tells what was found. ``report.md`` in its folder says the same as text.
 
     Raises:
-        InputError: no such config, no archive, an archive that lacks a class or is inconsistent or
-            damaged, or a ``data_dir`` that is full or cannot be written to.
+        InputError: no such config, no archive, an archive that lacks a class, or a ``data_dir``
+            that is full or cannot be written to; unless ``skip_bad``, a file that will not do.
 
     Warns:
         PartialReleaseWarning: the archive holds fewer films than the release.
@@ -54,7 +57,9 @@ def prepare(
     if config not in CONFIG_CLASSES:
         raise InputError(f"{config}: no such data config; there are {', '.join(CONFIG_CLASSES)}")
     with open_archive(manual_dir) as archive:
-        films = archive.films(CONFIG_CLASSES[config])
+        films, faults = archive.survey(CONFIG_CLASSES[config])
+        if not skip_bad:
+            check(faults, archive.path)
         archive.warn_if_partial(CONFIG_CLASSES[config])
         root = Path(data_dir or default_data_dir()).expanduser() / archive.fingerprint[:16]
         directory = root / Builder.name / config / str(Builder.VERSION)
@@ -62,7 +67,7 @@ def prepare(
             if not _is_whole(directory):
                 needed = sum(archive.size(film.image) + archive.size(film.mask) for film in films)
                 _clear(root, directory, needed)
-                _build(archive, root, config, progress)
+                _build(archive, root, config, progress, skip_bad=skip_bad)
         # The record writer raises RuntimeError where a file cannot be written.
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "write() failed" not in str(error):
@@ -70,13 +75,22 @@ def prepare(
             # Another process may have finished first and hold the folder's name.
             if not _is_whole(directory):
                 raise InputError(f"{root}: cannot be written to ({error})") from error
-    return Builder(config=config, data_dir=root)
+        builder = Builder(config=config, data_dir=root)
+        if not skip_bad:
+            # They may have been left out when the data set was prepared.
+            check([Fault(**fault) for fault in builder.report["faults"]], archive.path)
+    return builder
 
 
 def _build(
-    archive: Archive, root: Path, config: str, progress: Callable[[int, int], None] | None
+    archive: Archive,
+    root: Path,
+    config: str,
+    progress: Callable[[int, int], None] | None,
+    *,
+    skip_bad: bool,
 ) -> None:
-    builder = Builder(config=config, data_dir=root)
+    builder = Builder(config=config, data_dir=root, skip_bad=skip_bad)
     builder.archive, builder.progress = archive, progress
     # TFDS makes its download folders though nothing is downloaded.
     with tempfile.TemporaryDirectory() as unused:
