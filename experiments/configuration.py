@@ -13,6 +13,7 @@ from tyro.conf import Suppress
 
 import jaxseg
 from jaxseg import losses
+from jaxseg.augment import UNCHANGED, Strengths
 from jaxseg.training import Loss
 from jaxseg.types import InputError
 
@@ -53,6 +54,9 @@ class Configuration:
     bfloat16: bool = False
     """Compute in bfloat16; parameters and sums stay float32."""
 
+    augment: Strengths = UNCHANGED
+    """How far training films are changed at random."""
+
     loss: Annotated[Loss, Suppress] = losses.cross_entropy
     """The loss; a configuration module sets it."""
     epochs: int = 30
@@ -76,7 +80,7 @@ class Configuration:
     skipped_in_a_row: int = 10
     """An update that is not finite is skipped; so many in a row end the run."""
     seed: int = 0
-    """Seed of initialisation, order and dropout."""
+    """Seed of initialisation, order, dropout and augmentation."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot be trained.
@@ -131,6 +135,7 @@ class Configuration:
         """Plain values for ``config.json``; the loss by its name."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["loss"] = loss_name(self.loss)
+        values["augment"] = dataclasses.asdict(self.augment)
         return json.loads(json.dumps(values, default=str))
 
 
@@ -145,6 +150,8 @@ def from_json(values: Mapping[str, Any], like: Configuration) -> Configuration:
     fields = {name: value for name, value in values.items() if name in known}
     for name in ("widths", "dropout"):
         fields[name] = tuple(fields[name])
+    if "augment" in fields:
+        fields["augment"] = Strengths(**fields["augment"])
     for name in PLACES:
         fields[name] = None if fields[name] is None else Path(fields[name])
     return dataclasses.replace(like, **fields)

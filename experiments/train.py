@@ -27,6 +27,7 @@ from experiments.films import Films, load
 from experiments.run_directory import RunDirectory, write_json, write_text
 from experiments.scoring import draw_examples, score
 from jaxseg import metrics, parallel
+from jaxseg.augment import make_augment
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.training import TrainState, make_eval_step, make_train_step
 from jaxseg.types import InputError
@@ -44,7 +45,7 @@ CHECKPOINT_SECONDS = 600.0
 class Options:
     """The command line."""
 
-    configuration: Annotated[OmitArgPrefixes[Configuration], arg(name="")]
+    configuration: Annotated[Configuration, arg(name="")]
     devices: Annotated[OmitArgPrefixes[command.Devices], arg(name="")] = ONE_PROCESS
     workdir: Path | None = None
     """The run's folder; runs/NAME-DATE-TIME unless given."""
@@ -74,6 +75,7 @@ def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume
         model,
         tx,
         configuration.loss,
+        augment=make_augment(configuration.augment),
         microbatches=configuration.microbatches,
         unroll=parallel.unrolls(mesh),
         ema_decay=configuration.ema_decay,

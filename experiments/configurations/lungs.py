@@ -1,11 +1,11 @@
-"""All four classes, duplicates kept in one split, batch normalisation, overlap in the loss.
+"""All four classes, duplicates kept in one split, batch norm, overlap in the loss, augmentation.
 
 Command: ``python -m experiments.train lungs --manual-dir DIR``
 A starting point: chosen by what is known to help, not yet by measurement on these films.
 """
 
 from experiments.configuration import Configuration
-from jaxseg import losses
+from jaxseg import augment, losses
 
 LUNGS = Configuration(
     name="lungs",
@@ -13,6 +13,7 @@ LUNGS = Configuration(
     split="grouped",
     size=256,
     norm="batch",
+    augment=augment.ROBUST,
     loss=losses.combine({losses.cross_entropy: 1.0, losses.soft_dice: 1.0}),
     epochs=30,
     learning_rate=2e-3,

@@ -3,10 +3,11 @@
 from jaxseg.augment.affine import affine_matrices, warp
 from jaxseg.augment.batch import make_augment
 from jaxseg.augment.intensity import add_noise, adjust, blur
-from jaxseg.augment.strengths import ROBUST, Strengths
+from jaxseg.augment.strengths import ROBUST, UNCHANGED, Strengths
 
 __all__ = [
     "ROBUST",
+    "UNCHANGED",
     "Strengths",
     "add_noise",
     "adjust",

@@ -34,24 +34,26 @@ def draw(key: Key[jax.Array, ""], rows: Rows, strengths: Strengths) -> Amounts:
     A kind's amounts do not depend on the other kinds' strengths.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows))
-    shares = jax.vmap(lambda key: jax.random.uniform(key, (12,)))(keys)
-    either_way = 2.0 * shares - 1.0
+    shares = jax.vmap(lambda key: jax.random.uniform(key, (13,)))(keys)
+    changed = shares[:, 12:] < strengths.share
+    either_way = jnp.where(changed, 2.0 * shares - 1.0, 0.0)
 
     def factor(share: jax.Array, most: float) -> jax.Array:
         return jnp.exp(share * jnp.log1p(jnp.float32(most)))
 
+    upwards = jnp.where(changed, shares, 0.0)
     flips = jnp.array([strengths.flip_up_down, strengths.flip_left_right], jnp.float32)
     return Amounts(
         rotation=either_way[:, 0] * strengths.rotation,
         scale=factor(either_way[:, 1], strengths.scale),
         shift=either_way[:, 2:4] * strengths.shift,
         shear=either_way[:, 4] * strengths.shear,
-        flip=shares[:, 5:7] < flips[None],
-        blur=shares[:, 7] * strengths.blur,
+        flip=(shares[:, 5:7] < flips[None]) & changed,
+        blur=upwards[:, 7] * strengths.blur,
         contrast=factor(either_way[:, 8], strengths.contrast),
         brightness=either_way[:, 9] * strengths.brightness,
         gamma=factor(either_way[:, 10], strengths.gamma),
-        noise=shares[:, 11] * strengths.noise,
+        noise=upwards[:, 11] * strengths.noise,
     )
 
 

@@ -5,6 +5,7 @@ import dataclasses
 from jaxseg.types import InputError
 
 LIMITS = {
+    "share": 1.0,
     "rotation": 180.0,
     "scale": 1.0,
     "shift": 0.5,
@@ -30,6 +31,8 @@ class Strengths:
         InputError: A strength is negative, not a number, or above its limit in `LIMITS`.
     """
 
+    share: float = 1.0
+    """Share of films that are changed at all."""
     rotation: float = 0.0
     """Degrees, either way."""
     scale: float = 0.0
@@ -68,8 +71,12 @@ class Strengths:
     @property
     def changes(self) -> bool:
         """Whether anything at all may change."""
-        return any(dataclasses.astuple(self))
+        kinds = (getattr(self, name) for name in LIMITS if name != "share")
+        return self.share > 0.0 and any(kinds)
 
+
+UNCHANGED = Strengths()
+"""Films stay as they are."""
 
 ROBUST = Strengths(
     rotation=12.0,

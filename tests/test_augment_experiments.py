@@ -1,0 +1,53 @@
+"""Augmentation as experiments have it: configured, kept, overridden, handed to the step."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments import train
+from experiments.configuration import from_json
+from experiments.configurations import CONFIGURATIONS
+from jaxseg import augment
+from jaxseg.data import phantom
+
+
+def test_the_seed_changes_no_films_and_lungs_moves_them_without_swapping_sides():
+    assert not CONFIGURATIONS["seed"].augment.changes
+    lungs = CONFIGURATIONS["lungs"].augment
+    assert lungs.changes
+    assert lungs.moves
+    assert lungs.flip_left_right == 0
+
+
+def test_strengths_are_kept_with_a_run():
+    lungs, seed = CONFIGURATIONS["lungs"], CONFIGURATIONS["seed"]
+    kept = json.loads(json.dumps(lungs.as_json()))
+    assert kept["augment"]["rotation"] == lungs.augment.rotation
+    assert from_json(kept, like=dataclasses.replace(seed, loss=lungs.loss)) == lungs
+
+
+def test_a_run_kept_before_there_were_strengths_is_still_read():
+    seed = CONFIGURATIONS["seed"]
+    kept = {name: value for name, value in seed.as_json().items() if name != "augment"}
+    assert from_json(kept, like=seed) == seed
+
+
+class Asked(Exception):
+    """Raised in place of training, with what was asked for."""
+
+
+@pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
+def test_the_command_line_overrides_a_strength_and_training_uses_it(tmp_path, monkeypatch):
+    phantom.write_archive(tmp_path, films=dict.fromkeys(phantom.CLASSES, 5), seed=0)
+
+    def make_augment(strengths):
+        raise Asked(strengths)
+
+    monkeypatch.setattr(train, "make_augment", make_augment)
+    options = ["lungs", "--manual-dir", tmp_path, "--data-dir", tmp_path / "data", "--size", "32"]
+    options += ["--workdir", tmp_path / "run", "--augment.noise", "0.125"]
+    monkeypatch.setattr("sys.argv", ["train", *map(str, options)])
+    with pytest.raises(Asked) as asked:
+        train.main()
+    assert asked.value.args == (dataclasses.replace(augment.ROBUST, noise=0.125),)
