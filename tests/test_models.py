@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from jaxseg.models import Dropout, UNet, UpConv
-from jaxseg.models.layers import glorot_uniform
+from jaxseg.models.layers import BatchNorm, glorot_uniform
 
 SMALL = (4, 8, 12)
 
@@ -223,6 +223,39 @@ def test_batch_statistics_leave_padding_rows_out():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), updated, updated_too)
     ignored, _ = train(variables, padded)
     assert float(jnp.abs(ignored[:3] - alone).max()) > 1e-3
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_equals_flax_in_values_gradients_and_running_statistics(train):
+    x, valid = images(4, 5, 7, 3), jnp.array([True, False, True, True])
+    params = {"scale": images(3, seed=1), "bias": images(3, seed=2)}
+    statistics = {"mean": images(3, seed=3), "var": images(3, seed=4)}
+
+    def objective(apply, params, x):
+        y, updated = apply({"params": params, "batch_stats": statistics}, x)
+        return jnp.where(valid[:, None, None, None], jnp.sin(y), 0.0).sum(), (y, updated)
+
+    def ours(variables, x):
+        return BatchNorm().apply(variables, x, train=train, valid=valid, mutable=["batch_stats"])
+
+    def flax(variables, x):
+        reference = nn.BatchNorm(use_running_average=not train, momentum=0.9)
+        with jax.numpy_dtype_promotion("standard"):
+            counted = valid[:, None, None, None]
+            return reference.apply(variables, x, mask=counted, mutable=["batch_stats"])
+
+    results = [
+        jax.value_and_grad(partial(objective, apply), (0, 1), has_aux=True)(params, x)
+        for apply in (ours, flax)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), *results)
+
+
+def test_batch_norm_of_a_batch_with_no_row_that_counts_is_finite():
+    x, none = images(2, 4, 4, 3), jnp.zeros(2, bool)
+    variables = BatchNorm().init(jax.random.key(0), x, train=True)
+    y, updated = BatchNorm().apply(variables, x, train=True, valid=none, mutable=["batch_stats"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((y, updated)))
 
 
 def dropped(layer, x, rows=None) -> Any:

@@ -1,4 +1,10 @@
-"""What lies where on a mesh."""
+"""What lies where on a mesh, and how processes join."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +12,8 @@ import numpy as np
 import pytest
 
 from jaxseg import parallel
+from jaxseg.parallel import compiled
+from jaxseg.types import InputError
 
 
 @pytest.mark.parametrize(
@@ -38,3 +46,130 @@ def test_jit_rows_treats_rows_alike_on_every_device():
     result = doubled(np.float32(2), rows)
     np.testing.assert_array_equal(result, 2 * rows)
     assert len({shard.device for shard in result.addressable_shards}) == 8
+
+
+def test_spatial_shards_split_the_height_and_leave_what_has_none():
+    mesh = parallel.make_mesh(spatial=2)
+    assert dict(mesh.shape) == {"data": 4, "spatial": 2}
+    batch = {"images": np.zeros((4, 6, 5, 1)), "labels": np.zeros((4, 6, 5), np.int32)}
+    placed = parallel.shard_batch(batch, mesh)
+    shapes = {
+        name: {shard.data.shape for shard in array.addressable_shards}
+        for name, array in placed.items()
+    }
+    assert shapes == {"images": {(1, 3, 5, 1)}, "labels": {(1, 3, 5)}, "valid": {(1,)}}
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"data": 16}, "needs 16 devices, there are 8"),
+        ({"data": 3, "spatial": 2}, "leaves 2 of 8 devices unused"),
+        ({"spatial": 3}, "leaves 2 of 8"),
+        ({"spatial": 9}, "needs 9 devices, there are 8"),
+        ({"data": 0}, "at least 1"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(shape, words):
+    with pytest.raises(InputError, match=words):
+        parallel.make_mesh(**shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((12, 8), "12 rows cannot be shared out evenly over 4"), ((4, 7), "7 pixels of height")],
+)
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(shape, words):
+    mesh = parallel.make_mesh(spatial=2)
+    # Rows laid out by hand; shard_batch pads them.
+    step = parallel.jit_rows(lambda _, images: images, mesh)
+    rows = 10 if shape[0] == 12 else shape[0]
+    with pytest.raises(ValueError, match=words.replace("12", str(rows))):
+        step(np.float32(0), np.zeros((rows, shape[1], 4, 1), np.float32))
+
+
+def test_rows_of_the_global_batch_may_be_named():
+    mesh = parallel.make_mesh()
+    batch = parallel.shard_batch({"images": np.ones((3, 1, 1, 1))}, mesh, rows=16)
+    assert batch["images"].shape[0] == 16
+    np.testing.assert_array_equal(batch["valid"], np.arange(16) < 3)
+    for rows, words in ((12, "no even share for 8 shards"), (0, "more than")):
+        with pytest.raises(ValueError, match=words):
+            parallel.shard_batch({"images": np.ones((3, 1, 1, 1))}, mesh, rows=rows)
+
+
+@pytest.mark.parametrize("spatial", [1, 2])
+def test_taking_a_batch_reads_the_rows_named_and_marks_padding(spatial):
+    mesh = parallel.make_mesh(spatial=spatial)
+    rng = np.random.default_rng(0)
+    films = {
+        "images": rng.random((5, 4, 3, 1), np.float32),
+        "labels": rng.integers(0, 9, (5, 4, 3)),
+    }
+    indices = np.array([4, 2, 2, 0, 1, -1, -1, -1])
+    batch = parallel.take_batch(films, indices, mesh)
+    for name, array in films.items():
+        np.testing.assert_array_equal(np.asarray(batch[name])[:5], array[indices[:5]])
+    np.testing.assert_array_equal(batch["valid"], indices >= 0)
+
+
+def test_one_process_needs_no_coordinator():
+    parallel.initialize()
+    parallel.initialize("127.0.0.1:1", num_processes=1, process_id=0)
+    assert parallel.is_lead()
+    tree = {"a": np.arange(3)}
+    assert parallel.from_lead(tree) is tree
+    np.testing.assert_array_equal(parallel.to_host(jnp.arange(3)), np.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("127.0.0.1:1", None, None), "go together"),
+        ((None, 2, 0), "go together"),
+        (("nowhere", 2, 0), "nowhere should be HOST:PORT"),
+        (("127.0.0.1:1", 2, 2), "process id 2 is not one of 2"),
+    ],
+)
+def test_a_job_that_is_half_described_is_refused(options, words):
+    coordinator, num_processes, process_id = options
+    with pytest.raises(InputError, match=words):
+        parallel.initialize(coordinator, num_processes=num_processes, process_id=process_id)
+
+
+def test_a_coordinator_that_does_not_answer_ends_in_one_line():
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        code = (
+            "from jaxseg import parallel; parallel.initialize("
+            f"{address!r}, num_processes=2, process_id=1, timeout_seconds=2)"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        )
+    assert ended.returncode == 2
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert lines == [
+        f"error: waited 2 s for all 2 processes at the coordinator {address}, which did not come"
+    ]
+    assert time.monotonic() - began < 100
+
+
+def test_what_fails_while_all_work_together_is_raised():
+    with pytest.raises(InputError, match="no such film"), parallel.together("loading"):
+        raise InputError("no such film")
+
+
+def test_sigterm_is_noticed_between_steps_and_the_handler_is_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with parallel.Preemption() as preemption:
+        assert not preemption.noticed()
+        signal.raise_signal(signal.SIGTERM)
+        assert preemption.noticed()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_loops_are_unrolled_on_cpus_only():
+    assert compiled.unrolls(parallel.make_mesh())

@@ -17,12 +17,13 @@ from jaxseg.training import TrainState, make_eval_step, make_many_steps, make_tr
 class Convolutions(nn.Module):
     """The layers of the U-Net that could depend on devices, few enough to compile fast."""
 
+    norm: str = "batch"
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images, *, train, valid=None, rows=None):
         x = nn.Conv(4, (3, 3), use_bias=False)(images)
-        x = Normalization("batch", axis_name=self.axis_name)(x, train=train, valid=valid)
+        x = Normalization(self.norm, axis_name=self.axis_name)(x, train=train, valid=valid)
         x = Dropout(0.3)(nn.relu(x), train=train, rows=rows)
         return nn.Conv(1, (3, 3))(x)
 
@@ -155,7 +156,9 @@ def test_a_padded_row_changes_nothing_whatever_it_holds():
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_under_pmap_with_an_axis_name_the_step_is_that_of_one_device(pooled):
-    batch, tx, mesh = batch_of(8), optax.adam(1e-3), mesh_of(1)
+    # Devices have two, two, one and no rows that count.
+    batch = {**batch_of(8), "valid": np.arange(8) < 5}
+    tx, mesh = optax.adam(1e-3), mesh_of(1)
     plain = partial(losses.soft_dice, pooled=True) if pooled else losses.soft_dice
     mapped = (
         partial(losses.soft_dice, pooled=True, axis_name="data") if pooled else losses.soft_dice
@@ -165,12 +168,114 @@ def test_under_pmap_with_an_axis_name_the_step_is_that_of_one_device(pooled):
     )
     state = TrainState.create(MODEL, tx, jax.random.key(0), batch["images"])
     step = make_train_step(MODEL, tx, mapped, axis_name="data")
-    pmapped = jax.pmap(step, axis_name="data", in_axes=(None, 0), devices=jax.devices()[:4])
+    pmapped = parallel.pmap_step(step, devices=jax.devices()[:4])
     shared = {name: array.reshape(4, 2, *array.shape[1:]) for name, array in batch.items()}
-    states, measured_too = pmapped(state, shared)
-    for device in range(4):
-        assert_same(jax.tree.map(lambda leaf: leaf[device], states), one, atol=2e-6)  # noqa: B023
-    np.testing.assert_allclose(measured_too["loss"], measured["loss"], rtol=1e-5)
+    other, measured_too = pmapped(state, shared)
+    assert_same(other, one, atol=2e-6)
+    for name in ("loss", "gradient_norm", "images"):
+        np.testing.assert_allclose(measured_too[name], measured[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("unroll", [True, False])
+def test_gradients_summed_over_parts_are_those_of_the_whole_batch(unroll):
+    # With rows that do not count in some parts, and dropout keyed by the row in the whole batch.
+    batch = {**batch_of(8), "valid": np.arange(8) < 5}
+    model = Convolutions(norm="group")
+    tx, mesh = optax.adam(1e-3), mesh_of(2)
+    states = [
+        run(
+            make_train_step(
+                model, tx, losses.cross_entropy, microbatches=microbatches, unroll=unroll
+            ),
+            fresh(model, tx, batch, mesh=mesh),
+            [batch],
+            mesh,
+        )[0]
+        for microbatches in (1, 4)
+    ]
+    assert_same(*states, atol=2e-6)
+
+
+def test_what_cannot_be_cut_into_parts_is_refused():
+    batch, tx, mesh = batch_of(3), optax.adam(1e-3), mesh_of(1)
+    cut = partial(make_train_step, Affine(), tx, microbatches=2)
+    state = fresh(Affine(), tx, batch, mesh=mesh)
+    with pytest.raises(ValueError, match="3 rows cannot be cut into 2 equal parts"):
+        run(cut(losses.cross_entropy), state, [batch], mesh)
+    with pytest.raises(ValueError, match="pooled over the batch"):
+        run(cut(partial(losses.soft_dice, pooled=True)), state, [batch_of(4)], mesh)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_update_that_is_not_finite_changes_nothing_but_the_steps_number(value):
+    good, tx, mesh = batch_of(4), optax.adam(1e-3), mesh_of(2)
+    bad = {**good, "images": good["images"].copy()}
+    bad["images"][2, 3, 5] = value
+    compiled = parallel.jit_step(
+        make_train_step(MODEL, tx, losses.cross_entropy, ema_decay=0.5), mesh
+    )
+    before = fresh(MODEL, tx, good, mesh=mesh, ema=True)
+    kept = jax.device_get(before.replace(key=jax.random.key_data(before.key)))
+    state, measured = compiled(before, parallel.shard_batch(bad, mesh))
+    assert int(measured["skipped"]) == 1
+    assert_same(state, kept.replace(key=state.key, step=np.int32(1)), atol=0)
+    state, measured = compiled(state, parallel.shard_batch(good, mesh))
+    assert int(measured["skipped"]) == 0
+    assert np.isfinite(measured["loss"])
+    assert int(state.opt_state[0].count) == 1
+
+
+def test_computing_in_bfloat16_keeps_params_and_sums_in_float32():
+    batch, tx, mesh = batch_of(4), optax.adam(1e-3), mesh_of(1)
+    model = UNet(widths=(2, 4), norm="batch", dtype=jnp.bfloat16)
+    step = make_train_step(model, tx, losses.soft_dice, ema_decay=0.5)
+    state, measured = run(step, fresh(model, tx, batch, mesh=mesh, ema=True), [batch], mesh)
+    kinds = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema, state.collections))}
+    assert kinds == {np.dtype(np.float32)}
+    moments = state.opt_state[0]
+    assert {leaf.dtype for leaf in jax.tree.leaves((moments.mu, moments.nu))} == kinds
+    assert measured["loss"].dtype == np.float32
+    assert np.isfinite(measured["loss"])
+
+
+def shifted_rows(key, batch, *, rows):
+    """Every film rolled by an amount of its row's own."""
+
+    def shift(row, image):
+        return jnp.roll(image, jax.random.randint(jax.random.fold_in(key, row), (), 0, 16))
+
+    return {**batch, "images": jax.vmap(shift)(rows, batch["images"])}
+
+
+def test_augmentation_draws_by_the_row_in_the_global_batch():
+    batch, tx, mesh = batch_of(8), optax.adam(1e-3), mesh_of(1)
+    states = [
+        run(
+            make_train_step(Affine(), tx, losses.cross_entropy, augment=augment),
+            fresh(Affine(), tx, batch, mesh=mesh),
+            [batch],
+            mesh,
+        )[0]
+        for augment in (None, shifted_rows)
+    ]
+    assert float(states[0].opt_state[0].mu["weight"]) != float(states[1].opt_state[0].mu["weight"])
+    step = make_train_step(
+        Affine(), tx, losses.cross_entropy, augment=shifted_rows, axis_name="data"
+    )
+    state = TrainState.create(Affine(), tx, jax.random.key(0), batch["images"])
+    shared = {name: array.reshape(8, 1, *array.shape[1:]) for name, array in batch.items()}
+    assert_same(parallel.pmap_step(step)(state, shared)[0], states[1], atol=2e-6)
+
+
+def test_augmentation_that_cannot_know_the_row_is_refused_under_pmap():
+    with pytest.raises(ValueError, match="every device would draw alike"):
+        make_train_step(
+            Affine(),
+            optax.adam(1e-3),
+            losses.cross_entropy,
+            augment=lambda key, batch: batch,  # noqa: ARG005
+            axis_name="data",
+        )
 
 
 @pytest.mark.parametrize("unroll", [True, False])

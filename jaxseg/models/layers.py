@@ -134,6 +134,61 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
 
 
+class BatchNorm(nn.Module):
+    """Batch norm over the global batch without the rows that pad it (Ioffe and Szegedy, ICML 2015).
+
+    `flax.linen.BatchNorm`, parameters, running statistics (momentum 0.9) and all, but for this:
+    under a mapped axis Flax averages the devices' means, which is wrong where they have different
+    numbers of rows that count.
+    """
+
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: Float[jax.Array, "B H W C"], *, train: bool, valid: Valid | None = None
+    ) -> Float[jax.Array, "B H W C"]:
+        """Normalises by the batch's mean and variance (``train``) or by the running ones.
+
+        Args:
+            x: Features; statistics are taken in float32 whatever their dtype.
+            train: Whether to use the batch's statistics, and to move the running ones.
+            valid: ``[B]`` bool, False on rows to leave out of them; None counts all. With no row
+                that counts anywhere, mean and variance are 0.
+        """
+        features = x.shape[-1:]
+        means = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
+        variances = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones_init(), features, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), features, self.param_dtype)
+        mean, variance = means.value, variances.value
+        if train:
+            mean, variance = self._statistics(x.astype(jnp.float32), valid)
+            if not self.is_initializing():
+                means.value = 0.9 * means.value + 0.1 * mean
+                variances.value = 0.9 * variances.value + 0.1 * variance
+        dtype = self.dtype or jnp.promote_types(x.dtype, self.param_dtype)
+        slope = jax.lax.rsqrt(variance + self.epsilon) * scale.astype(jnp.float32)
+        centred = x.astype(jnp.float32) - mean[None, None, None]
+        y = centred * slope[None, None, None] + bias.astype(jnp.float32)[None, None, None]
+        return y.astype(dtype)
+
+    def _statistics(self, x: jax.Array, valid: Valid | None) -> tuple[jax.Array, jax.Array]:
+        counted = jnp.ones(x.shape[0], bool) if valid is None else jnp.asarray(valid)
+        rows = counted.sum(dtype=jnp.int32)
+        kept = jnp.where(counted[:, None, None, None], x, 0.0)
+        sums = (kept.sum((0, 1, 2)), jnp.square(kept).sum((0, 1, 2)), rows)
+        if self.axis_name is not None:
+            sums = jax.lax.psum(sums, self.axis_name)
+        total, squares, rows = sums
+        pixels = jnp.maximum(rows, 1).astype(jnp.float32) * (x.shape[1] * x.shape[2])
+        mean = total / pixels
+        return mean, jnp.maximum(squares / pixels - jnp.square(mean), 0.0)
+
+
 class Normalization(nn.Module):
     """One of `NORMS`, over features ``[B, H, W, C]``, with learned scale and offset.
 
@@ -158,14 +213,10 @@ class Normalization(nn.Module):
         if self.norm == "none":
             return x
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.norm == "batch":
+            return BatchNorm(axis_name=self.axis_name, **dtypes)(x, train=train, valid=valid)
         # Flax takes the statistics in float32 and lets features of another dtype promote.
         with jax.numpy_dtype_promotion("standard"):
-            if self.norm == "batch":
-                layer = nn.BatchNorm(
-                    use_running_average=not train, momentum=0.9, axis_name=self.axis_name, **dtypes
-                )
-                counted = None if valid is None else jnp.asarray(valid)[:, None, None, None]
-                return layer(x, mask=counted)
             if self.norm == "group":
                 return nn.GroupNorm(num_groups=math.gcd(8, x.shape[-1]), **dtypes)(x)
             if self.norm == "instance":

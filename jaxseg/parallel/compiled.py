@@ -93,16 +93,19 @@ def pmap_step(step: Step, *, devices: Sequence[Any] | None = None) -> Step:
 
     Returns:
         ``mapped(state, batch) -> (state, metrics)``: the state as everywhere else, with no axis of
-        devices, and donated; every array of the batch as ``[devices, rows, ...]``. It gives the
-        numbers that `jit_step` gives.
+        devices, and on one process donated; every array of the batch as ``[devices, rows, ...]``.
+        It gives the numbers that `jit_step` gives.
     """
+    # On several processes pmap hands out views of the arrays it goes on with: a donated one would
+    # take the next call's state with it.
+    donated = () if jax.process_count() > 1 else (0,)
     return jax.pmap(
         step,
         axis_name=DATA,
         in_axes=(None, 0),
         out_axes=None,
         devices=devices,
-        donate_argnums=0,
+        donate_argnums=donated,
     )
 
 
