@@ -9,13 +9,16 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-from tyro.conf import Suppress
+from tyro.conf import Suppress, arg
 
 import jaxseg
 from jaxseg import losses
 from jaxseg.augment import UNCHANGED, Strengths
 from jaxseg.training import Loss
 from jaxseg.types import InputError
+
+SOURCE = "source:"
+"""What stands before the held-out source's text in ``--split``."""
 
 PLACES = ("manual_dir", "data_dir")
 """Fields that say where things lie on one machine and do not change the result."""
@@ -34,8 +37,11 @@ class Configuration:
     """Where prepared data and arrays are kept; the user's cache unless given."""
     data_config: Literal["all", "covid", "normal", "lung_opacity", "viral_pneumonia"] = "all"
     """Which classes of films."""
-    split: Literal["seed", "grouped"] = "grouped"
-    """seed: 70/30 by permutation, nothing selected. grouped: 70/10/20, duplicates kept together."""
+    skip_bad: bool = False
+    """Leave out films that will not do, and count them in the report, in place of an error."""
+    split: Annotated[str, arg(metavar="seed|grouped|source:TEXT")] = "grouped"
+    """seed: 70/30 by permutation, nothing selected. grouped: 70/10/20, duplicates kept together.
+    source:TEXT: test on films whose source's address holds TEXT, learn from all others."""
     size: int = 256
     """Side in pixels that films are resized to for the network."""
     film_resize: Literal["bilinear", "nearest"] = "bilinear"
@@ -91,6 +97,8 @@ class Configuration:
         for field in ("size", "epochs", "batch_size", "microbatches", "skipped_in_a_row"):
             if getattr(self, field) < 1:
                 raise InputError(f"--{field.replace('_', '-')}: must be at least 1")
+        if self.split not in ("seed", "grouped") and not self.split.startswith(SOURCE):
+            raise InputError(f"--split: {self.split!r} is none of seed, grouped and {SOURCE}TEXT")
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise InputError("--widths: needs two or more positive numbers, finest level first")
         if len(self.dropout) not in (1, len(self.widths) - 1):

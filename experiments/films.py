@@ -3,16 +3,20 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from experiments.command import bar
-from experiments.configuration import Configuration
+from experiments.configuration import SOURCE, Configuration
 from jaxseg.data import phantom
 from jaxseg.data.archive import RELEASE_COUNTS, PartialReleaseWarning
 from jaxseg.data.arrays import FilmArrays, load_arrays
-from jaxseg.data.splits import SPLITS, seed_split
+from jaxseg.data.splits import SPLITS, held_out_split, seed_split
 from jaxseg.types import InputError
+
+if TYPE_CHECKING:
+    import jaxseg.data.covid_radiography
 
 PHANTOM_SEED = 0
 
@@ -42,18 +46,8 @@ def load(configuration: Configuration) -> Films:
     Raises:
         InputError: The archive, or an option about it, will not do.
     """
-    # These load TFDS, which takes a second: not before a command has checked its options.
-    from jaxseg.data.covid_radiography.preparation import default_data_dir, prepare
-
-    data_dir = configuration.data_dir or default_data_dir()
-    manual_dir = configuration.manual_dir
-    with warnings.catch_warnings():
-        if manual_dir is None:
-            manual_dir = _phantoms(configuration, data_dir)
-            warnings.simplefilter("ignore", PartialReleaseWarning)
-        builder = prepare(
-            manual_dir, data_dir, configuration.data_config, progress=bar("building the data set")
-        )
+    manual_dir = archive_dir(configuration)
+    builder = prepared(configuration, manual_dir)
     arrays = load_arrays(
         builder,
         size=configuration.size,
@@ -70,13 +64,63 @@ def load(configuration: Configuration) -> Films:
 
 
 def split(arrays: FilmArrays, rule: str, *, fingerprint: str) -> Films:
-    """Says which films are for what; "seed" permutes them all, "grouped" is the builder's."""
+    """Says which films are for what.
+
+    Args:
+        arrays: The films.
+        rule: "seed" permutes them all, "grouped" is the builder's, "source:TEXT" holds the films
+            of the sources with that text out.
+        fingerprint: Of the archive's content.
+
+    Raises:
+        InputError: No source holds the text, or all do.
+    """
     if rule == "seed":
         train, test = seed_split(arrays.ids)
         return Films(arrays, train, np.empty(0, np.int64), test, fingerprint)
+    if rule.startswith(SOURCE):
+        text = rule.removeprefix(SOURCE)
+        indices = held_out_split(arrays.sources, arrays.groups, arrays.split, held_out=text)
+        return Films(arrays, *indices, fingerprint)
     names = np.asarray(arrays.split)
     train, validation, test = (np.flatnonzero(names == name) for name in SPLITS)
     return Films(arrays, train, validation, test, fingerprint)
+
+
+def archive_dir(configuration: Configuration) -> Path:
+    """Where the configuration's archive lies; phantoms are drawn unless they are drawn already.
+
+    Raises:
+        InputError: The configuration needs an archive and names none.
+    """
+    # This loads TFDS, which takes a second: not before a command has checked its options.
+    from jaxseg.data.covid_radiography.preparation import default_data_dir
+
+    if configuration.manual_dir is not None:
+        return configuration.manual_dir
+    return _phantoms(configuration, configuration.data_dir or default_data_dir())
+
+
+def prepared(
+    configuration: Configuration, manual_dir: Path
+) -> "jaxseg.data.covid_radiography.Builder":
+    """Prepares an archive as the configuration says, or finds it prepared.
+
+    Raises:
+        InputError: The archive, or an option about it, will not do.
+    """
+    from jaxseg.data.covid_radiography.preparation import prepare
+
+    with warnings.catch_warnings():
+        if configuration.manual_dir is None:
+            warnings.simplefilter("ignore", PartialReleaseWarning)
+        return prepare(
+            manual_dir,
+            configuration.data_dir,
+            configuration.data_config,
+            skip_bad=configuration.skip_bad,
+            progress=bar("building the data set"),
+        )
 
 
 def _phantoms(configuration: Configuration, data_dir: Path) -> Path:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-_LAYOUT = 2
+_LAYOUT = 3
 """Part of the cache's name: a change of what lies in it raises this."""
 
 
@@ -50,6 +50,8 @@ class FilmArrays:
         classes: the films' classes, empty text where unknown.
         sources: where the films came from, empty text where unknown.
         split: ``train``, ``validation`` or ``test`` for each film.
+        groups: for each film the id of its group's first film; films of a group are copies of one
+            another or look alike, and must not be parted.
     """
 
     images: UInt8[np.ndarray, "N S S 1"]
@@ -59,6 +61,7 @@ class FilmArrays:
     classes: list[str]
     sources: list[str]
     split: list[str]
+    groups: list[str]
 
 
 def load_arrays(
@@ -130,8 +133,8 @@ def films_from_folders(
         progress: called with the films done so far and the films in all.
 
     Returns:
-        The films in natural order of their stems, all of split ``test``; classes and sources are
-        empty.
+        The films in natural order of their stems, all of split ``test``, each a group of its own;
+        classes and sources are empty.
 
     Raises:
         InputError: a folder is absent or holds no PNG or JPEG, a film has no mask or a mask no
@@ -166,6 +169,7 @@ def films_from_folders(
         classes=[""] * len(ids),
         sources=[""] * len(ids),
         split=["test"] * len(ids),
+        groups=ids,
     )
 
 
@@ -211,7 +215,11 @@ def _fill_cache(
         mask = decode_mask(example["mask"], f"mask of {record.id}")
         return _at_size(film, mask, size, film_resize)
 
+    first = {
+        film: group["films"][0] for group in builder.report["groups"] for film in group["films"]
+    }
     facts = {
+        "groups": [first.get(record.id, record.id) for record in records],
         "ids": [record.id for record in records],
         "classes": [record.class_name for record in records],
         "sources": [record.source for record in records],

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxseg.types import InputError
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -111,6 +113,56 @@ def split_alone(content: str) -> str:
     """The split of a film that begins a group, from the sha256 of its bytes in hexadecimal."""
     share = int(content[:16], 16) / 2**64
     return "train" if share < 0.7 else "validation" if share < 0.8 else "test"
+
+
+def held_out_split(
+    sources: Sequence[str], groups: Sequence[str], split: Sequence[str], *, held_out: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Splits films by where they came from: one source to test on, all others to learn from.
+
+    Args:
+        sources: where every film came from, an address, or empty text where unknown.
+        groups: a name for every film that films which must not be parted share.
+        split: every film's split by `grouped_split`.
+        held_out: text that the held-out source's address holds, whatever its case; several
+            sources may.
+
+    Returns:
+        ``(train, validation, test)``, int64 indices. Test are all films of the source; validation
+        those of the other films that are so by ``split``, train the rest of them. Films of other
+        sources that share a group with a test film are in none.
+
+    Raises:
+        InputError: no film's source holds the text, or every film's does.
+    """
+    tested = np.array([held_out.lower() in source.lower() for source in sources], bool)
+    if not held_out or not tested.any() or tested.all():
+        named = sorted({source for source in sources if source})
+        shown = ", ".join(named[:20]) + (f" and {len(named) - 20} more" if len(named) > 20 else "")
+        which = "every film" if tested.any() else "no film"
+        raise InputError(
+            f"held-out source {held_out!r}: {which} comes from there; "
+            f"the sources are {shown or 'not known: the archive has no metadata sheets'}"
+        )
+    bound = {group for group, is_tested in zip(groups, tested, strict=True) if is_tested}
+    free = np.array([group not in bound for group in groups], bool)
+    validation = free & (np.asarray(split) == "validation")
+    return np.flatnonzero(free & ~validation), np.flatnonzero(validation), np.flatnonzero(tested)
+
+
+def leaked(groups: Sequence[str], train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Which test films share a group with a film that was learnt from.
+
+    Args:
+        groups: a name for every film that films which must not be parted share.
+        train: indices of the films that are learnt from.
+        test: indices of the films that are scored.
+
+    Returns:
+        bool, for every film of ``test``.
+    """
+    learnt = {groups[film] for film in train}
+    return np.array([groups[film] in learnt for film in test], bool)
 
 
 def seed_split(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
