@@ -14,6 +14,7 @@ from tyro.conf import Suppress, arg
 import jaxseg
 from jaxseg import losses
 from jaxseg.augment import UNCHANGED, Strengths
+from jaxseg.data.preprocessing import Preprocessing
 from jaxseg.training import Loss
 from jaxseg.types import InputError
 
@@ -46,6 +47,8 @@ class Configuration:
     """Side in pixels that films are resized to for the network."""
     film_resize: Literal["bilinear", "nearest"] = "bilinear"
     """How films are resized; masks always nearest."""
+    preprocessing: Preprocessing = "none"
+    """What is done to films' grey values first; clahe and equalize need scikit-image."""
     phantom_films: Annotated[int | None, Suppress] = None
     """How many phantoms are drawn where no archive is used; None where an archive is needed."""
 

@@ -61,6 +61,7 @@ def evaluate(options: Options) -> None:
             size=configuration.size,
             mask_values=options.mask_values,
             film_resize=configuration.film_resize,
+            preprocessing=configuration.preprocessing,
             progress=command.bar("reading films"),
         )
         indices = np.arange(len(arrays.ids))

@@ -52,6 +52,7 @@ def load(configuration: Configuration) -> Films:
         builder,
         size=configuration.size,
         film_resize=configuration.film_resize,
+        preprocessing=configuration.preprocessing,
         progress=bar("decoding films"),
     )
     films = split(arrays, configuration.split, fingerprint=builder.fingerprint)

@@ -19,6 +19,7 @@ from tyro.conf import Positional
 from experiments import command, pictures, trained
 from experiments.run_directory import RunDirectory, write_bytes
 from jaxseg.data.films import read_film, resize_film
+from jaxseg.data.preprocessing import preprocess
 from jaxseg.inference import make_predict, resize_logits
 from jaxseg.types import InputError
 
@@ -51,7 +52,8 @@ def predict(options: Options) -> None:
     with command.progress_bar("segmenting", len(paths)) as bar:
         for path in paths:
             film = read_film(path)
-            small = resize_film(film, configuration.size, configuration.film_resize)
+            seen = preprocess(film, configuration.preprocessing)
+            small = resize_film(seen, configuration.size, configuration.film_resize)
             logits = forward(learnt.state, small[None, ..., None])
             mask = np.asarray(resize_logits(logits, film.shape))[0, ..., 0] > 0
             _save(Image.fromarray(mask), options.out / f"{path.stem}_mask.png")

@@ -10,6 +10,7 @@ from PIL import Image
 from jaxseg.data.arrays import FilmArrays, films_from_folders, load_arrays
 from jaxseg.data.covid_radiography import Builder, prepare
 from jaxseg.data.phantom import write_archive
+from jaxseg.data.preprocessing import preprocess
 from jaxseg.types import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
@@ -62,6 +63,22 @@ def test_every_film_is_there_once_in_natural_order_at_the_size(builder, size, fi
         np.testing.assert_array_equal(arrays.labels[index], labels)
         np.testing.assert_array_equal(arrays.masks[index], mask // 255)
     assert arrays.images.dtype == arrays.labels.dtype == arrays.masks[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize("method", ["clahe", "equalize"])
+def test_films_are_preprocessed_before_they_are_resized_and_masks_never(builder, folder, method):
+    pytest.importorskip("skimage", reason="needs scikit-image")
+    arrays = load_arrays(builder, size=32, preprocessing=method)
+    folders = folder / "COVID/images", folder / "COVID/masks"
+    from_folders = films_from_folders(*folders, size=32, preprocessing=method)
+    plain = load_arrays(builder, size=32)
+    for index, number in enumerate(FILMS["COVID"]):
+        film = preprocess(film_pixels("COVID", number), method)
+        expected = resized(film, 32, Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(arrays.images[index, ..., 0], expected)
+    np.testing.assert_array_equal(from_folders.images, arrays.images)
+    for name in ("labels", "masks"):
+        np.testing.assert_array_equal(getattr(arrays, name), getattr(plain, name))
 
 
 def test_splits_and_classes_and_sources_are_the_builders(folder, tmp_path):
@@ -126,9 +143,10 @@ def test_sizes_resizes_configs_and_contents_are_kept_apart(folder, builder, tmp_
     load_arrays(builder, size=9, cache_dir=cache)
     load_arrays(builder, size=8, cache_dir=str(cache), film_resize="nearest")
     load_arrays(prepare(folder, tmp_path / "data", "normal"), size=8, cache_dir=cache)
+    load_arrays(builder, size=8, cache_dir=cache, preprocessing="complement")
     shutil.copy(folder / "COVID/masks/COVID-1.png", folder / "COVID/masks/COVID-2.png")
     changed = load_arrays(prepare(folder, tmp_path / "data", "covid"), size=8, cache_dir=cache)
-    assert len(list(cache.iterdir())) == 5
+    assert len(list(cache.iterdir())) == 6
     np.testing.assert_array_equal(changed.labels[0], changed.labels[1])
 
 

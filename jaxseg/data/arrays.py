@@ -24,6 +24,7 @@ from jaxseg.data.films import (
     resize_film,
     resize_mask,
 )
+from jaxseg.data.preprocessing import Preprocessing, preprocess
 from jaxseg.data.splits import SPLITS, natural_key
 from jaxseg.data.threads import in_threads
 from jaxseg.types import InputError
@@ -69,20 +70,22 @@ def load_arrays(
     *,
     size: int,
     film_resize: Resize = "bilinear",
+    preprocessing: Preprocessing = "none",
     cache_dir: Path | str | None = None,
     progress: Progress | None = None,
 ) -> FilmArrays:
     """Gives all films of a prepared data set at one size, memory-mapped from a cache on disk.
 
-    The cache is keyed by the archive's fingerprint, the config, the builder's version, the size
-    and the resize. It appears once it is whole, is checked in full at every load, and made again
-    where it is damaged.
+    The cache is keyed by the archive's fingerprint, the config, the builder's version, the size,
+    the resize and the preprocessing. It appears once it is whole, is checked in full at every load,
+    and made again where it is damaged.
 
     Args:
         builder: a prepared ``covid_radiography`` builder.
         size: the side in pixels that films and labels are resized to, 1 or more.
         film_resize: how films are resized, ``bilinear`` (antialiased) or ``nearest``; masks always
             nearest.
+        preprocessing: what is done to a film's grey values before it is resized.
         cache_dir: where to keep the arrays; None: beside the prepared data.
         progress: called with the films done so far and the films in all; not called where the
             cache serves.
@@ -91,7 +94,8 @@ def load_arrays(
         The films of all splits. The arrays are read-only.
 
     Raises:
-        InputError: ``size`` is below 1, or the cache's folder is full or cannot be written to.
+        InputError: ``size`` is below 1, the preprocessing lacks scikit-image, or the cache's folder
+            is full or cannot be written to.
         ValueError: the builder is not prepared.
     """
     _check_size(size)
@@ -100,12 +104,11 @@ def load_arrays(
         raise ValueError(f"{builder.info.full_name} is not prepared: prepare() it first")
     root = Path(cache_dir).expanduser() if cache_dir else version_dir.parents[2] / "arrays"
     config, version = version_dir.parts[-2:]
-    directory = (
-        root / f"{builder.fingerprint[:16]}-{config}-{version}-{size}-{film_resize}-{_LAYOUT}"
-    )
+    made_with = (config, version, str(size), film_resize, preprocessing, str(_LAYOUT))
+    directory = root / "-".join((builder.fingerprint[:16], *made_with))
     if not cache.is_whole(directory):
         try:
-            _fill_cache(directory, builder, size, film_resize, progress)
+            _fill_cache(directory, builder, size, film_resize, preprocessing, progress)
         except OSError as error:
             # Another process may have finished first and hold the folder's name.
             if not cache.is_whole(directory):
@@ -120,6 +123,7 @@ def films_from_folders(
     size: int,
     mask_values: Collection[int] | None = None,
     film_resize: Resize = "bilinear",
+    preprocessing: Preprocessing = "none",
     progress: Progress | None = None,
 ) -> FilmArrays:
     """Reads a folder of films and a folder of masks, paired by file stem, into memory.
@@ -130,6 +134,7 @@ def films_from_folders(
         size: the side in pixels that films and labels are resized to, 1 or more.
         mask_values: the grey values that are the object; None: those above 127.
         film_resize: how films are resized, ``bilinear`` (antialiased) or ``nearest``.
+        preprocessing: what is done to a film's grey values before it is resized.
         progress: called with the films done so far and the films in all.
 
     Returns:
@@ -152,7 +157,8 @@ def films_from_folders(
     ids = sorted(films, key=natural_key)
 
     def pair(stem: str) -> Pair:
-        film, mask = read_film(films[stem]), read_mask(masks[stem], mask_values)
+        film = preprocess(read_film(films[stem]), preprocessing)
+        mask = read_mask(masks[stem], mask_values)
         return _at_size(film, mask, size, film_resize)
 
     pairs = list(_told(in_threads(pair, ids), len(ids), progress))
@@ -189,6 +195,7 @@ def _fill_cache(
     builder: "jaxseg.data.covid_radiography.Builder",
     size: int,
     film_resize: Resize,
+    preprocessing: Preprocessing,
     progress: Progress | None,
 ) -> None:
     stored = {
@@ -211,7 +218,7 @@ def _fill_cache(
 
     def pair(record: _Record) -> Pair:
         example = stored[record.split][record.index]
-        film = decode_film(example["image"], record.id)
+        film = preprocess(decode_film(example["image"], record.id), preprocessing)
         mask = decode_mask(example["mask"], f"mask of {record.id}")
         return _at_size(film, mask, size, film_resize)
 
