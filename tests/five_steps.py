@@ -67,7 +67,9 @@ def train(form: str, devices: list[Any], *, microbatches: int = 1) -> dict[str, 
         dropout=0.25,
         decoder_dropout=0.25,
     )
-    tx = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-3))
+    # With its default epsilon Adam makes whole steps of gradients that are rounding alone.
+    adam = optax.adamw(1e-3, eps=1e-5)
+    tx = optax.chain(optax.clip_by_global_norm(0.5), adam)
     step = make_train_step(
         model,
         tx,
