@@ -112,6 +112,8 @@ def test_litter_is_disregarded(folder, tmp_path):
     path = pack(folder, tmp_path / "archive.zip")
     with zipfile.ZipFile(path, "a") as packed:
         packed.writestr(f"__MACOSX/{FOLDER}/COVID/images/COVID-9.png", b"x")
+        packed.writestr(f"__MACOSX/{FOLDER}/COVID/images/._COVID-1.png", b"x")
+        packed.writestr(f"{FOLDER}/.DS_Store", b"x")
         packed.writestr(f"{FOLDER}/COVID/", b"")
     assert fingerprint(path) == fingerprint(folder) == clean
 
@@ -126,6 +128,14 @@ def test_symbolic_links_are_followed(folder, tmp_path):
     (tmp_path / "manual").mkdir()
     (tmp_path / "manual" / FOLDER).symlink_to(folder)
     assert fingerprint(tmp_path / "manual") == expected
+
+
+@pytest.mark.parametrize("name", ZIP_NAMES)
+def test_a_zip_behind_a_symbolic_link_is_read(folder, tmp_path, name):
+    real = pack(folder, tmp_path / "real.zip")
+    (tmp_path / "manual").mkdir()
+    (tmp_path / "manual" / name).symlink_to(real)
+    assert fingerprint(tmp_path / "manual") == fingerprint(folder)
 
 
 def remove(name):

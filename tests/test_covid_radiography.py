@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import os
 import shutil
@@ -6,6 +7,7 @@ import sys
 import zipfile
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,12 +164,62 @@ assert "tensorflow" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_description_citation_and_release_notes_are_there():
+def test_description_homepage_citations_tags_and_release_notes_are_there():
     metadata = Builder.get_metadata()
-    assert "21,165" in metadata.description
-    assert "10.1109/ACCESS.2020.3010287" in metadata.citation
+    for count in ("21,165", "3,616", "6,012", "10,192", "1,345"):
+        assert count in metadata.description
+    for doi in ("10.1109/ACCESS.2020.3010287", "10.1016/j.compbiomed.2021.104319"):
+        assert doi in metadata.citation
+    assert metadata.tags
     assert set(metadata.tags) <= set(valid_tags())
     assert str(Builder.VERSION) in Builder.RELEASE_NOTES
+    info: Any = Builder(config="covid", data_dir="/nowhere").info
+    assert info.homepage.startswith("https://www.kaggle.com/datasets/tawsifurrahman")
+    assert info.features["class"].names == list(ALL_CLASSES)
+    assert info.description
+    assert info.citation
+
+
+def test_tfds_builder_takes_skip_bad(folder, tmp_path):
+    (folder / "COVID/masks/COVID-9.png").unlink()
+    pack(folder, tmp_path / "archive.zip")
+    config = tfds.download.DownloadConfig(manual_dir=str(tmp_path))
+    for skip_bad in (False, True):
+        builder = tfds.builder(
+            "covid_radiography/covid", data_dir=tmp_path / "data", skip_bad=skip_bad
+        )
+        if skip_bad:
+            builder.download_and_prepare(download_config=config)
+            assert len(stored(builder)) == 29
+        else:
+            with pytest.raises(InputError, match="COVID-9"):
+                builder.download_and_prepare(download_config=config)
+
+
+def test_with_tensorflow_tfds_load_reads_tfrecord_and_data_source_array_record(folder, tmp_path):
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("needs TensorFlow")
+    pack(folder, tmp_path / "archive.zip")
+    code = f"""
+import warnings
+warnings.simplefilter("ignore")
+import numpy as np
+import tensorflow_datasets as tfds
+import jaxseg.data.covid_radiography
+kwargs = dict(download_config=tfds.download.DownloadConfig(manual_dir={str(tmp_path)!r}))
+films = tfds.load("covid_radiography/covid", split="train+validation+test",
+                  data_dir={str(tmp_path / "records")!r}, download_and_prepare_kwargs=kwargs,
+                  builder_kwargs=dict(file_format="tfrecord"))
+by_id = {{film["id"]: film for film in films.as_numpy_iterator()}}
+sources = tfds.data_source("covid_radiography/covid", data_dir={str(tmp_path / "arrays")!r},
+                           download_and_prepare_kwargs=kwargs)
+others = {{film["id"]: film for source in sources.values() for film in source}}
+assert len(by_id) == 30 and by_id.keys() == others.keys()
+for name, film in by_id.items():
+    for key in ("image", "mask", "class"):
+        np.testing.assert_array_equal(film[key], others[name][key])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
