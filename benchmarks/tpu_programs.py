@@ -232,6 +232,7 @@ _ALIAS = re.compile(r"\{\}, (?:may|must)-alias\)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+(?:e\d\w+)?)\[([\d,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
+_NAMED = re.compile(r"replica_groups=mesh\[(?P<mesh>[^\]]*)\] \{(?P<axes>[^}]*)\}")
 
 
 def collectives(text: str, *, chips: int) -> tuple[Collective, ...]:
@@ -255,6 +256,9 @@ def collectives(text: str, *, chips: int) -> tuple[Collective, ...]:
             group = listed[1].count(",") + 1
         elif counted := _COUNTED.search(line):
             group = int(counted[1])
+        elif named := _NAMED.search(line):
+            sizes_of = dict(axis.split("=") for axis in named["mesh"].split(","))
+            group = math.prod(int(sizes_of[axis]) for axis in named["axes"].split(","))
         found.append(Collective(kind, sum(sizes), group))
     return tuple(found)
 

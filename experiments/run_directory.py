@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.configuration import PLACES, Configuration, from_json
 from experiments.configurations import CONFIGURATIONS
@@ -17,13 +18,15 @@ from jaxseg.types import InputError
 class RunDirectory:
     """The files of one run.
 
-    ``config.json``, ``metrics.jsonl``, ``checkpoints/`` while it trains; then ``summary.json``,
+    ``config.json``, ``steps.jsonl`` (a row a step), ``metrics.jsonl`` (a row an epoch) and
+    ``checkpoints/`` while it trains; then ``summary.json``,
     ``test_per_image.csv``, ``curves.png``, ``examples.png`` and ``report.html``.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.json"
+        self.steps = path / "steps.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
@@ -103,26 +106,60 @@ class RunDirectory:
         like = CONFIGURATIONS.get(values["name"], Configuration(name=values["name"]))
         return from_json(values, like)
 
-    def keep_metrics(self, up_to_step: int) -> None:
+    def keep_logs(self, up_to_step: int) -> None:
         """Drops what was logged after a step, so that a resumed run logs it once."""
-        rows = [row for row in self.read_metrics() if row["step"] <= up_to_step]
-        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        for path in (self.steps, self.metrics):
+            _append(path, [row for row in _read_rows(path) if row["step"] <= up_to_step], anew=True)
+
+    def log_steps(self, last: int, measured: Mapping[str, np.ndarray]) -> None:
+        """Adds a row to ``steps.jsonl`` for each of the steps that a call did.
+
+        Args:
+            last: The number of the last of them.
+            measured: What each of them measured, ``[steps]`` by name.
+        """
+        columns = {name: values.tolist() for name, values in measured.items()}
+        first = last - len(next(iter(columns.values()))) + 1
+        rows = zip(*columns.values(), strict=True)
+        _append(
+            self.steps,
+            [
+                {"step": first + i, **dict(zip(columns, row, strict=True))}
+                for i, row in enumerate(rows)
+            ],
+        )
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Adds a row to ``metrics.jsonl``."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(without_nan(row)) + "\n")
+        _append(self.metrics, [row])
+
+    def read_steps(self) -> list[dict[str, Any]]:
+        """The rows of ``steps.jsonl``; a last one that a killed run cut short is left out."""
+        return _read_rows(self.steps)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``; a last one that a killed run cut short is left out."""
-        if not self.metrics.exists():
-            return []
-        lines = self.metrics.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return _read_rows(self.metrics)
 
     def read_summary(self) -> dict[str, Any] | None:
         """``summary.json``, or None where the run is not finished."""
         return json.loads(self.summary.read_text()) if self.summary.exists() else None
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _append(path: Path, rows: Iterable[Mapping[str, Any]], *, anew: bool = False) -> None:
+    text = "".join(json.dumps(without_nan(row)) + "\n" for row in rows)
+    if anew:
+        write_text(path, text)
+        return
+    with path.open("a") as file:
+        file.write(text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -92,7 +92,7 @@ def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume
             progress = Progress(**saved)
             command.say(f"going on after step {latest} of {steps}")
         if parallel.is_lead():
-            run.keep_metrics(up_to_step=int(state.step))
+            run.keep_logs(up_to_step=int(state.step))
         # Where loops are unrolled a program of many steps is no faster than the steps.
         calls = StepsPerCall(1 if parallel.unrolls(mesh) else None)
         saved_at = time.monotonic()
@@ -121,6 +121,8 @@ def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume
                     progress = progress.add(
                         measured, seconds, timed=calls.record(len(indices), seconds)
                     )
+                    if parallel.is_lead():
+                        run.log_steps(int(state.step), measured)
                     if progress.skipped_in_a_row >= configuration.skipped_in_a_row:
                         raise command.Diverged(diverged(progress, state, checkpoints))
                     first += len(indices)

@@ -94,10 +94,20 @@ def test_a_run_leaves_what_the_design_says(finished):
     )
     names = {path.name for path in finished.path.iterdir()}
     assert names == {
-        "config.json", "metrics.jsonl", "summary.json", "checkpoints", "curves.png",
+        "config.json", "metrics.jsonl", "steps.jsonl", "summary.json", "checkpoints", "curves.png",
         "examples.png", "report.html", "test_per_image.csv",
     }  # fmt: skip
     assert [row["epoch"] for row in finished.read_metrics()] == [1, 2]
+
+
+def test_the_steps_of_an_epoch_are_logged_and_their_mean_is_the_epochs_loss(finished):
+    steps, epochs = finished.read_steps(), finished.read_metrics()
+    assert [row["step"] for row in steps] == list(range(1, epochs[-1]["step"] + 1))
+    first = [row for row in steps if row["step"] <= epochs[0]["step"]]
+    images = sum(row["images"] for row in first)
+    loss = sum(row["loss"] * row["images"] for row in first) / images
+    assert images == finished.read_summary()["films"]["train"]
+    assert epochs[0]["loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_the_summary_is_the_mean_of_the_films(finished):
@@ -220,6 +230,7 @@ def test_a_run_killed_in_mid_epoch_resumes_and_ends_with_the_same_bits(films, tm
         [{**row, "images_per_second": 0} for row in d.read_metrics()] for d in (broken, unbroken)
     ]
     assert rows[0] == rows[1]
+    assert broken.read_steps() == unbroken.read_steps()
     summaries = [directory.read_summary() for directory in (broken, unbroken)]
     assert summaries[0] is not None
     assert summaries[1] is not None

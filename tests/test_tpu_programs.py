@@ -22,6 +22,7 @@ HloModule jit_step, input_output_alias={ {0}: (0, {}, may-alias), {1}: (1, {}, m
 channel_id=1, replica_groups=[2,4]<=[8], to_apply=%add
   %ag = (f32[4]{0}, f32[32]{0}) all-gather-start(f32[4] %c), replica_groups={{0,1,2,3,4,5,6,7}}
   %agd = f32[32]{0} all-gather-done((f32[4], f32[32]) %ag)
+  %ar = f32[2]{0} all-reduce(f32[2] %e), replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}
   %cp = pred[16]{0} collective-permute(pred[16] %d), source_target_pairs={{0,1},{1,0}}
   %fusion = f32[8]{0} fusion(%all-reduce.1), kind=kLoop
 """
@@ -31,6 +32,7 @@ def test_collectives_are_read_out_of_a_programs_text():
     assert tpu_programs.collectives(TEXT, chips=8) == (
         Collective("all-reduce", 3 * 3 * 4 + 8 * 2, 4),
         Collective("all-gather", 32 * 4, 8),
+        Collective("all-reduce", 8, 2),
         Collective("collective-permute", 16, 8),
     )
 
@@ -62,8 +64,11 @@ def test_the_step_on_eight_chips_sends_its_gradients_and_nothing_else():
         size=64,
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+    # An upsampling kernel's gradient is summed as the 2x2 convolution has it: 16 taps for its 9.
+    taps = 7 * shapes["params"]["up_0"]["kernel"].size // 9
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     # Of the metrics the loss and the number of images are summed over the chips.
-    expected = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes)) + 2 * 4
+    expected = 4 * (parameters + taps) + 2 * 4
     kinds = tpu_programs.by_kind(program.collectives)
     assert set(kinds) == {"all-reduce"}
     count, size = kinds["all-reduce"]
