@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 
 from jaxseg import UNet, losses, parallel, training
-from jaxseg.models.layers import Dropout, Normalization
+from jaxseg.models import Dropout
+from jaxseg.models.layers import Normalization
 from jaxseg.training import TrainState, make_eval_step, make_many_steps, make_train_step
 
 

@@ -1,7 +1,7 @@
 """The layers that the U-Net is made of and Flax lacks in this form.
 
-`UpConv` is a 3x3 stride-2 transposed convolution computed without zeros in between, `Dropout`
-draws each row's bits from the row's global index, and `Normalization` is one of four norms.
+`UpConv` is a 3x3 stride-2 transposed convolution computed without zeros in between, and
+`Normalization` is one of four norms.
 """
 
 import math
@@ -15,7 +15,8 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxseg.types import Rows, Valid
+from jaxseg.models import packing
+from jaxseg.types import Valid
 
 NORMS = ("none", "batch", "group", "instance")
 
@@ -79,59 +80,36 @@ class UpConv(nn.Module):
 
     Parameters (``kernel`` ``[3, 3, C, features]``, ``bias``) and result are those of
     ``nn.ConvTranspose(features, (3, 3), strides=(2, 2))``; see `upsampling_convolution`.
+
+    Attributes:
+        features: Channels that come out.
+        columns: Columns that share a place of the result; 1 is the plain layout, and in a packed
+            one the features given have half as many (see `packing`).
     """
 
     features: int
+    columns: int = 1
     use_bias: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     kernel_init: Initializer = glorot_uniform
 
     @nn.compact
-    def __call__(self, x: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B 2*H 2*W D"]:
+    def __call__(self, x: Float[jax.Array, "B H P C"]) -> Float[jax.Array, "B 2*H Q D"]:
         """Returns features of twice the height and width."""
-        shape = (3, 3, x.shape[-1], self.features)
+        shape = (3, 3, x.shape[-1] // max(1, self.columns // 2), self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:], self.param_dtype)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        out = upsampling_convolution(x, kernel)
-        return out if bias is None else out + bias[None, None, None]
-
-
-class Dropout(nn.Module):
-    """Dropout whose bits depend on the key and on each row's index in the global batch alone.
-
-    So neither the number of devices, nor the part of a batch that is at hand, nor rows that pad it
-    change what is dropped.
-    """
-
-    rate: float
-
-    @nn.compact
-    def __call__(
-        self, x: Float[jax.Array, "B ..."], *, train: bool, rows: Rows | None = None
-    ) -> Float[jax.Array, "B ..."]:
-        """Zeroes each value with probability ``rate`` and scales the others by 1 / (1 - rate).
-
-        Args:
-            x: Features.
-            train: False returns them as they are.
-            rows: ``[B]``, each row's index in the global batch; None counts from 0.
-        """
-        if not train or self.rate == 0.0:
-            return x
-        rows = jnp.arange(x.shape[0]) if rows is None else jnp.asarray(rows)
-        key = self.make_rng("dropout")
-
-        def keep_row(row: jax.Array) -> jax.Array:
-            # Flat, for the reason given in `glorot_uniform`.
-            shape = (math.prod(x.shape[1:]),)
-            return jax.random.bernoulli(jax.random.fold_in(key, row), 1.0 - self.rate, shape)
-
-        keep = jax.vmap(keep_row)(rows).reshape(x.shape)
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+        x, kernel_used, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if self.columns == 1:
+            out = upsampling_convolution(x, kernel_used)
+        else:
+            out = packing.convolve_up(x, kernel, self.columns // 2)
+        if bias is None:
+            return out
+        return out + jnp.tile(bias, self.columns)[None, None, None]
 
 
 class BatchNorm(nn.Module):
@@ -149,8 +127,8 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "B H W C"], *, train: bool, valid: Valid | None = None
-    ) -> Float[jax.Array, "B H W C"]:
+        self, x: Float[jax.Array, "B *spatial C"], *, train: bool, valid: Valid | None = None
+    ) -> Float[jax.Array, "B *spatial C"]:
         """Normalises by the batch's mean and variance (``train``) or by the running ones.
 
         Args:
@@ -172,25 +150,27 @@ class BatchNorm(nn.Module):
                 variances.value = 0.9 * variances.value + 0.1 * variance
         dtype = self.dtype or jnp.promote_types(x.dtype, self.param_dtype)
         slope = jax.lax.rsqrt(variance + self.epsilon) * scale.astype(jnp.float32)
-        centred = x.astype(jnp.float32) - mean[None, None, None]
-        y = centred * slope[None, None, None] + bias.astype(jnp.float32)[None, None, None]
-        return y.astype(dtype)
+        mean, slope, bias = (
+            jnp.expand_dims(a.astype(jnp.float32), range(x.ndim - 1)) for a in (mean, slope, bias)
+        )
+        return ((x.astype(jnp.float32) - mean) * slope + bias).astype(dtype)
 
     def _statistics(self, x: jax.Array, valid: Valid | None) -> tuple[jax.Array, jax.Array]:
         counted = jnp.ones(x.shape[0], bool) if valid is None else jnp.asarray(valid)
         rows = counted.sum(dtype=jnp.int32)
-        kept = jnp.where(counted[:, None, None, None], x, 0.0)
-        sums = (kept.sum((0, 1, 2)), jnp.square(kept).sum((0, 1, 2)), rows)
+        kept = jnp.where(jnp.expand_dims(counted, range(1, x.ndim)), x, 0.0)
+        axes = tuple(range(x.ndim - 1))
+        sums = (kept.sum(axes), jnp.square(kept).sum(axes), rows)
         if self.axis_name is not None:
             sums = jax.lax.psum(sums, self.axis_name)
         total, squares, rows = sums
-        pixels = jnp.maximum(rows, 1).astype(jnp.float32) * (x.shape[1] * x.shape[2])
+        pixels = jnp.maximum(rows, 1).astype(jnp.float32) * math.prod(x.shape[1:-1])
         mean = total / pixels
         return mean, jnp.maximum(squares / pixels - jnp.square(mean), 0.0)
 
 
 class Normalization(nn.Module):
-    """One of `NORMS`, over features ``[B, H, W, C]``, with learned scale and offset.
+    """One of `NORMS`, over features ``[B, ..., C]``, with learned scale and offset.
 
     ``batch`` keeps running statistics in the collection ``batch_stats`` and leaves rows that only
     pad the batch out of them; ``group`` has 8 groups, or as many as divide both 8 and the channels.
@@ -204,11 +184,11 @@ class Normalization(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[jax.Array, "B H W C"],
+        x: Float[jax.Array, "B *spatial C"],
         *,
         train: bool,
         valid: Valid | None = None,
-    ) -> Float[jax.Array, "B H W C"]:
+    ) -> Float[jax.Array, "B *spatial C"]:
         """Returns the normalised features in the shape given."""
         if self.norm == "none":
             return x

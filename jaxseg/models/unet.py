@@ -1,6 +1,6 @@
 """The U-Net of Ronneberger, Fischer and Brox (MICCAI 2015), for any size of image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,45 +9,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxseg.models.layers import (
-    NORMS,
-    Dropout,
-    Initializer,
-    Normalization,
-    UpConv,
-    glorot_uniform,
-    rates_per_level,
-)
+from jaxseg.models import packing
+from jaxseg.models.blocks import Convolution, DoubleConv
+from jaxseg.models.dropout import Dropout
+from jaxseg.models.layers import NORMS, Initializer, UpConv, glorot_uniform, rates_per_level
 from jaxseg.types import Images, Logits, Rows, Valid
 
-
-class DoubleConv(nn.Module):
-    """Two 3x3 convolutions, each with its norm and a ReLU."""
-
-    features: int
-    norm: str
-    dtype: DTypeLike
-    param_dtype: DTypeLike
-    kernel_init: Initializer
-    axis_name: str | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool, valid: Valid | None) -> jax.Array:
-        """``[B, H, W, C]`` to ``[B, H, W, features]``."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        for _ in range(2):
-            x = nn.Conv(
-                self.features,
-                (3, 3),
-                use_bias=self.norm == "none",
-                kernel_init=self.kernel_init,
-                **dtypes,
-            )(x)
-            x = Normalization(self.norm, axis_name=self.axis_name, **dtypes)(
-                x, train=train, valid=valid
-            )
-            x = nn.relu(x)
-        return x
+LAYOUTS = ("auto", "plain", "packed")
 
 
 class UNet(nn.Module):
@@ -66,6 +34,12 @@ class UNet(nn.Module):
         kernel_init: Initialiser of every kernel; Glorot-uniform, as Keras has it.
         axis_name: The mapped axis when called inside `jax.pmap` or `jax.shard_map`; batch
             statistics then span it. Leave None under jit.
+        remat: Levels, 0 the finest, whose features are computed again for the gradient instead
+            of being kept: less memory for more work, the same values.
+        layout: How features lie in memory, never what they are: "plain", "packed" (columns of
+            the fine levels side by side in the channels, for TPUs; see `packing`), or "auto",
+            packed where JAX's default device is a TPU. To compile for devices that are not there,
+            name one.
     """
 
     num_classes: int = 1
@@ -77,6 +51,8 @@ class UNet(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     kernel_init: Initializer = glorot_uniform
     axis_name: str | None = None
+    remat: Sequence[int] = ()
+    layout: str = "auto"
 
     @nn.compact
     def __call__(
@@ -104,43 +80,70 @@ class UNet(nn.Module):
             float32 logits ``[B, H, W, num_classes]``.
 
         Raises:
-            ValueError: If ``norm``, ``dropout`` or the rank or dtype of ``images`` does not fit.
+            ValueError: If ``norm``, ``layout``, ``dropout``, ``remat`` or the rank or dtype of
+                ``images`` does not fit.
         """
         if images.ndim != 4:
             raise ValueError(f"images has shape {images.shape}; it must be [B, H, W, C]")
         if self.norm not in NORMS:
             raise ValueError(f"norm is {self.norm!r}; it must be one of {', '.join(NORMS)}")
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout is {self.layout!r}; it must be one of {', '.join(LAYOUTS)}")
         levels = len(self.widths) - 1
         rates = rates_per_level(self.dropout, levels)
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        double_conv = partial(
-            DoubleConv,
-            norm=self.norm,
-            kernel_init=self.kernel_init,
-            axis_name=self.axis_name,
-            **dtypes,
-        )
+        if unknown := set(self.remat) - set(range(levels + 1)):
+            raise ValueError(f"remat names level {min(unknown)}; levels are 0 to {levels}")
+        columns = packing.columns_per_level(self.widths)
+        packed = self._packed()
+        shares = columns if packed else (1,) * (levels + 1)
+        options: dict[str, Any] = {
+            "kernel_init": self.kernel_init,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+        }
+        double_conv = partial(DoubleConv, norm=self.norm, axis_name=self.axis_name, **options)
+
+        # Names are given, since those of Flax's own choice differ inside `nn.remat`, and with
+        # them the bits.
+        def dropout(x: jax.Array, rate: float, level: int, name: str) -> jax.Array:
+            layer = Dropout(rate, columns[level], packed, name=f"{name}_{level}")
+            return layer(x, train=train, rows=rows)
+
+        def convolve(name: str, level: int, *parts: jax.Array) -> jax.Array:
+            block = double_conv(self.widths[level], shares[level], name=name)
+            return block(parts, train, valid)
+
+        def down(_: nn.Module, x: jax.Array, level: int) -> jax.Array:
+            return convolve("bottleneck" if level == levels else f"encoder_{level}", level, x)
+
+        def up(_: nn.Module, x: jax.Array, skip: jax.Array, level: int) -> jax.Array:
+            x = UpConv(self.widths[level], shares[level], name=f"up_{level}", **options)(x)
+            x = dropout(x, self.decoder_dropout, level, "decoder_dropout")
+            skip = dropout(skip, self.decoder_dropout, level, "skip_dropout")
+            return convolve(f"decoder_{level}", level, x, skip)
+
+        def at_level(block: Callable[..., jax.Array], level: int) -> Callable[..., jax.Array]:
+            placed = partial(block, level=level)
+            return nn.remat(placed) if level in self.remat else placed
 
         height, width = images.shape[1:3]
         x = _pad_to_multiple(_as_float(images, self.dtype), 2**levels)
+        x = packing.pack(x, shares[0])
         skips = []
         for level, rate in enumerate(rates):
-            x = double_conv(self.widths[level], name=f"encoder_{level}")(x, train, valid)
+            x = at_level(down, level)(self, x)
             skips.append(x)
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
-            x = Dropout(rate)(x, train=train, rows=rows)
-        x = double_conv(self.widths[-1], name="bottleneck")(x, train, valid)
+            x = packing.max_pool(x, shares[level])
+            x = dropout(x, rate, level + 1, "dropout")
+        x = at_level(down, levels)(self, x)
         for level in reversed(range(levels)):
-            features = self.widths[level]
-            x = UpConv(features, kernel_init=self.kernel_init, **dtypes, name=f"up_{level}")(x)
-            x = jnp.concatenate([x, skips[level]], axis=-1)
-            x = Dropout(self.decoder_dropout)(x, train=train, rows=rows)
-            x = double_conv(features, name=f"decoder_{level}")(x, train, valid)
-        head = nn.Conv(
-            self.num_classes, (1, 1), kernel_init=self.kernel_init, **dtypes, name="head"
-        )
-        logits = head(x)
+            x = at_level(up, level)(self, x, skips[level])
+        logits = Convolution(self.num_classes, 1, shares[0], name="head", **options)([x])
+        logits = packing.unpack(logits, shares[0])
         return logits[:, :height, :width].astype(jnp.float32)
+
+    def _packed(self) -> bool:
+        return self.layout == "packed" or (self.layout == "auto" and jax.default_backend() == "tpu")
 
 
 def _as_float(images: Images, dtype: DTypeLike) -> jax.Array:
