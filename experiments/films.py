@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.command import bar
+from experiments.command import bar, say
 from experiments.configuration import SOURCE, Configuration
 from jaxseg.data import phantom
 from jaxseg.data.archive import RELEASE_COUNTS, PartialReleaseWarning
@@ -115,13 +115,18 @@ def prepared(
     with warnings.catch_warnings():
         if configuration.manual_dir is None:
             warnings.simplefilter("ignore", PartialReleaseWarning)
-        return prepare(
+        builder = prepare(
             manual_dir,
             configuration.data_dir,
             configuration.data_config,
             skip_bad=configuration.skip_bad,
             progress=bar("building the data set"),
         )
+    if faults := builder.report["faults"]:
+        dropped = {fault["film"] for fault in faults} - {""}
+        report = Path(builder.data_dir, "report.md")
+        say(f"{len(dropped)} films left out, {len(faults)} files that will not do: see {report}")
+    return builder
 
 
 def _phantoms(configuration: Configuration, data_dir: Path) -> Path:

@@ -175,7 +175,9 @@ def test_skip_bad_leaves_a_film_out_and_the_report_says_so(archive, tmp_path, ca
     assert "Normal/masks/Normal-7.png: cannot be read as a picture" in error
     code, out, error = run([*options, "--skip-bad"], capsys, monkeypatch)
     assert code == 0, error
-    assert "1 films left out" in out
+    assert "1 films left out; 1 files will not do." in out
+    # Every command that uses the films says so, not only the one that shows the report.
+    assert "1 films left out, 1 files that will not do: see " in out
     assert "| Normal | 10192 | 7 |" in out
 
 

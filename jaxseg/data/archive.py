@@ -142,7 +142,7 @@ class Archive:
             )
         films, faults = [], list(self._strays)
         for name in classes:
-            paired, unpaired = pair_films(name, self._files, self._doubled)
+            paired, unpaired = self._paired[name]
             films += paired
             faults += unpaired
         return sorted(films, key=lambda film: natural_key(film.id)), faults
@@ -182,7 +182,7 @@ class Archive:
         Args:
             classes: names of class folders that the archive has.
         """
-        counts = {name: len(pair_films(name, self._files)[0]) for name in classes}
+        counts = {name: len(self._paired[name][0]) for name in classes}
         fewer = [
             f"{name} {count} of {RELEASE_COUNTS[name]}"
             for name, count in counts.items()
@@ -194,6 +194,11 @@ class Archive:
                 PartialReleaseWarning,
                 stacklevel=3,
             )
+
+    @functools.cached_property
+    def _paired(self) -> Mapping[str, tuple[list[Film], list[Fault]]]:
+        """The films and the faults of each class present."""
+        return {name: pair_films(name, self._files, self._doubled) for name in self.classes}
 
     def _crc(self, name: str) -> int:
         if self._zip is not None:

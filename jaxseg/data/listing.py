@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from jaxseg.types import InputError
@@ -116,7 +115,7 @@ def pair_films(
     films = []
     for number in sorted(images.keys() | masks.keys()):
         image, mask = images.get(number, []), masks.get(number, [])
-        stem = PurePosixPath((image or mask)[0]).stem
+        stem = _stem((image or mask)[0])
         if message := _fault_of(class_name, image, mask, doubled):
             faults.append(Fault(stem, message))
         else:
@@ -132,13 +131,18 @@ def _numbered(
     for name in names:
         if not name.startswith(f"{class_name}/{kind}/"):
             continue
-        stem = PurePosixPath(name).stem
+        stem = _stem(name)
         match = re.fullmatch(rf"{re.escape(class_name)}-(\d+)", stem, re.ASCII)
         if match is None:
             faults.append(Fault(stem, f"{name} should be named {class_name}-NUMBER.png"))
         else:
             numbered.setdefault(int(match[1]), []).append(name)
     return numbered
+
+
+def _stem(name: str) -> str:
+    """As pathlib's, which is many times slower: there are 42,330 names."""
+    return name.rsplit("/", 1)[1].rsplit(".", 1)[0]
 
 
 def _fault_of(
