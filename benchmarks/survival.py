@@ -57,7 +57,7 @@ def end(*processes: subprocess.Popen[str], status: int = 0) -> float:
     """Waits until the processes have ended as they should; seconds that took."""
     began = time.monotonic()
     for process in processes:
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=3600)
         if process.returncode != status:
             raise SystemExit(f"exit status {process.returncode}, not {status}:\n{output}")
     return time.monotonic() - began
