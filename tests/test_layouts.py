@@ -9,44 +9,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from benchmarks.peers.plain_flax import PlainUNet
 from jaxseg.models import Dropout, UNet, UpConv, packing
 from jaxseg.models.blocks import Convolution, relu
 
 WIDTHS = (4, 8, 12)
 
 
-class PlainUNet(nn.Module):
-    """The network as one would write it: `nn.Conv`, `nn.ConvTranspose`, `nn.max_pool`."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):
-        conv = partial(nn.Conv, dtype=self.dtype)
-        skips = []
-        for level, width in enumerate(WIDTHS):
-            name = f"encoder_{level}" if level < len(WIDTHS) - 1 else "bottleneck"
-            x = PlainDoubleConv(width, self.dtype, name=name)(x)
-            if level < len(WIDTHS) - 1:
-                skips.append(x)
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        for level in reversed(range(len(WIDTHS) - 1)):
-            width = WIDTHS[level]
-            up = nn.ConvTranspose(width, (3, 3), (2, 2), dtype=self.dtype, name=f"up_{level}")
-            x = jnp.concatenate([up(x), skips[level]], axis=-1)
-            x = PlainDoubleConv(width, self.dtype, name=f"decoder_{level}")(x)
-        return conv(1, (1, 1), name="head")(x).astype(jnp.float32)
-
-
-class PlainDoubleConv(nn.Module):
-    features: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        for _ in range(2):
-            x = nn.relu(nn.Conv(self.features, (3, 3), dtype=self.dtype)(x))
-        return x
+PLAIN = PlainUNet(WIDTHS, (0.0, 0.0))
+"""As one would write it in Flax; the benchmarks compare with it, too."""
 
 
 def applied(module: nn.Module, *arguments, **options) -> Any:
@@ -69,7 +40,7 @@ def filled(tree, seed=0):
 
 
 FILMS = jnp.abs(random(2, 12, 24, 1))
-SHAPES = jax.eval_shape(PlainUNet().init, jax.random.key(0), FILMS)
+SHAPES = jax.eval_shape(PLAIN.init, jax.random.key(0), FILMS)
 VARIABLES = filled(SHAPES)
 WEIGHTS = random(2, 12, 24, 1, seed=1)
 
@@ -95,7 +66,7 @@ def largest_difference(ours, theirs):
 
 @pytest.fixture(scope="module")
 def reference():
-    return logits_and_gradients(PlainUNet())
+    return logits_and_gradients(PLAIN)
 
 
 @pytest.mark.parametrize("layout", ["plain", "packed"])
@@ -107,7 +78,7 @@ def test_every_layout_equals_plain_flax(layout, reference):
 
 @pytest.fixture(scope="module")
 def half_reference():
-    return logits_and_gradients(PlainUNet(dtype=jnp.bfloat16))
+    return logits_and_gradients(PLAIN.clone(dtype=jnp.bfloat16))
 
 
 @pytest.mark.parametrize("layout", ["plain", "packed"])

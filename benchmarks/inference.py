@@ -1,0 +1,26 @@
+"""Logits of a batch by the seed's U-Net, jaxseg beside its peers.
+
+    python -m benchmarks.inference [options of benchmarks.train_step]
+
+Dropout off; every contender in a process of its own, in turns, compile apart.
+"""
+
+import json
+
+from benchmarks import record
+from benchmarks.train_step import parser, run, settings
+
+
+def main() -> None:
+    """Measures every setting."""
+    options = parser("predict").parse_args()
+    results = [
+        {"setting": json.loads(setting.as_json()), "rows": run(options, setting)}
+        for setting in settings(options, "predict")
+    ]
+    if options.json:
+        record.write(options.json, {"conditions": record.conditions(), "results": results})
+
+
+if __name__ == "__main__":
+    main()

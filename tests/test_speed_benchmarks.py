@@ -1,0 +1,127 @@
+"""The benchmarks of speed: arithmetic, guard, and contenders that are what they claim."""
+
+import json
+import math
+import sys
+
+import pytest
+
+from benchmarks import layers, record, roofline, train_step
+from benchmarks.contenders import CONTENDERS, Contender, chosen
+from benchmarks.peers.setting import PARAMETERS, Setting
+from benchmarks.turns import Protocol, Result, measure
+
+TINY = Setting(batch=2, size=16, widths=(4, 8))
+
+
+def test_a_setting_survives_its_json_and_spreads_dropout_over_any_depth():
+    assert Setting.from_json(TINY.as_json()) == TINY
+    assert Setting().dropout == (0.25, 0.5, 0.5, 0.5)
+    assert TINY.dropout == (0.25,)
+    assert Setting(widths=(2,) * 7).dropout == (0.25, 0.5, 0.5, 0.5, 0.5, 0.5)
+
+
+def test_the_roofline_is_the_longer_of_computing_and_moving():
+    device, flops = "TPU v5 lite", 197e12
+    assert roofline.seconds(device, "bfloat16", flops, 0.0) == pytest.approx(1.0)
+    assert roofline.seconds(device, "bfloat16", flops, 2 * 819e9) == pytest.approx(2.0)
+    assert roofline.seconds(device, "bfloat16", flops, 0.0, chips=4) == pytest.approx(0.25)
+    assert roofline.seconds("cpu", "float32", flops, 0.0) is None
+    assert roofline.seconds(device, "float32", None, 0.0) is None
+
+
+def test_a_row_is_of_the_median_and_of_the_share_of_the_roofline():
+    facts = {"device": "TPU v5 lite", "flops": 0.0, "bytes": 819e9, "parameters": 1}
+    row = Result("some", False, [9.0, 2.0, 4.0], facts).row(TINY, 2.0)
+    assert (row["seconds"], row["fastest"], row["slowest"], row["ratio"]) == (4.0, 2.0, 9.0, 2.0)
+    assert row["images_per_second"] == 0.5
+    assert row["share_of_roofline"] == pytest.approx(0.25)
+
+
+def test_the_guard_names_what_fell_and_nothing_else():
+    recorded = {"plain Flax": 2.0, "PyTorch eager": 1.0, "absent": 3.0}
+    assert train_step.fallen({"plain Flax": 1.75, "PyTorch eager": 0.8}, recorded) == [
+        "PyTorch eager: 0.80, recorded 1.00"
+    ]
+
+
+def test_ratios_leave_out_the_reference_and_other_networks():
+    rows = [
+        {"name": "jaxseg", "near": False, "ratio": 1.0},
+        {"name": "plain Flax", "near": False, "ratio": 2.0},
+        {"name": "smp Unet", "near": True, "ratio": 3.0},
+    ]
+    assert train_step.ratios(rows) == {"plain Flax": 2.0}
+
+
+def test_a_table_leaves_unknown_cells_empty():
+    assert record.table([{"a_b": 1.25, "c": None}], {"a_b": ".1f", "c": "d"}).splitlines() == [
+        "| a b | c |",
+        "| --- | --- |",
+        "| 1.2 |  |",
+    ]
+
+
+def test_layers_are_those_of_the_network():
+    kernels = sum(9 * inputs * outputs for _, _, inputs, outputs in layers.shapes(Setting()))
+    biases = sum(outputs for *_, outputs in layers.shapes(Setting()))
+    head = 16 + 1
+    assert kernels + biases + head == PARAMETERS
+    assert {side for name, side, *_ in layers.shapes(Setting()) if name == "up_0"} == {128}
+
+
+def test_the_protocol_takes_as_many_steps_as_asked():
+    assert Protocol.for_device(False, steps=3) == Protocol(2, 3, 1)
+    assert Protocol.for_device(True) == Protocol(20, 10, 10)
+
+
+def test_an_unknown_contender_or_interpreter_is_named():
+    with pytest.raises(SystemExit, match="no contender 'Flux'"):
+        chosen(["Flux"], None)
+    with pytest.raises(SystemExit, match="--tensorflow-python: no interpreter /nowhere"):
+        chosen(["jaxseg"], "/nowhere")
+
+
+@pytest.mark.parametrize("value", ["float16"])
+def test_an_unknown_dtype_is_named(value):
+    options = train_step.parser("train").parse_args(["--dtype", value])
+    with pytest.raises(SystemExit, match="--dtype: 'float16' is neither"):
+        train_step.settings(options, "train")
+
+
+def test_a_size_that_cannot_be_halved_so_often_is_named():
+    options = train_step.parser("train").parse_args(["--size", "40"])
+    with pytest.raises(SystemExit, match="--size: 40 cannot be halved 4 times"):
+        train_step.settings(options, "train")
+
+
+@pytest.mark.slow
+def test_contenders_in_processes_of_their_own_are_timed_and_one_that_ends_is_told(capsys):
+    broken = Contender("broken", "absent_module", "jax")
+    ours = next(c for c in CONTENDERS if c.name == "jaxseg")
+    results = measure([broken, ours], TINY, Protocol(1, 2, 1))
+    assert [result.name for result in results] == ["jaxseg"]
+    assert len(results[0].seconds) == 2
+    assert all(math.isfinite(second) and second > 0 for second in results[0].seconds)
+    assert results[0].facts["flops"] > 1e6
+    assert results[0].peak_bytes is not None
+    assert results[0].peak_bytes > 1e8
+    assert "broken ended: ModuleNotFoundError" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_pytorchs_network_has_the_parameters_and_the_logits_shape():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra: peers)")
+    from benchmarks.peers import pytorch
+
+    network = pytorch.seeds(Setting())
+    assert sum(p.numel() for p in network.parameters()) == PARAMETERS
+    assert network(torch.zeros(1, 1, 32, 48)).shape == (1, 1, 32, 48)
+
+
+def test_conditions_name_the_device_the_versions_and_the_flags(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_something")
+    found = record.conditions()
+    assert found["flags"]["XLA_FLAGS"] == "--xla_something"
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert json.loads(json.dumps(found)) == found
