@@ -16,10 +16,11 @@ BITS = 1023
 NEAR = 230
 """Films that differ in no more bits than this are near duplicates.
 
-On 1,100 real films: a film saved as a poor JPEG, halved and enlarged, brightened, with gamma 0.7 or
-1.5, equalised (also adaptively), turned by 1 degree or moved by 2 pixels differs from itself in at
-most 228 bits; no two films of different exposures in fewer than 303. `experiments.inspect_data`
-shows the closest pairs.
+Measured by `benchmarks.likeness` on 1,100 real films: it finds 99.4 to 100 % of those saved as a
+poor JPEG, halved, brightened, with another gamma, equalised (also adaptively), turned by 1 degree,
+moved by 2 pixels, cropped by 3 or labelled, and none cropped by 8. No two different films differ in
+fewer than 303 bits; the release's 21,165 are 370 times as many pairs, hence the distance from there.
+`experiments.inspect_data` shows the closest pairs.
 """
 
 _FREQUENCIES = 32
