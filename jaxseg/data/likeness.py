@@ -18,8 +18,8 @@ NEAR = 230
 
 Measured by `benchmarks.likeness` on 1,100 real films: it finds 99.4 to 100 % of those saved as a
 poor JPEG, halved, brightened, with another gamma, equalised (also adaptively), turned by 1 degree,
-moved by 2 pixels, cropped by 3 or labelled, and none cropped by 8. No two different films differ in
-fewer than 303 bits; the release's 21,165 are 370 times as many pairs, hence the distance from there.
+moved by 2 pixels, cropped by 3 or labelled, and none cropped by 8. No two different films differ
+in fewer than 303 bits; the full release has 370 times as many pairs, hence the distance from there.
 `experiments.inspect_data` shows the closest pairs.
 """
 
