@@ -62,6 +62,10 @@ class Configuration:
     """Dropout rate after each concatenation."""
     bfloat16: bool = False
     """Compute in bfloat16; parameters and sums stay float32."""
+    remat: tuple[int, ...] = ()
+    """Levels, 0 the finest, computed again for the gradient: less memory, more work."""
+    layout: Literal["auto", "plain", "packed"] = "auto"
+    """How features lie in memory, never what they are; auto is packed on TPUs."""
 
     augment: Strengths = UNCHANGED
     """How far training films are changed at random."""
@@ -108,6 +112,8 @@ class Configuration:
             raise InputError(
                 f"--dropout: needs one rate or {len(self.widths) - 1}, one for each pool"
             )
+        if not set(self.remat) <= set(range(len(self.widths))):
+            raise InputError(f"--remat: levels are 0 to {len(self.widths) - 1}")
         if not all(0 <= rate < 1 for rate in (*self.dropout, self.decoder_dropout)):
             raise InputError("--dropout and --decoder-dropout: rates lie in [0, 1)")
         for field in ("learning_rate", "clip_norm"):
@@ -122,6 +128,8 @@ class Configuration:
             dropout=self.dropout[0] if len(self.dropout) == 1 else self.dropout,
             decoder_dropout=self.decoder_dropout,
             dtype=jnp.bfloat16 if self.bfloat16 else jnp.float32,
+            remat=self.remat,
+            layout=self.layout,
         )
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
@@ -159,7 +167,7 @@ def from_json(values: Mapping[str, Any], like: Configuration) -> Configuration:
     """Reads what `Configuration.as_json` wrote; the loss is taken from ``like``."""
     known = {field.name for field in dataclasses.fields(Configuration)} - {"loss"}
     fields = {name: value for name, value in values.items() if name in known}
-    for name in ("widths", "dropout"):
+    for name in ("widths", "dropout", "remat"):
         fields[name] = tuple(fields[name])
     if "augment" in fields:
         fields["augment"] = Strengths(**fields["augment"])

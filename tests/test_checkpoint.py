@@ -40,15 +40,16 @@ def test_a_restored_state_has_the_bits_and_the_progress_that_were_saved(tmp_path
     assert jax.random.uniform(restored.key) == jax.random.uniform(saved.key)
 
 
-def test_a_state_saved_on_eight_devices_is_restored_on_two(tmp_path):
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8), (8, 2)])
+def test_a_state_is_restored_on_another_number_of_devices(before, after, tmp_path):
+    one, other = (parallel.make_mesh(jax.devices()[:count]) for count in (before, after))
     saved = state_at(1, seed=2)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(parallel.replicate(saved, parallel.make_mesh()), {})
-    mesh = parallel.make_mesh(jax.devices()[:2])
+        checkpoints.save(parallel.replicate(saved, one), {})
     with Checkpoints(tmp_path) as checkpoints:
-        restored, _ = checkpoints.restore(parallel.replicate(state_at(0), mesh), 1)
+        restored, _ = checkpoints.restore(parallel.replicate(state_at(0), other), 1)
     assert_same_bits(restored, saved)
-    assert len(restored.params["head"]["kernel"].sharding.device_set) == 2
+    assert len(restored.params["head"]["kernel"].sharding.device_set) == after
 
 
 def test_the_latest_two_and_the_best_are_kept(tmp_path):

@@ -342,11 +342,80 @@ def test_a_film_that_cannot_be_read_is_named(
         (["--dropout", "0.1", "0.2"], ["--dropout", "one rate or 4"]),
         (["--dropout", "1.0"], ["[0, 1)"]),
         (["--learning-rate", "0"], ["--learning-rate"]),
+        (["--remat", "5"], ["--remat", "0 to 4"]),
+        (["--spatial-shards", "16"], ["mesh", "needs 16 devices, there are 8"]),
+        (["--coordinator", "nowhere"], ["go together"]),
         (["--resume"], ["--workdir"]),
     ],
 )
 def test_an_option_that_will_not_do_is_named(options, words, capsys, monkeypatch):
     assert_refused(run(train, ["phantom", *options], capsys, monkeypatch), *words)
+
+
+def on(films, folder):
+    """Options of a run on the small archive."""
+    return ["phantom", "--manual-dir", films, "--data-dir", folder / "data",
+            "--workdir", folder / "run", *SMALL]  # fmt: skip
+
+
+def test_more_spatial_shards_than_the_coarsest_level_has_rows_are_refused(
+    films, tmp_path, capsys, monkeypatch
+):
+    options = [*on(films, tmp_path), "--size", "24", "--spatial-shards", "8"]
+    words = ("--spatial-shards", "8 shards", "multiple of 16, not 24")
+    assert_refused(run(train, options, capsys, monkeypatch), *words)
+
+
+def test_a_checkpoint_folder_that_cannot_be_written_is_named_before_training(
+    films, tmp_path, capsys, monkeypatch
+):
+    def no_training(*_, **__):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(train, "epoch_order", no_training)
+    # A file where the folder should be, since root may write in any folder.
+    monkeypatch.setattr(RunDirectory, "start", put_a_file_in_the_way)
+    assert_refused(run(train, on(films, tmp_path), capsys, monkeypatch), "checkpoints")
+
+
+def put_a_file_in_the_way(directory, configuration, fingerprint):
+    """Starts a run whose checkpoints' folder is a file."""
+    del configuration, fingerprint
+    directory.path.mkdir(parents=True)
+    directory.checkpoints.write_text("")
+
+
+def test_a_run_that_gives_no_finite_numbers_any_more_ends_and_keeps_its_checkpoint(
+    films, tmp_path, capsys, monkeypatch
+):
+    options = [*on(films, tmp_path), "--learning-rate", "1e30", "--skipped-in-a-row", "3"]
+    with jax.numpy_dtype_promotion("standard"):
+        code, _, error = run(train, options, capsys, monkeypatch)
+    lines = [line for line in error.splitlines() if not line.startswith("warning: ")]
+    assert code == command.DIVERGED
+    assert len(lines) == 1
+    assert "not finite 3 times in a row" in lines[0]
+    steps = RunDirectory(tmp_path / "run").read_steps()
+    assert [row["skipped"] for row in steps[-4:]] == [0, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_a_preempted_run_ends_with_its_status_and_resumes_to_the_same_bits(films, tmp_path):
+    options = ["phantom", "--manual-dir", films, "--data-dir", tmp_path / "data", *SMALL]
+    options += ["--epochs", "40", "--batch-size", "1"]
+    ended(process("train", *options, "--workdir", tmp_path / "unbroken"))
+    told = RunDirectory(tmp_path / "told")
+    started = process("train", *options, "--workdir", told.path, "--resume")
+    while len(told.read_metrics()) < 3:
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.send_signal(signal.SIGTERM)
+    _, error = started.communicate(timeout=30)
+    assert started.returncode == command.PREEMPTED
+    assert error.splitlines()[-1].startswith("preempted: saved step ")
+    ended(process("train", *options, "--workdir", told.path, "--resume"))
+    states = [trained.load(RunDirectory(tmp_path / name)).state for name in ("told", "unbroken")]
+    jax.tree.map(np.testing.assert_array_equal, *((s.params, s.opt_state) for s in states))
 
 
 def test_an_unknown_configuration_is_named_with_those_there_are(capsys, monkeypatch):
