@@ -5,10 +5,14 @@ however a program is compiled and sharded, and on CPU finding it takes a quarter
 floats take, whose rounding and conversion cost more than the reading.
 """
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Integer
 
+from jaxseg.augment.tiles import patch_side, read_by_tiles
 from jaxseg.types import Array, Images, Labels, Where
 
 Matrices = Float[Array, "B 2 3"]
@@ -63,7 +67,8 @@ def warp(
     Films are read bilinearly, labels and ``where`` at the nearest pixel. An output pixel whose
     nearest pixel lies outside the film is 0 in film and labels and False in ``where``; up to the
     rim the film's last row or column continues. Coordinates are exact to ``side**2 / 2**28``
-    pixels: 1/4096 at 256 x 256, 1/64 at 2048 x 2048.
+    pixels: 1/4096 at 256 x 256, 1/64 at 2048 x 2048. Pixels are read one by one, which is slow on
+    a TPU; there `make_augment`, which knows how far its matrices reach, reads by tiles.
 
     Args:
         images: uint8, read as value / 255, or float in [0, 1].
@@ -93,29 +98,80 @@ def as_floats(images: Images) -> Float[jax.Array, "B H W C"]:
 
 
 # One program also where the caller compiles nothing: operations one by one round differently.
-@jax.jit
-@jax.vmap
+@partial(jax.jit, static_argnames="stretch")
 def move(
-    image: Float[jax.Array, "H W C"],
-    label: Integer[jax.Array, "H W"],
-    where: Bool[jax.Array, "H W"] | None,
-    matrix: Float[jax.Array, "2 3"],
+    images: Float[jax.Array, "B H W C"],
+    labels: Integer[jax.Array, "B H W"],
+    where: Bool[jax.Array, "B H W"] | None,
+    matrices: Float[jax.Array, "B 2 3"],
+    *,
+    stretch: float | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """What `warp` does; a batch's films, labels, pixels from inside, and those of them to count."""
-    height, width, _ = image.shape
-    bits = fraction_bits(height, width)
-    row, column, fits = _coordinates(matrix, height, width, bits)
-    nearest_row, nearest_column = ((at + (1 << (bits - 1))) >> bits for at in (row, column))
-    inside = (nearest_row >= 0) & (nearest_row < height)
-    inside &= (nearest_column >= 0) & (nearest_column < width) & fits
+    """What `warp` does; films, labels, the pixels from inside, and those of them that count.
 
-    nearest = jnp.clip(nearest_row, 0, height - 1) * width + jnp.clip(nearest_column, 0, width - 1)
-    label = jnp.where(inside, _take(label, nearest), jnp.zeros((), label.dtype))
-    channels = jnp.moveaxis(image, -1, 0)
-    film = jax.vmap(_bilinear, (0, None, None, None))(channels, row, column, bits)
-    film = jnp.where(inside[None], film, jnp.zeros((), film.dtype))
-    counts = inside if where is None else inside & _take(where, nearest)
-    return jnp.moveaxis(film, 0, -1), label, inside, counts
+    Args:
+        images: Floats.
+        labels: Class ids below 2**24.
+        where: The pixels that count; None for all.
+        matrices: One for each film.
+        stretch: What the sum of the absolute factors in a matrix's row does not exceed, where that
+            is known: it lets a TPU read films by tiles.
+    """
+    _, height, width, _ = images.shape
+    bits = fraction_bits(height, width)
+
+    def one(image: jax.Array, label: jax.Array, where: jax.Array | None, matrix: jax.Array) -> Any:
+        row, column, fits = _coordinates(matrix, height, width, bits)
+        nearest_row, nearest_column = (_nearest(at, bits) for at in (row, column))
+        inside = (nearest_row >= 0) & (nearest_row < height)
+        inside &= (nearest_column >= 0) & (nearest_column < width) & fits
+        classes = [label] if where is None else [label, where]
+        film, *read = _read(
+            jnp.moveaxis(image, -1, 0), classes, row, column, bits=bits, stretch=stretch
+        )
+        film = jnp.where(inside[None], film, jnp.zeros((), film.dtype))
+        label = jnp.where(inside, read[0], jnp.zeros((), label.dtype))
+        counts = inside if where is None else inside & read[1]
+        return jnp.moveaxis(film, 0, -1), label, inside, counts
+
+    return jax.vmap(one)(images, labels, where, matrices)
+
+
+def _read(
+    films: Float[jax.Array, "C H W"],
+    classes: list[jax.Array],
+    row: Int[jax.Array, "H W"],
+    column: Int[jax.Array, "H W"],
+    *,
+    bits: int,
+    stretch: float | None,
+) -> tuple[jax.Array, ...]:
+    """Films read bilinearly, and each plane of classes at the nearest pixel; see `move`."""
+
+    def by_pixels(films: jax.Array, classes: list[jax.Array]) -> tuple[jax.Array, ...]:
+        height, width = row.shape
+        nearest_row = jnp.clip(_nearest(row, bits), 0, height - 1)
+        nearest = nearest_row * width + jnp.clip(_nearest(column, bits), 0, width - 1)
+        film = jax.vmap(_bilinear, (0, None, None, None))(films, row, column, bits)
+        return film, *(_take(plane, nearest) for plane in classes)
+
+    if stretch is None:
+        return by_pixels(films, classes)
+    side = patch_side(stretch)
+
+    def by_tiles(films: jax.Array, classes: list[jax.Array]) -> tuple[jax.Array, ...]:
+        planes = jnp.stack([plane.astype(jnp.float32) for plane in classes])
+        film, read = read_by_tiles(
+            films.astype(jnp.float32), planes, row, column, bits=bits, side=side
+        )
+        exact = (plane.astype(like.dtype) for plane, like in zip(read, classes, strict=True))
+        return film.astype(films.dtype), *exact
+
+    return jax.lax.platform_dependent(films, classes, tpu=by_tiles, default=by_pixels)
+
+
+def _nearest(at: Int[jax.Array, "H W"], bits: int) -> Int[jax.Array, "H W"]:
+    return (at + (1 << (bits - 1))) >> bits
 
 
 def fraction_bits(height: int, width: int) -> int:

@@ -64,8 +64,9 @@ def make_augment(strengths: Strengths) -> Callable[..., Batch]:
     brightness, gamma, noise. Pixels from outside a film are black, of class 0 and False in
     ``where``, whatever happens to grey values.
 
-    On CPU and GPU the cost is reading four film pixels and one label for each pixel, and drawing
-    noise. Nothing synchronises: films that lie on a device stay there.
+    On CPU and GPU most of the cost is reading four film pixels and a label for each pixel, and
+    drawing noise; a TPU, which reads single pixels slowly, reads small tiles by matrix products,
+    with the same result but for the last place. Films that lie on a device stay there.
 
     Args:
         strengths: How far films may be changed. A kind of strength 0 costs nothing; all 0 gives
@@ -73,12 +74,12 @@ def make_augment(strengths: Strengths) -> Callable[..., Batch]:
 
     Returns:
         ``augment(key, batch, rows=None) -> batch``. ``images`` become float32 in [0, 1], or keep
-        their floating dtype; ``labels`` keep theirs; ``where`` is there whenever pixels move, and
-        False wherever it was or where the film had no pixel; all else passes through. ``rows``
-        ``[B]`` are each row's index in the global batch, None for counting from 0: amounts and
-        noise depend on the key and that index alone, so that no way to cut up or pad a batch
-        changes a bit (shards of a film's height may round its grey values otherwise in the last
-        place). Rows that only pad the batch are changed like any other.
+        their floating dtype; ``labels`` (below 2**24) keep theirs; ``where`` is there whenever
+        pixels move, and False wherever it was or where the film had no pixel; all else passes
+        through. ``rows`` ``[B]`` are each row's index in the global batch, None for counting from
+        0: amounts and noise depend on the key and that index alone, so that no way to cut up or
+        pad a batch changes a bit (shards of a film's height may round its grey values otherwise in
+        the last place). Rows that only pad the batch are changed like any other.
     """
 
     @jax.jit
@@ -100,7 +101,11 @@ def make_augment(strengths: Strengths) -> Callable[..., Batch]:
                 flip=amounts.flip,
             )
             images, changed["labels"], inside, changed["where"] = move(
-                images, jnp.asarray(batch["labels"]), batch.get("where"), matrices
+                images,
+                jnp.asarray(batch["labels"]),
+                batch.get("where"),
+                matrices,
+                stretch=strengths.stretch,
             )
         if strengths.contrast or strengths.brightness or strengths.gamma:
             images = adjust(

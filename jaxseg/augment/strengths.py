@@ -1,6 +1,7 @@
 """How far films may be changed."""
 
 import dataclasses
+import math
 
 from jaxseg.types import InputError
 
@@ -67,6 +68,13 @@ class Strengths:
         """Whether pixels change place."""
         moving = ("rotation", "scale", "shift", "shear", "flip_left_right", "flip_up_down")
         return any(getattr(self, name) for name in moving)
+
+    @property
+    def stretch(self) -> float:
+        """What the absolute factors in a row of a film's matrix sum up to at most."""
+        angle = math.radians(min(self.rotation, 45.0))
+        lean = math.tan(math.radians(self.shear))
+        return (1.0 + self.scale) * (1.0 + lean) * (math.cos(angle) + math.sin(angle))
 
     @property
     def changes(self) -> bool:

@@ -1,0 +1,79 @@
+"""What a TPU program of the robust augmentation moves, film by film; no TPU is needed.
+
+    python -m benchmarks.augment_tpu [--topology NAME] [--size N] [--films N]
+
+Compiles the warp as it is on other devices (pixel by pixel), the warp as it is on a TPU (by tiles),
+and the whole augmentation, for one described chip, and prints what the compiler says of them: it
+proves that they compile and how much they move, not how fast they are. Needs the extra tpu; a few
+minutes on two cores.
+"""
+
+import argparse
+import os
+import time
+from typing import Any
+
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    TPU_SKIP_MDS_QUERY="1",
+    TPU_WORKER_HOSTNAMES="localhost",
+    TPU_ACCELERATOR_TYPE="v5litepod-8",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+)
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from jaxseg import augment
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--topology", default="v5e:2x2", help="a TPU slice (default: v5e:2x2)")
+    parser.add_argument("--size", type=int, default=256, help="side in pixels (default: 256)")
+    parser.add_argument("--films", type=int, default=16, help="films a batch (default: 16)")
+    options = parser.parse_args()
+    films, size = options.films, options.size
+    slice_ = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
+    sharding = SingleDeviceSharding(slice_.devices[0])
+
+    def spec(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
+
+    def augmented(strengths: augment.Strengths):
+        change = augment.make_augment(strengths)
+        return lambda words, batch: change(jax.random.wrap_key_data(words), batch)
+
+    images = spec((films, size, size, 1), "float32")
+    labels = spec((films, size, size), "uint8")
+    batch = {"images": spec(images.shape, "uint8"), "labels": labels}
+    words = spec((2,), "uint32")
+    moves = ("rotation", "scale", "shift", "shear")
+    moving = augment.Strengths(**{name: getattr(augment.ROBUST, name) for name in moves})
+    programs = {
+        "warp by pixels": (augment.warp, (images, labels, spec((films, 2, 3), "float32"))),
+        "warp by tiles": (augmented(moving), (words, batch)),
+        "all": (augmented(augment.ROBUST), (words, batch)),
+    }
+    print(f"jax {jax.__version__}, {options.topology}, {films} films of {size} x {size}, a film:\n")
+    print("| program | MB moved | GFLOP | MB temporary | gathers | compiled in |")
+    print("|---" * 6 + "|")
+    for name, (function, arguments) in programs.items():
+        began = time.perf_counter()
+        compiled: Any = jax.jit(function).lower(*arguments).compile()
+        seconds = time.perf_counter() - began
+        cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+        moved, flops = (cost[kind] / films for kind in ("bytes accessed", "flops"))
+        room = memory.temp_size_in_bytes / films
+        print(
+            f"| {name} | {moved / 1e6:.0f} | {flops / 1e9:.2f} | {room / 1e6:.1f} | "
+            f"{compiled.as_text().count(' gather(')} | {seconds:.0f} s |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
