@@ -46,11 +46,15 @@ def arguments() -> argparse.Namespace:
 def network(options: argparse.Namespace) -> UNet:
     """The configuration's network in bfloat16, with the fields that the command line sets.
 
+    What it leaves to the device is what a TPU would choose.
+
     Raises:
         InputError: A field that the network lacks, or a value that is none.
     """
     model = CONFIGURATIONS[options.model].model()
     fields: dict[str, Any] = {} if options.float32 else {"dtype": jnp.bfloat16}
+    if model.layout == "auto":
+        fields["layout"] = "packed"
     for setting in options.set:
         name, _, value = setting.partition("=")
         if not hasattr(model, name) or name.startswith("_"):
