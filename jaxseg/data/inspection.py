@@ -78,7 +78,8 @@ def inspect(
     Args:
         archive: the archive.
         classes: names of class folders.
-        skip_bad: leave out what will not do, and tell of it in ``faults``.
+        skip_bad: leave out what will not do, and tell of it in ``faults``; a film that only a
+            metadata sheet lacks stays, without a source.
         looked_at: called after each film.
 
     Raises:
