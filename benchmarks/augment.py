@@ -5,8 +5,8 @@
 
 All do the same kinds of change, at the strengths of `jaxseg.augment.ROBUST`, to the same phantom
 films and masks, taking turns in one process; the tables give medians. jaxseg gets a batch and
-compiles (apart) one program for it; the others change film after film, as they do in the workers
-of a data loader, of which several may run: so the processor's time is given beside the clock's.
+compiles (apart) one program for it; the others change film after film on one thread, as they do in
+each worker of a data loader: so the processor's time is given beside the clock's.
 jaxseg alone also gives the pixels that came from outside. Needs the extras experiments and peers.
 """
 
@@ -73,6 +73,7 @@ def albumentations(
     # Else it asks the network for a newer version of itself.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     library: Any = peer("albumentations")
+    peer("cv2").setNumThreads(1)
     s, steps = only(names), []
     if s.blur:
         width = 2 * math.ceil(3 * s.blur) + 1
@@ -104,6 +105,7 @@ def monai(films: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> Calla
     """Film after film as float32 tensors, which is what its transforms take."""
     library: Any = peer("monai.transforms")
     torch: Any = peer("torch")
+    torch.set_num_threads(1)
     size, s, steps = films.shape[1], only(names), []
     if s.blur:
         sigma = (0.01, s.blur)
