@@ -1,6 +1,6 @@
 """The same training in one process and in two: same films, same losses, each test film once.
 
-    python -m benchmarks.two_processes --manual-dir DIR [--steps 20] [options of experiments.train]
+    python -m benchmarks.two_processes [seed|lungs] --manual-dir DIR [--steps 20] [train's options]
 
 One process with one device, then two with four devices each. Prints how far the losses of the first
 steps lie apart, and the Dice of both. Exit status 1 where films differ or are counted twice, or a
@@ -30,10 +30,11 @@ def test_films(run: RunDirectory) -> list[str]:
 def main() -> None:
     """Trains twice and compares."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("configuration", nargs="?", default="seed", choices=("seed", "lungs"))
     parser.add_argument("--manual-dir", type=Path, required=True, help="folder of the archive")
     parser.add_argument("--steps", type=int, default=20, help="how many losses are compared")
     options, more = parser.parse_known_args()
-    command = ["seed", "--manual-dir", str(options.manual_dir.resolve()), *more]
+    command = [options.configuration, "--manual-dir", str(options.manual_dir.resolve()), *more]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         command += ["--data-dir", str(folder / "data")]
