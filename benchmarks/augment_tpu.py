@@ -9,23 +9,15 @@ minutes on two cores.
 """
 
 import argparse
-import os
 import time
 from typing import Any
 
-os.environ.update(
-    JAX_PLATFORMS="cpu",
-    TPU_SKIP_MDS_QUERY="1",
-    TPU_WORKER_HOSTNAMES="localhost",
-    TPU_ACCELERATOR_TYPE="v5litepod-8",
-    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-)
-
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from benchmarks.tpu_programs import describe
+from experiments import command
 from jaxseg import augment
 
 
@@ -37,8 +29,8 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=16, help="films a batch (default: 16)")
     options = parser.parse_args()
     films, size = options.films, options.size
-    slice_ = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
-    sharding = SingleDeviceSharding(slice_.devices[0])
+    jax.config.update("jax_platforms", "cpu")
+    sharding = SingleDeviceSharding(describe(options.topology)[0])
 
     def spec(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
@@ -76,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -11,6 +11,10 @@ class Chip:
     float32_flops: float
     bytes_per_second: float
 
+    def peak(self, dtype: str) -> float:
+        """FLOP/s in "bfloat16" or "float32"."""
+        return self.bfloat16_flops if dtype == "bfloat16" else self.float32_flops
+
 
 CHIPS = {
     "TPU v5 lite": Chip(197e12, 49e12, 819e9),
@@ -45,5 +49,4 @@ def seconds(
     chip = CHIPS.get(device)
     if chip is None or flops is None or moved is None:
         return None
-    peak = chip.bfloat16_flops if dtype == "bfloat16" else chip.float32_flops
-    return max(flops / peak, moved / chip.bytes_per_second) / chips
+    return max(flops / chip.peak(dtype), moved / chip.bytes_per_second) / chips

@@ -44,12 +44,16 @@ def start(options: list[str], workdir: Path, *more: str, devices: int = 1) -> su
     )  # fmt: skip
 
 
-def start_two(options: list[str], workdir: Path) -> list[subprocess.Popen[str]]:
-    """Starts a run of two processes with four devices each."""
+def free_address() -> str:
+    """HOST:PORT on this machine that nobody listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    more = ["--coordinator", coordinator, "--num-processes", "2", "--process-id"]
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def start_two(options: list[str], workdir: Path) -> list[subprocess.Popen[str]]:
+    """Starts a run of two processes with four devices each."""
+    more = ["--coordinator", free_address(), "--num-processes", "2", "--process-id"]
     return [start(options, workdir, *more, str(i), devices=4) for i in range(2)]
 
 

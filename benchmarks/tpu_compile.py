@@ -8,15 +8,16 @@ network in the plain layout, several in the packed one.
 
 import argparse
 import ast
-import json
-import os
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import tpu_programs
-from benchmarks.tpu_programs import Chip, Program
+from benchmarks import record, tpu_programs
+from benchmarks.roofline import CHIPS
+from benchmarks.tpu_programs import Generation, Program
+from experiments import command
 from experiments.configurations import CONFIGURATIONS
 from jaxseg import UNet, parallel
 from jaxseg.types import InputError
@@ -39,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--float32", action="store_true", help="compute in float32, not bfloat16")
     parser.add_argument("--rbg", action="store_true", help="the cheaper generator of random bits")
     parser.add_argument("--largest", action="store_true", help="find the largest batch that fits")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return parser.parse_args()
 
 
@@ -66,17 +67,17 @@ def network(options: argparse.Namespace) -> UNet:
     return model.clone(**fields)
 
 
-def report(topology: str, program: Program, chip: Chip) -> dict[str, Any]:
+def report(topology: str, program: Program, generation: Generation, dtype: str) -> dict[str, Any]:
     """Prints what one program holds, and returns it."""
-    rows = program.rows_per_chip()
-    computing, moving = program.flops / chip.flops, program.moved / chip.bandwidth
-    roofline, links = program.roofline_seconds(chip), program.sent() / chip.links
+    rows, chip = program.rows_per_chip(), CHIPS[generation.device_kind]
+    computing, moving = program.flops / chip.peak(dtype), program.moved / chip.bytes_per_second
+    roofline, links = max(computing, moving), program.sent() / generation.links
     kinds = tpu_programs.by_kind(program.collectives)
     print(f"\n{topology}: {program.chips} chips, batch {program.rows}, {rows:g} a chip")
     lines = {
         "compiled in": f"{program.seconds:.0f} s",
-        "memory a chip": f"{program.memory() / MB:.1f} MB of {chip.memory / MB:.0f}: arguments "
-        f"{program.arguments / MB:.1f}, temporary {program.temporary / MB:.1f}",
+        "memory a chip": f"{program.memory() / MB:.1f} MB of {generation.memory / MB:.0f}: "
+        f"arguments {program.arguments / MB:.1f}, temporary {program.temporary / MB:.1f}",
         "temporary an image": f"{program.temporary / rows / MB:.1f} MB",
         "moved an image": f"{program.moved / rows / MB:.1f} MB",
         "operations an image": f"{program.flops / rows / 1e9:.2f} GFLOP",
@@ -85,7 +86,7 @@ def report(topology: str, program: Program, chip: Chip) -> dict[str, Any]:
         "sent a chip and step": f"{program.sent() / MB:.3f} MB",
         "roofline of a step": f"{1e3 * roofline:.3f} ms = max({1e3 * computing:.3f} operations / "
         f"peak, {1e3 * moving:.3f} moved / bandwidth)",
-        "links": f"{1e3 * links:.3f} ms = sent / {chip.links / 1e9:.0f} GB/s, "
+        "links": f"{1e3 * links:.3f} ms = sent / {generation.links / 1e9:.0f} GB/s, "
         f"{links / (links + roofline):.2%} of links + roofline",
     }
     for name, text in lines.items():
@@ -102,10 +103,10 @@ def report(topology: str, program: Program, chip: Chip) -> dict[str, Any]:
 
 def run(topology: str, options: argparse.Namespace) -> dict[str, Any]:
     """Compiles for one slice and reports; where the compiler refuses, its reason."""
-    generation = topology.partition(":")[0]
-    if generation not in tpu_programs.CHIPS:
-        raise InputError(f"--topology: {topology}: no published peaks are kept for {generation}")
-    chip = tpu_programs.CHIPS[generation]
+    name = topology.partition(":")[0]
+    if name not in tpu_programs.GENERATIONS:
+        raise InputError(f"--topology: {topology}: no published peaks are kept for {name}")
+    generation = tpu_programs.GENERATIONS[name]
     mesh = tpu_programs.mesh_of(topology, spatial=options.spatial_shards)
     configuration, model = CONFIGURATIONS[options.model], network(options)
     tx = configuration.optimizer(1000)
@@ -128,9 +129,9 @@ def run(topology: str, options: argparse.Namespace) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError as error:
         print(f"\n{topology}: batch {rows} does not compile:\n{str(error).strip()[:1500]}")
         return {"topology": topology, "batch": rows, "refused": str(error)}
-    figures = report(topology, program, chip)
+    figures = report(topology, program, generation, "float32" if options.float32 else "bfloat16")
     if options.largest:
-        fits, refused = tpu_programs.largest_batch(compiles, program, chip)
+        fits, refused = tpu_programs.largest_batch(compiles, program, generation.memory)
         print(f"  {'largest batch a chip':22s} {fits} fits, {refused} does not")
         figures |= {"largest_that_fits": fits, "least_that_does_not": refused}
     return figures
@@ -140,17 +141,10 @@ def main() -> None:
     """Compiles for every slice named."""
     options = arguments()
     jax.config.update("jax_platforms", "cpu")
-    figures = []
-    try:
-        for topology in options.topology:
-            figures.append(run(topology, options))
-    except InputError as error:
-        raise SystemExit(f"error: {error}") from None
+    figures = [run(topology, options) for topology in options.topology]
     if options.json:
-        with open(options.json, "w") as file:
-            json.dump(figures, file, indent=2)
-            file.write(os.linesep)
+        record.write(options.json, figures)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

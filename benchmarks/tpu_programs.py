@@ -24,24 +24,23 @@ from jaxseg.types import InputError
 
 
 @dataclass(frozen=True)
-class Chip:
-    """Published peaks of one chip, from the TPU system architecture pages of Google Cloud."""
+class Generation:
+    """Chips of one kind, from the TPU system architecture pages of Google Cloud."""
 
-    flops: float
-    """bfloat16 operations a second."""
+    device_kind: str
+    """What JAX calls them; `roofline.CHIPS` has their peaks."""
     memory: float
-    """Bytes."""
-    bandwidth: float
-    """Bytes of memory moved a second."""
+    """Bytes a chip."""
     links: float
-    """Bytes a second out of the chip over all its links: half of the bidirectional rate."""
+    """Bytes a second out of a chip over all its links: half of the bidirectional rate."""
 
 
-CHIPS = {
-    "v5e": Chip(flops=197e12, memory=16e9, bandwidth=819e9, links=200e9),
-    "v6e": Chip(flops=918e12, memory=32e9, bandwidth=1638e9, links=400e9),
-    "v5p": Chip(flops=459e12, memory=95e9, bandwidth=2765e9, links=600e9),
+GENERATIONS = {
+    "v5e": Generation("TPU v5 lite", memory=16e9, links=200e9),
+    "v6e": Generation("TPU v6 lite", memory=32e9, links=400e9),
+    "v5p": Generation("TPU v5", memory=95e9, links=600e9),
 }
+"""By what stands before the colon in a topology's name."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,6 @@ class Program:
     def sent(self) -> float:
         """Bytes that a chip sends to others in a step."""
         return sum(collective.sent() for collective in self.collectives)
-
-    def roofline_seconds(self, chip: Chip) -> float:
-        """The least time of a step on a chip: of computing and of memory, the longer one."""
-        return max(self.flops / chip.flops, self.moved / chip.bandwidth)
 
 
 def describe(topology: str) -> list[Any]:
@@ -191,20 +186,22 @@ def compile_step(
     )
 
 
-def largest_batch(compiles: Any, first: Program, chip: Chip, *, tries: int = 6) -> tuple[int, int]:
+def largest_batch(
+    compiles: Any, first: Program, memory: float, *, tries: int = 6
+) -> tuple[int, int]:
     """Brackets the largest number of rows per chip that the compiler finds memory for.
 
     Args:
         compiles: ``compiles(rows per chip) -> Program``; fails with ``jax.errors.JaxRuntimeError``.
         first: A program that fits.
-        chip: Whose memory gives the first guess.
+        memory: Bytes of a chip, which give the first guess.
         tries: How often to compile at most.
 
     Returns:
         Rows per chip that fit, and the least number tried that does not (0 where all fitted).
     """
     fits, refused = int(first.rows_per_chip()), 0
-    guess = int(fits * 0.95 * (chip.memory - first.arguments) / first.temporary)
+    guess = int(fits * 0.95 * (memory - first.arguments) / first.temporary)
     for _ in range(tries):
         try:
             compiles(guess)

@@ -109,7 +109,7 @@ class RunDirectory:
     def keep_logs(self, up_to_step: int) -> None:
         """Drops what was logged after a step, so that a resumed run logs it once."""
         for path in (self.steps, self.metrics):
-            _append(path, [row for row in _read_rows(path) if row["step"] <= up_to_step], anew=True)
+            write_text(path, _lines(row for row in _read_rows(path) if row["step"] <= up_to_step))
 
     def log_steps(self, last: int, measured: Mapping[str, np.ndarray]) -> None:
         """Adds a row to ``steps.jsonl`` for each of the steps that a call did.
@@ -153,13 +153,13 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _append(path: Path, rows: Iterable[Mapping[str, Any]], *, anew: bool = False) -> None:
-    text = "".join(json.dumps(without_nan(row)) + "\n" for row in rows)
-    if anew:
-        write_text(path, text)
-        return
+def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("a") as file:
-        file.write(text)
+        file.write(_lines(rows))
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(without_nan(row)) + "\n" for row in rows)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -207,18 +207,24 @@ def test_reports_are_written_anew(finished, capsys, monkeypatch):
     assert finished.report.exists()
 
 
+def stopped(options, run, signal_number):
+    """Both outputs and the exit status of a run that got a signal after three epochs."""
+    started = process("train", *options, "--workdir", run.path, "--resume")
+    while len(run.read_metrics()) < 3:
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.send_signal(signal_number)
+    out, error = started.communicate(timeout=30)
+    return out, error, started.returncode
+
+
 @pytest.mark.slow
 def test_a_run_killed_in_mid_epoch_resumes_and_ends_with_the_same_bits(films, tmp_path):
     options = ["phantom", "--manual-dir", films, "--data-dir", tmp_path / "data", *SMALL]
     options += ["--epochs", "40", "--batch-size", "1", "--dropout", "0.3"]
     ended(process("train", *options, "--workdir", tmp_path / "unbroken"))
     broken = RunDirectory(tmp_path / "broken")
-    killed = process("train", *options, "--workdir", broken.path, "--resume")
-    while len(broken.read_metrics()) < 3:
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    stopped(options, broken, signal.SIGKILL)
     assert broken.read_summary() is None
     out = ended(process("train", *options, "--workdir", broken.path, "--resume"))
     assert "going on after step" in out
@@ -405,13 +411,8 @@ def test_a_preempted_run_ends_with_its_status_and_resumes_to_the_same_bits(films
     options += ["--epochs", "40", "--batch-size", "1"]
     ended(process("train", *options, "--workdir", tmp_path / "unbroken"))
     told = RunDirectory(tmp_path / "told")
-    started = process("train", *options, "--workdir", told.path, "--resume")
-    while len(told.read_metrics()) < 3:
-        assert started.poll() is None
-        time.sleep(0.01)
-    started.send_signal(signal.SIGTERM)
-    _, error = started.communicate(timeout=30)
-    assert started.returncode == command.PREEMPTED
+    _, error, status = stopped(options, told, signal.SIGTERM)
+    assert status == command.PREEMPTED
     assert error.splitlines()[-1].startswith("preempted: saved step ")
     ended(process("train", *options, "--workdir", told.path, "--resume"))
     states = [trained.load(RunDirectory(tmp_path / name)).state for name in ("told", "unbroken")]

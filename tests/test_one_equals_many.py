@@ -2,7 +2,6 @@
 
 import functools
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.survival import free_address
 from tests import five_steps
 
 ROOT = Path(__file__).parents[1]
@@ -38,9 +38,7 @@ def assert_agrees(many, one):
 
 def on_two_processes(form, parts, folder):
     """The state after five steps of two processes with four devices each, over loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    coordinator = free_address()
     result = folder / "leaves.npz"
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
     started = [

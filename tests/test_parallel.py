@@ -77,15 +77,14 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(shape, words):
 
 @pytest.mark.parametrize(
     ("shape", "words"),
-    [((12, 8), "12 rows cannot be shared out evenly over 4"), ((4, 7), "7 pixels of height")],
+    [((10, 8), "10 rows cannot be shared out evenly over 4"), ((4, 7), "7 pixels of height")],
 )
 def test_a_batch_that_the_mesh_does_not_divide_is_refused(shape, words):
     mesh = parallel.make_mesh(spatial=2)
     # Rows laid out by hand; shard_batch pads them.
     step = parallel.jit_rows(lambda _, images: images, mesh)
-    rows = 10 if shape[0] == 12 else shape[0]
-    with pytest.raises(ValueError, match=words.replace("12", str(rows))):
-        step(np.float32(0), np.zeros((rows, shape[1], 4, 1), np.float32))
+    with pytest.raises(ValueError, match=words):
+        step(np.float32(0), np.zeros((*shape, 4, 1), np.float32))
 
 
 def test_rows_of_the_global_batch_may_be_named():

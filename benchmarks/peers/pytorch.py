@@ -107,7 +107,9 @@ def prepare(setting: Setting, *, network: str = "seed", compiled: bool = False) 
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, eps=EPSILON)
     host = [
         (
-            torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=_channels_last()),
+            torch.from_numpy(images)
+            .permute(0, 3, 1, 2)
+            .contiguous(memory_format=torch.channels_last),
             torch.from_numpy(labels)[:, None],
         )
         for images, labels in zip(
@@ -145,7 +147,3 @@ def prepare(setting: Setting, *, network: str = "seed", compiled: bool = False) 
             "versions": {"torch": torch.__version__},
         },
     )
-
-
-def _channels_last() -> Any:
-    return torch.channels_last
