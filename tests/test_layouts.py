@@ -90,7 +90,7 @@ def test_every_layout_in_bfloat16_is_about_as_near_to_float32_as_plain_flax(
     assert largest_difference(ours[0], reference[0]) < 0.02
 
     # Near zero a ReLU may switch, and one value's gradient with it, so gradients are compared as a
-    # whole; XLA leaves out other roundings of each program, hence the factor.
+    # whole. Ours measured 1.68 times as far from float32 as plain Flax's; why is not known.
     def distance(gradients):
         pairs = zip(*map(jax.tree.leaves, (gradients, reference[1])), strict=True)
         return sum(float(jnp.square(a - b).sum()) for a, b in pairs) ** 0.5
