@@ -32,7 +32,7 @@ HOMES = {
     "tyro": set(),
     "matplotlib": set(),
     "torch": set(),
-    "scipy": set(),
+    "scipy": {"inference"},
 }
 """Where a dependency may be imported; the annotations of a step name Linen's Module too."""
 

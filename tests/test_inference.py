@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxseg import UNet
-from jaxseg.inference import make_predict, resize_logits
+from jaxseg.inference import make_predict, resize_logits, resize_logits_on_host
 from jaxseg.training import TrainState
 
 
@@ -36,6 +36,14 @@ def test_logits_are_resized_as_bilinear_interpolation_by_hand(size):
         for channel in range(3):
             expected = bilinear(logits[image, ..., channel].astype(np.float64), size)
             np.testing.assert_allclose(resized[image, ..., channel], expected, atol=1e-5)
+
+
+def test_logits_are_resized_on_the_host_as_on_the_device():
+    logits = np.random.default_rng(0).normal(size=(7, 5, 3)).astype(np.float32)
+    for size in ((14, 10), (7, 5), (9, 4), (3, 11), (1, 1)):
+        on_host = resize_logits_on_host(logits, size)
+        assert on_host.dtype == np.float32
+        np.testing.assert_allclose(on_host, resize_logits(logits[None], size)[0], atol=1e-5)
 
 
 def test_prediction_uses_averaged_parameters_and_no_dropout():

@@ -1,0 +1,19 @@
+"""From films to masks at their own size: whole or in tiles, views averaged, masks mended."""
+
+from jaxseg.inference.logits import make_predict, resize_logits, resize_logits_on_host
+from jaxseg.inference.masks import component_areas, confidence, fill_holes, largest_components
+from jaxseg.inference.tiles import Tiling, predict_tiles
+from jaxseg.inference.views import average_views
+
+__all__ = [
+    "Tiling",
+    "average_views",
+    "component_areas",
+    "confidence",
+    "fill_holes",
+    "largest_components",
+    "make_predict",
+    "predict_tiles",
+    "resize_logits",
+    "resize_logits_on_host",
+]

@@ -1,0 +1,149 @@
+"""Films in tiles: the whole film's logits where the network sees no border, blended elsewhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxseg import UNet, parallel
+from jaxseg.inference import Tiling, make_predict, predict_tiles
+from jaxseg.training import TrainState
+from jaxseg.types import InputError
+
+RADIUS = 14
+"""How far a `UNet` of one pool sees: two convolutions, the pool, two on its grid, up, two."""
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    """A small U-Net as ``predict(state, images)``, compiled, and its state."""
+    model = UNet(widths=(4, 8))
+    images = jax.ShapeDtypeStruct((1, 16, 16, 1), np.uint8)
+    state = TrainState.create(model, optax.sgd(0.1), jax.random.key(0), images)
+    # Larger kernels, so that an error at a border would be seen.
+    state = state.replace(params=jax.tree.map(lambda leaf: 2 * leaf, state.params))
+    return jax.jit(make_predict(model)), state
+
+
+def a_film(height, width):
+    return np.random.default_rng(height).integers(0, 256, (height, width, 1), np.uint8)
+
+
+def test_the_network_sees_as_far_as_the_tests_say_and_no_farther(learnt):
+    predict, state = learnt
+    film = jnp.asarray(a_film(64, 64), jnp.float32)[None] / 255
+
+    def at_centre(images):
+        return predict(state, images)[0, 32:34, 32:34].sum()
+
+    seen = np.argwhere(np.asarray(jax.grad(at_centre)(film))[0, ..., 0])
+    reach = max(32 - seen.min(), seen.max() - 33)
+    assert RADIUS // 2 < reach <= RADIUS
+
+
+# Neither is a multiple of 2 along both axes; the last is smaller than a tile along one.
+@pytest.mark.parametrize("size", [(117, 83), (96, 41)])
+def test_tiles_give_the_whole_films_logits_where_margins_hide_the_borders(size, learnt):
+    predict, state = learnt
+    film = a_film(*size)
+    tiling = Tiling(side=64, overlap=32, margin=RADIUS, multiple=2)
+    tiled = predict_tiles(lambda tiles: predict(state, tiles), film, tiling, rows=2)
+    whole = np.asarray(predict(state, film[None]))[0]
+    # Only where the film is padded up to a tile may its end differ.
+    height, width = (side if side >= 64 else side - RADIUS for side in size)
+    assert tiled.shape == whole.shape
+    np.testing.assert_allclose(tiled[:height, :width], whole[:height, :width], atol=1e-4)
+    assert np.abs(whole).max() > 1
+
+
+def test_without_margins_tiles_give_it_inside_and_blend_where_they_meet(learnt):
+    predict, state = learnt
+    film = a_film(64, 112)
+    tiled = predict_tiles(
+        lambda tiles: predict(state, tiles), film, Tiling(side=64, overlap=16, multiple=2), rows=2
+    )
+    whole, first, second = (
+        np.asarray(predict(state, part[None]))[0] for part in (film, film[:, :64], film[:, 48:])
+    )
+    np.testing.assert_allclose(tiled[:, :48], first[:, :48], atol=1e-5)
+    np.testing.assert_allclose(tiled[:, 64:], second[:, 16:], atol=1e-5)
+    apart = np.abs(tiled - whole).max(axis=(0, 2))
+    assert apart[: 64 - max(16, RADIUS)].max() < 1e-4
+    assert apart[48 + max(16, RADIUS) :].max() < 1e-4
+    assert apart[48:64].max() > 1e-3
+    share = np.cos(np.pi / 2 * (np.arange(16) + 0.5) / 16)[None, :, None] ** 2
+    blend = share * first[:, 48:] + (1 - share) * second[:, :16]
+    np.testing.assert_allclose(tiled[:, 48:64], blend, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_tiles_of_a_film_of_4000_by_4000_give_the_whole_films_logits(learnt):
+    predict, state = learnt
+    film = a_film(4000, 4000)
+    whole = np.asarray(predict(state, film[None]))[0]
+    tiling = Tiling(side=512, overlap=32, margin=RADIUS, multiple=2)
+    tiled = predict_tiles(lambda tiles: predict(state, tiles), film, tiling, rows=4)
+    np.testing.assert_allclose(tiled, whole, atol=1e-4)
+    assert np.abs(whole).max() > 1
+
+
+def test_every_film_is_seen_in_batches_of_one_shape():
+    shapes = set()
+
+    def predict(tiles):
+        shapes.add(tiles.shape)
+        return np.asarray(tiles, np.float32)
+
+    for size in [(16, 16), (7, 90), (33, 61), (200, 3)]:
+        film = a_film(*size)
+        tiled = predict_tiles(predict, film, Tiling(side=16, overlap=6), rows=3)
+        np.testing.assert_allclose(tiled, film, atol=1e-3)
+    assert shapes == {(3, 16, 16, 1)}
+
+
+@pytest.mark.parametrize("overlap", [0, 4, 8, 12])
+@pytest.mark.parametrize("margin", [0, 1])
+@pytest.mark.parametrize("length", [1, 16, 17, 30, 63])
+def test_weights_sum_to_one_and_vanish_on_margins(overlap, margin, length):
+    margin = margin if overlap else 0
+    tiling = Tiling(side=16, overlap=overlap, margin=margin, multiple=4)
+    starts, weights = tiling.starts(length), tiling.weights(length)
+    total = np.zeros(tiling.padded(length))
+    for start, weight in zip(starts, weights, strict=True):
+        total[start : start + 16] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    assert starts[-1] + 16 == len(total) >= length
+    assert not (starts % 4).any()
+    assert (np.diff(starts) <= 16 - overlap).all()
+    if margin:
+        assert not weights[1:, 0].any()
+        assert not weights[:-1, -1].any()
+
+
+def test_tiles_are_shared_out_over_devices(learnt):
+    predict, state = learnt
+    film, tiling = a_film(60, 60), Tiling(side=32, overlap=8, multiple=2)
+    mesh = parallel.make_mesh()
+    over_devices = parallel.jit_rows(predict, mesh)
+    whole = parallel.replicate(state, mesh)
+    tiled = predict_tiles(lambda tiles: over_devices(whole, tiles), film, tiling, rows=8)
+    alone = predict_tiles(lambda tiles: predict(state, tiles), film, tiling, rows=9)
+    np.testing.assert_allclose(tiled, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"side": 0, "overlap": 0}, "tile of 0"),
+        ({"side": 36, "overlap": 0, "multiple": 16}, "multiple of 16"),
+        ({"side": 32, "overlap": 32}, "below the tile's 32"),
+        ({"side": 32, "overlap": 8, "multiple": 16}, "overlap of 8"),
+        ({"side": 32, "overlap": -1}, "overlap of -1"),
+        ({"side": 32, "overlap": 8, "margin": 4}, "below half of the overlap"),
+        ({"side": 32, "overlap": 0, "margin": -1}, "margin of -1"),
+    ],
+)
+def test_tiles_that_will_not_do_are_named(fields, words):
+    with pytest.raises(InputError, match=words):
+        Tiling(**fields)
