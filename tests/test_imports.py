@@ -20,11 +20,11 @@ BELOW = {
     "training": {"types", "models", "surface", "metrics", "losses"},
 }
 ABOVE = BELOW["training"] | {"training"}
-BELOW |= {part: ABOVE for part in ("parallel", "checkpoint", "inference")}
+BELOW |= {part: ABOVE for part in ("parallel", "checkpoint", "inference", "export")}
 """What each part may import of the library; DESIGN's layers."""
 
 HOMES = {
-    "flax.linen": {"models", "training", "inference"},
+    "flax.linen": {"models", "training", "inference", "export"},
     "optax": {"losses", "training"},
     "orbax": {"checkpoint"},
     "tensorflow_datasets": {"data"},

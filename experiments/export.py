@@ -1,0 +1,83 @@
+"""Writes a run's network to one file that needs no model code, for CPU, GPU and TPU at once.
+
+    python -m experiments.export RUN --out FILE
+
+The file holds the program with its parameters, and the facts that whoever calls it needs: the size
+that films are resized to, how, and where to cut the logits. docs/export.md has a script that does.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tyro.conf import Positional
+
+from experiments import command, report, trained
+from experiments.run_directory import RunDirectory, without_nan
+from jaxseg import export
+from jaxseg.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Writes a run's network to one file that needs no model code."""
+
+    run: Positional[Path]
+    """Run directory."""
+    out: Path
+    """File to write; one that is there is replaced."""
+
+
+def write(options: Options) -> None:
+    """Exports the state that `experiments.predict` takes.
+
+    Raises:
+        InputError: The run or the file will not do.
+    """
+    if options.out.is_dir():
+        raise InputError(f"--out: {options.out} is a folder; name a file in it")
+    run = RunDirectory(options.run)
+    learnt = trained.load(run)
+    multiple = 2 ** (len(learnt.configuration.widths) - 1)
+    program = export.export_prediction(learnt.model, learnt.state, multiple=multiple)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    export.save(options.out, program, facts(run, learnt))
+    megabytes = options.out.stat().st_size / 1e6
+    print(
+        f"{options.out}: {megabytes:.1f} MB, for {', '.join(program.platforms)}, "
+        f"images {program.in_avals[0].str_short()}"
+    )
+
+
+def facts(run: RunDirectory, learnt: trained.Trained) -> dict[str, Any]:
+    """What lies beside the program in the file."""
+    configuration = learnt.configuration
+    summary = run.read_summary()
+    return without_nan(
+        {
+            "size": configuration.size,
+            "film_resize": configuration.film_resize,
+            "preprocessing": configuration.preprocessing,
+            "threshold": {"probability": 0.5, "logit": 0.0},
+            "how": "Grey films are preprocessed, resized to size x size, and called as uint8 "
+            "[B, size, size, 1]; logits are resized bilinearly to the film's own size and cut at "
+            "the threshold. Other sizes that the program takes were not trained on.",
+            "run": {
+                "configuration": configuration.name,
+                "step": int(learnt.state.step),
+                "data_fingerprint": run.read_config()["data_fingerprint"],
+                "test": summary["test"] if summary else None,
+            },
+            "versions": report.machine()["versions"],
+        }
+    )
+
+
+def main() -> None:
+    """Reads the command line and exports."""
+    write(tyro.cli(Options, prog="python -m experiments.export", description=Options.__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)

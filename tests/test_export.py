@@ -1,0 +1,234 @@
+"""A network as one file: the same numbers without its code, on every platform."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from PIL import Image
+
+from benchmarks import tpu_programs
+from experiments import command, trained
+from experiments import export as export_command
+from experiments.configuration import Configuration
+from experiments.run_directory import RunDirectory
+from jaxseg import UNet, export
+from jaxseg.checkpoint import Checkpoints
+from jaxseg.data import phantom
+from jaxseg.inference import make_predict, resize_logits
+from jaxseg.training import TrainState
+from jaxseg.types import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def learnt(model):
+    images = jax.ShapeDtypeStruct((1, 16, 16, 1), np.uint8)
+    return TrainState.create(model, optax.adam(1e-3), jax.random.key(0), images, ema=True)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A network, its state, and the file."""
+    model = UNet(widths=(4, 64), norm="batch", dropout=0.5)
+    state = learnt(model)
+    # Averaged parameters and running statistics of their own, as a trained network has.
+    state = state.replace(
+        ema=jax.tree.map(lambda leaf: 2 * leaf, state.params),
+        collections=jax.tree.map(lambda leaf: leaf + 0.3, state.collections),
+    )
+    path = tmp_path_factory.mktemp("exported") / "network.jaxseg"
+    export.save(path, export.export_prediction(model, state, multiple=2), {"size": 16})
+    return model, state, path
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16, 1), (3, 10, 34, 1)])
+def test_the_file_gives_the_networks_logits_at_any_size(shape, exported):
+    model, state, path = exported
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    program, facts = export.load(path)
+    logits = jax.jit(program.call)(images)
+    expected = jax.jit(make_predict(model))(state, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert float(jnp.abs(expected).max()) > 0
+    assert facts["size"] == 16
+    assert facts["program"]["images"] == {"shape": "(b, 2*h, 2*w, 1)", "dtype": "uint8"}
+    assert facts["program"]["platforms"] == ["cpu", "cuda", "tpu"]
+
+
+def test_a_batch_shared_out_over_devices_gives_the_same(exported):
+    model, state, path = exported
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1), np.uint8)
+    mesh = jax.make_mesh((8,), ("data",))
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    call = jax.jit(export.load(path)[0].call, in_shardings=rows, out_shardings=rows)
+    logits = call(jax.device_put(images, rows))
+    expected = jax.jit(make_predict(model))(state, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert len(logits.sharding.device_set) == 8
+
+
+def test_images_that_will_not_do_are_refused(exported):
+    program, _ = export.load(exported[2])
+    with pytest.raises(ValueError, match="remainder 1"):
+        program.call(np.zeros((1, 16, 15, 1), np.uint8))
+    with pytest.raises(ValueError, match="expected uint8"):
+        program.call(np.zeros((1, 16, 16, 1), np.float32))
+
+
+def channels(program):
+    return set(re.findall(r"tensor<\?x\?x\?x(\d+)xf32>", program.mlir_module()))
+
+
+def test_the_layout_is_packed_on_tpus_alone_and_the_parameters_are_there_once(exported):
+    model, state, path = exported
+    program, _ = export.load(path)
+    # Two columns of four features side by side.
+    assert {"4", "8"} <= channels(program)
+    plain = export.export_prediction(model.clone(layout="plain"), state, multiple=2)
+    assert "4" in channels(plain)
+    assert "8" not in channels(plain)
+    parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.variables()))
+    assert len(program.serialize()) < 1.5 * parameters
+
+
+class Threshold(nn.Module):
+    """A network of one's own, with two classes and two channels."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        return nn.Dense(2)(images)
+
+
+def test_any_module_of_floats_can_be_exported(tmp_path):
+    model, images = Threshold(), np.random.default_rng(0).random((2, 5, 7, 2), np.float32)
+    state = TrainState.create(model, optax.sgd(0.1), jax.random.key(0), images)
+    program = export.export_prediction(model, state, multiple=1, channels=2, dtype=jnp.float32)
+    export.save(tmp_path / "file", program, {})
+    dense = jax.device_get(state.params["Dense_0"])
+    expected = images @ dense["kernel"] + dense["bias"]
+    np.testing.assert_allclose(export.load(tmp_path / "file")[0].call(images), expected, atol=1e-6)
+
+
+def test_files_that_are_none_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"absent: there is no such file"):
+        export.load(tmp_path / "absent")
+    (tmp_path / "text").write_text("no zip")
+    with pytest.raises(InputError, match=r"text: is no exported network"):
+        export.load(tmp_path / "text")
+    with zipfile.ZipFile(tmp_path / "other", "w") as archive:
+        archive.writestr("readme", "")
+    with pytest.raises(InputError, match=r"other: is no exported network .*facts.json"):
+        export.load(tmp_path / "other")
+
+
+def test_an_export_that_fails_leaves_what_was_there(exported, tmp_path, monkeypatch):
+    program, _ = export.load(exported[2])
+    (tmp_path / "file").write_text("before")
+
+    def no_flatbuffers(*_, **__):
+        raise ImportError
+
+    monkeypatch.setattr(type(program), "serialize", no_flatbuffers)
+    with pytest.raises(InputError, match=r"pip install 'jaxseg\[export\]'"):
+        export.save(tmp_path / "file", program, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "before"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run as training leaves it, but for the training."""
+    directory = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
+    configuration = Configuration(name="phantom", size=32, widths=(4, 8))
+    directory.start(configuration, "fingerprint")
+    images = jax.ShapeDtypeStruct((1, 32, 32, 1), np.uint8)
+    tx, key = configuration.optimizer(1), jax.random.key(3)
+    state = TrainState.create(configuration.model(), tx, key, images)
+    with Checkpoints(directory.checkpoints) as checkpoints:
+        checkpoints.save(state, {})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def written(run, tmp_path_factory):
+    """What the command writes of it."""
+    path = tmp_path_factory.mktemp("written") / "folder" / "lungs"
+    export_command.write(export_command.Options(run=run.path, out=path))
+    return path
+
+
+@pytest.mark.slow
+def test_the_script_of_the_docs_segments_a_film_without_jaxseg(run, written, tmp_path):
+    film = phantom.draw(3, "Normal", 1, image_size=75, mask_size=64).image
+    Image.fromarray(film).save(tmp_path / "film.png")
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.S)
+    blocked = "import sys; sys.modules.update(jaxseg=None, flax=None, experiments=None)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + script, written, "film.png", "mask.png"],
+        cwd=tmp_path, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    learnt = trained.load(run)
+    small = np.asarray(Image.fromarray(film).resize((32, 32), Image.Resampling.BILINEAR))
+    logits = jax.jit(make_predict(learnt.model))(learnt.state, small[None, ..., None])
+    expected = np.asarray(resize_logits(logits, film.shape))[0, ..., 0]
+    with Image.open(tmp_path / "mask.png") as mask:
+        found = np.asarray(mask) > 0
+    clear = np.abs(expected) > 1e-3
+    assert clear.mean() > 0.95
+    assert 0 < found.mean() < 1
+    np.testing.assert_array_equal(found[clear], (expected > 0)[clear])
+
+
+def test_the_file_says_what_its_run_was(written):
+    with zipfile.ZipFile(written) as archive:
+        facts = json.loads(archive.read("facts.json"))
+    assert facts["size"] == 32
+    assert facts["film_resize"] == "bilinear"
+    assert facts["preprocessing"] == "none"
+    assert facts["threshold"] == {"probability": 0.5, "logit": 0.0}
+    assert facts["run"]["configuration"] == "phantom"
+    assert facts["run"]["data_fingerprint"] == "fingerprint"
+    assert facts["versions"]["jax"] == jax.__version__
+
+
+def test_bad_input_of_the_command_is_one_line(run, tmp_path, capsys, monkeypatch):
+    for arguments, word in (
+        ([tmp_path / "absent", "--out", tmp_path / "file"], "absent"),
+        ([run.path, "--out", tmp_path], "is a folder"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as stopped:
+            command.run(export_command.main)
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert len(error.splitlines()) == 1
+        assert word in error
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_file_compiles_for_a_tpu_in_the_packed_layout():
+    model = UNet(widths=(16, 32))
+    program = export.export_prediction(model, learnt(model), multiple=2)
+    device = tpu_programs.mesh_of("v5e:2x2").devices.flat[0]
+    there = jax.sharding.SingleDeviceSharding(device)
+    images = jax.ShapeDtypeStruct((8, 32, 32, 1), np.uint8, sharding=there)
+    call = jax.jit(program.call, in_shardings=there, out_shardings=there)
+    text = str(call.lower(images).compile().as_text())
+    assert "f32[8,32,16,32]" in text
+    assert "f32[8,32,32,16]" not in text
