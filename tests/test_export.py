@@ -60,7 +60,7 @@ def test_the_file_gives_the_networks_logits_at_any_size(shape, exported):
     program, facts = export.load(path)
     logits = jax.jit(program.call)(images)
     expected = jax.jit(make_predict(model))(state, images)
-    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-4)
     assert float(jnp.abs(expected).max()) > 0
     assert facts["size"] == 16
     assert facts["program"]["images"] == {"shape": "(b, 2*h, 2*w, 1)", "dtype": "uint8"}
