@@ -1,5 +1,6 @@
 """The films of a run: archive or phantoms, prepared, as arrays, and which are for what."""
 
+import dataclasses
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ class Films:
         validation: Films to choose by; empty where the split has none.
         test: Films to score.
         fingerprint: Of the archive's content.
+        builder: Of the prepared data set that the arrays were made from; None where only the arrays
+            matter.
     """
 
     arrays: FilmArrays
@@ -38,6 +41,7 @@ class Films:
     validation: np.ndarray
     test: np.ndarray
     fingerprint: str
+    builder: "jaxseg.data.covid_radiography.Builder | None" = None
 
 
 def load(configuration: Configuration) -> Films:
@@ -56,6 +60,7 @@ def load(configuration: Configuration) -> Films:
         progress=bar("decoding films"),
     )
     films = split(arrays, configuration.split, fingerprint=builder.fingerprint)
+    films = dataclasses.replace(films, builder=builder)
     for name in ("train", "test"):
         if not len(getattr(films, name)):
             raise InputError(

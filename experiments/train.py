@@ -20,7 +20,7 @@ import tyro
 from jax.sharding import Mesh
 from tyro.conf import OmitArgPrefixes, arg
 
-from experiments import command, report
+from experiments import command, input_path, report
 from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films, load
@@ -80,10 +80,8 @@ def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume
         unroll=parallel.unrolls(mesh),
         ema_decay=configuration.ema_decay,
     )
-    many_steps = parallel.jit_many_steps(step, mesh)
+    inputs = input_path.choose(configuration, films, step, mesh)
     evaluate = parallel.jit_rows(make_eval_step(model, configuration.loss), mesh)
-    on_device = {"images": films.arrays.images, "labels": films.arrays.labels}
-    on_device = parallel.replicate(on_device, mesh)
 
     with Checkpoints(run.checkpoints) as checkpoints, parallel.Preemption() as preemption:
         progress = Progress()
@@ -101,7 +99,10 @@ def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume
             epoch, first = divmod(int(state.step), steps_per_epoch)
             order = epoch_order(films.train, configuration, epoch, rows)
             title = f"epoch {epoch + 1}/{configuration.epochs}"
-            with command.progress_bar(title, len(films.train), done=progress.epoch_images) as bar:
+            with (
+                inputs.epoch(order, first) as take_steps,
+                command.progress_bar(title, len(films.train), done=progress.epoch_images) as bar,
+            ):
                 while first < steps_per_epoch:
                     late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
                     steps_now, late = map(int, parallel.from_lead(np.array([calls.steps, late])))
@@ -113,19 +114,15 @@ def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume
                         checkpoints.wait()
                         raise command.Preempted(f"saved step {int(state.step)} of {steps}")
                     began = time.perf_counter()
-                    indices = order[first : first + steps_now]
-                    placed = parallel.place(indices, parallel.over_rows(mesh, axis=1))
-                    state, measured = many_steps(state, on_device, placed)
-                    measured = jax.device_get(measured)
+                    count = min(steps_now, steps_per_epoch - first)
+                    state, measured = take_steps(state, count)
                     seconds = time.perf_counter() - began
-                    progress = progress.add(
-                        measured, seconds, timed=calls.record(len(indices), seconds)
-                    )
+                    progress = progress.add(measured, seconds, timed=calls.record(count, seconds))
                     if parallel.is_lead():
                         run.log_steps(int(state.step), measured)
                     if progress.skipped_in_a_row >= configuration.skipped_in_a_row:
                         raise command.Diverged(diverged(progress, state, checkpoints))
-                    first += len(indices)
+                    first += count
                     bar.update(int(measured["images"].sum()))
                     bar.set_postfix(loss=f"{progress.loss():.4f}")
             row = {"step": int(state.step), "epoch": epoch + 1, "loss": progress.loss()}
@@ -156,6 +153,7 @@ def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume
             "skipped": progress.skipped,
             "films": {name: len(getattr(films, name)) for name in ("train", "validation", "test")},
             "checkpoint_step": int(state.step),
+            "input_path": inputs.name,
             "mesh": dict(mesh.shape),
             "processes": jax.process_count(),
             **report.machine(),

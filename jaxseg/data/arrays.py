@@ -4,28 +4,20 @@ Decoding and resizing the whole release takes a minute, reading it back memory-m
 it is done once per size and kept.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 
 from jaxseg.data import cache
-from jaxseg.data.archive import RELEASE_COUNTS
 from jaxseg.data.cache import Pair
-from jaxseg.data.films import (
-    Resize,
-    decode_film,
-    decode_mask,
-    read_film,
-    read_mask,
-    resize_film,
-    resize_mask,
-)
+from jaxseg.data.films import Resize, read_film, read_mask
 from jaxseg.data.preprocessing import Preprocessing, preprocess
-from jaxseg.data.splits import SPLITS, natural_key
+from jaxseg.data.records import StoredFilms, at_size
+from jaxseg.data.splits import natural_key
 from jaxseg.data.threads import in_threads
 from jaxseg.types import InputError
 
@@ -94,8 +86,8 @@ def load_arrays(
         The films of all splits. The arrays are read-only.
 
     Raises:
-        InputError: ``size`` is below 1, the preprocessing lacks scikit-image, or the cache's folder
-            is full or cannot be written to.
+        InputError: ``size`` is below 1, the preprocessing lacks scikit-image, the cache's folder
+            is full or cannot be written to, or a record of the data set is damaged.
         ValueError: the builder is not prepared.
     """
     _check_size(size)
@@ -159,7 +151,7 @@ def films_from_folders(
     def pair(stem: str) -> Pair:
         film = preprocess(read_film(films[stem]), preprocessing)
         mask = read_mask(masks[stem], mask_values)
-        return _at_size(film, mask, size, film_resize)
+        return at_size(film, mask, size, film_resize)
 
     pairs = list(_told(in_threads(pair, ids), len(ids), progress))
     reference = tuple(pair.mask for pair in pairs)
@@ -179,17 +171,6 @@ def films_from_folders(
     )
 
 
-@dataclass(frozen=True)
-class _Record:
-    """One film's facts, and its place in the prepared data set."""
-
-    id: str
-    class_name: str
-    source: str
-    split: str
-    index: int
-
-
 def _fill_cache(
     directory: Path,
     builder: "jaxseg.data.covid_radiography.Builder",
@@ -198,51 +179,23 @@ def _fill_cache(
     preprocessing: Preprocessing,
     progress: Progress | None,
 ) -> None:
-    stored = {
-        split: _stored_films(builder, split)
-        for split in SPLITS
-        if builder.info.splits[split].num_examples
-    }
-    records = [
-        _Record(
-            id=example["id"].decode(),
-            class_name=tuple(RELEASE_COUNTS)[example["class"]],
-            source=example["source"].decode(),
-            split=split,
-            index=index,
-        )
-        for split, examples in stored.items()
-        for index, example in enumerate(examples)
-    ]
-    records.sort(key=lambda record: natural_key(record.id))
+    stored = StoredFilms(builder)
 
-    def pair(record: _Record) -> Pair:
-        example = stored[record.split][record.index]
-        film = preprocess(decode_film(example["image"], record.id), preprocessing)
-        mask = decode_mask(example["mask"], f"mask of {record.id}")
-        return _at_size(film, mask, size, film_resize)
+    def pair(index: int) -> Pair:
+        return stored.pair(index, size=size, film_resize=film_resize, preprocessing=preprocessing)
 
     first = {
         film: group["films"][0] for group in builder.report["groups"] for film in group["films"]
     }
     facts = {
-        "groups": [first.get(record.id, record.id) for record in records],
-        "ids": [record.id for record in records],
-        "classes": [record.class_name for record in records],
-        "sources": [record.source for record in records],
-        "split": [record.split for record in records],
+        "groups": [first.get(record.id, record.id) for record in stored.records],
+        "ids": [record.id for record in stored.records],
+        "classes": [record.class_name for record in stored.records],
+        "sources": [record.source for record in stored.records],
+        "split": [record.split for record in stored.records],
     }
-    pairs = _told(in_threads(pair, records), len(records), progress)
-    cache.write(directory, pairs, count=len(records), size=size, facts=facts)
-
-
-# TFDS's decorators hide the arguments of as_data_source from type checkers: hence Any.
-def _stored_films(builder: Any, split: str) -> Sequence[Mapping[str, Any]]:
-    """One split of the prepared data set, pictures as their files' bytes."""
-    import tensorflow_datasets as tfds
-
-    undecoded = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
-    return builder.as_data_source(split, decoders=undecoded)
+    pairs = _told(in_threads(pair, range(len(stored))), len(stored), progress)
+    cache.write(directory, pairs, count=len(stored), size=size, facts=facts)
 
 
 def _check_size(size: int) -> None:
@@ -262,10 +215,6 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     if not found:
         raise InputError(f"{folder}: holds no PNG or JPEG file")
     return found
-
-
-def _at_size(film: np.ndarray, mask: np.ndarray, size: int, film_resize: Resize) -> Pair:
-    return Pair(resize_film(film, size, film_resize), resize_mask(mask, size), mask)
 
 
 def _told(pairs: Iterable[Pair], total: int, progress: Progress | None) -> Iterator[Pair]:

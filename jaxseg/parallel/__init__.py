@@ -4,6 +4,7 @@ from jaxseg.parallel.compiled import jit_many_steps, jit_rows, jit_step, pmap_st
 from jaxseg.parallel.mesh import (
     DATA,
     SPATIAL,
+    join_rows,
     make_mesh,
     over_batch,
     over_rows,
@@ -11,6 +12,7 @@ from jaxseg.parallel.mesh import (
     replicate,
     replicated,
     rows_for,
+    rows_on,
     shard_batch,
     take_batch,
 )
@@ -34,6 +36,7 @@ __all__ = [
     "jit_many_steps",
     "jit_rows",
     "jit_step",
+    "join_rows",
     "local_copy",
     "make_mesh",
     "over_batch",
@@ -43,6 +46,7 @@ __all__ = [
     "replicate",
     "replicated",
     "rows_for",
+    "rows_on",
     "shard_batch",
     "take_batch",
     "to_host",

@@ -5,7 +5,7 @@ same on every device; the rows of a batch are shared out along the axis ``data``
 images along the axis ``spatial``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -174,6 +174,44 @@ def take_batch(
 
     batch = {name: put(array) for name, array in films.items()}
     return {**batch, "valid": _put(indices >= 0, over_rows(mesh))}
+
+
+def rows_on(mesh: Mesh, rows: int, devices: Iterable[Any] | None = None) -> np.ndarray:
+    """Which rows of a global batch some devices hold, so that a process reads no others.
+
+    Args:
+        mesh: The devices.
+        rows: Rows of the global batch, an even share for every device.
+        devices: Those of the mesh that are asked about; this process's unless given.
+
+    Returns:
+        Ascending; rows whose height is shared out are there once.
+    """
+    asked = set(jax.local_devices() if devices is None else devices)
+    places = over_rows(mesh).devices_indices_map((rows,))
+    held = [np.arange(rows)[place] for device, place in places.items() if device in asked]
+    return np.unique(np.concatenate(held))
+
+
+def join_rows(batch: Mapping[str, np.ndarray], mesh: Mesh, *, rows: int) -> dict[str, jax.Array]:
+    """Makes the global batch from the rows that each process's devices hold.
+
+    Args:
+        batch: Arrays with the rows that `rows_on` names, in its order.
+        mesh: The devices.
+        rows: Rows of the global batch.
+    """
+    held = rows_on(mesh, rows)
+
+    def put(array: np.ndarray) -> jax.Array:
+        def part(place: Any) -> np.ndarray:
+            first, beyond, _ = place[0].indices(rows)
+            return array[np.searchsorted(held, first) :][: beyond - first, *place[1:]]
+
+        shape = (rows, *array.shape[1:])
+        return jax.make_array_from_callback(shape, over_batch(mesh, array.ndim), part)
+
+    return {name: put(array) for name, array in batch.items()}
 
 
 def _put(array: Any, sharding: NamedSharding) -> jax.Array:
