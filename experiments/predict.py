@@ -1,92 +1,205 @@
-"""Segments the lungs on films of any size.
+"""Segments the lungs on films of any size, thousands of them.
 
     python -m experiments.predict RUN IMAGE ... --out DIR
 
-Writes ``<stem>_mask.png`` at the film's own size, 0 and 255, and ``<stem>_overlay.png``.
+Films are PNG, JPEG or DICOM files, or folders of them. Writes ``<stem>_mask.png`` at the film's own
+size, 0 and 255, ``<stem>_overlay.png``, ``predictions.csv`` with a line a film, and
+``predictions.json`` with all that the masks were made with. Films that are there already are left
+as they are, so that a killed command goes on when it is given again. A film that cannot be read is
+left out and listed; the exit status is then 2.
 """
 
+import collections
 import dataclasses
-import io
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-import jax
-import numpy as np
 import tyro
-from PIL import Image
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
-from experiments import command, pictures, trained
-from experiments.run_directory import RunDirectory, write_bytes
-from jaxseg.data.films import read_film, resize_film
-from jaxseg.data.preprocessing import preprocess
-from jaxseg.inference import make_predict, resize_logits
+from experiments import command, report, trained
+from experiments.predictions import Predictions, Row
+from experiments.run_directory import RunDirectory
+from experiments.segmenter import AS_THE_RUN_SCORES, Film, Segmenter, Settings
+from jaxseg.data import dicom
+from jaxseg.data.splits import natural_key
 from jaxseg.types import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+PICTURES = (".png", ".jpg", ".jpeg")
+
+THREADS = min(8, max(2, (os.cpu_count() or 2) // 2))
+"""That read films, and as many that write masks; they work outside the interpreter's lock."""
+
+LISTED = 20
+"""So many unreadable films are named on the terminal; the table names all."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Segments the lungs on films of any size and mode."""
+    """Segments the lungs on films of any size and mode, and goes on where it was stopped."""
 
     run: Positional[Path]
     """Run directory."""
     images: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
-    """PNG or JPEG films, or folders of them."""
+    """PNG, JPEG or DICOM films, or folders of them."""
     out: Path
-    """Folder to write masks and overlays to."""
+    """Folder to write to."""
+    masks: Annotated[OmitArgPrefixes[Settings], tyro.conf.arg(name="")] = AS_THE_RUN_SCORES
+    overlay: bool = True
+    """Write each film with its mask drawn on it."""
 
 
 def predict(options: Options) -> None:
-    """Segments the films one after another.
+    """Segments the films, reading and writing in threads while the network works.
 
     Raises:
-        InputError: The run or a film will not do; nothing is written of that film.
+        InputError: The run or an option will not do; or, at the end, films could not be read.
+        Preempted: SIGTERM came.
     """
-    paths = _films(options.images)
-    learnt = trained.load(RunDirectory(options.run))
-    forward = jax.jit(make_predict(learnt.model))
-    options.out.mkdir(parents=True, exist_ok=True)
-    configuration = learnt.configuration
-    with command.progress_bar("segmenting", len(paths)) as bar:
-        for path in paths:
-            film = read_film(path)
-            seen = preprocess(film, configuration.preprocessing)
-            small = resize_film(seen, configuration.size, configuration.film_resize)
-            logits = forward(learnt.state, small[None, ..., None])
-            mask = np.asarray(resize_logits(logits, film.shape))[0, ..., 0] > 0
-            _save(Image.fromarray(mask), options.out / f"{path.stem}_mask.png")
-            _save(pictures.overlay(film, mask), options.out / f"{path.stem}_overlay.png")
-            bar.update()
-    print(f"{len(paths)} films segmented, masks and overlays in {options.out}")
+    paths = _films(options.images, options.out)
+    segmenter = Segmenter(trained.load(RunDirectory(options.run)), options.masks)
+    made_with = {"run": options.run.name, **segmenter.made_with()}
+    predictions = Predictions(options.out, made_with, overlays=options.overlay)
+    todo = {stem: path for stem, path in paths.items() if not predictions.has(path, stem)}
+    there = len(paths) - len(todo)
+    if there:
+        command.say(f"{there} of {len(paths)} films are there already")
+    unreadable: list[Row] = []
+    try:
+        with command.progress_bar("segmenting", len(paths), done=there) as bar:
+            for row in _segmented(segmenter, todo, predictions):
+                predictions.add(row)
+                if row.error is not None:
+                    unreadable.append(row)
+                bar.update()
+    except command.Preempted as error:
+        done = len(predictions.rows) - len(unreadable)
+        raise command.Preempted(
+            f"{done} of {len(paths)} films are there; give the command again to go on"
+        ) from error
+    counts = {"films": len(paths), "unreadable": len(unreadable)}
+    predictions.finish({**counts, **report.machine()})
+    command.say(f"{len(paths) - len(unreadable)} films segmented, see {predictions.csv}")
+    if unreadable:
+        _tell(unreadable, predictions)
 
 
-def _films(given: tuple[Path, ...]) -> list[Path]:
-    """The films themselves, folders opened; two of one stem would overwrite each other."""
+def _segmented(
+    segmenter: Segmenter, paths: dict[str, Path], predictions: Predictions
+) -> Iterator[Row]:
+    """Rows as their pictures are written; at most two batches are being written."""
+
+    def read(stem: str) -> Film | Row:
+        try:
+            return segmenter.read(paths[stem], stem)
+        except InputError as error:
+            return Row(film=paths[stem].name, error=str(error).removeprefix(f"{paths[stem]}: "))
+
+    readers, writers = ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS)
+    writing: collections.deque[list[Future[Row]]] = collections.deque()
+    try:
+        films: list[Film] = []
+        for read_one in _ahead(readers, read, list(paths), 2 * segmenter.films_at_once):
+            if isinstance(read_one, Row):
+                yield read_one
+                continue
+            films.append(read_one)
+            if len(films) == segmenter.films_at_once:
+                writing.append(_written(segmenter, films, writers, predictions))
+                films = []
+            if len(writing) == 2:
+                yield from (future.result() for future in writing.popleft())
+        if films:
+            writing.append(_written(segmenter, films, writers, predictions))
+        for future in itertools.chain.from_iterable(writing):
+            yield future.result()
+    finally:
+        readers.shutdown(cancel_futures=True)
+        writers.shutdown(cancel_futures=True)
+
+
+def _written(
+    segmenter: Segmenter, films: list[Film], writers: ThreadPoolExecutor, predictions: Predictions
+) -> list[Future[Row]]:
+    """Sets the network to work; writers wait for it."""
+    logits = segmenter.logits(films)
+    return [
+        writers.submit(segmenter.write, film, logits, place, predictions)
+        for place, film in enumerate(films)
+    ]
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], count: int
+) -> Iterator[Result]:
+    """Maps in order; never more than ``count`` results are ready or under way."""
+    waiting: collections.deque[Future[Result]] = collections.deque()
+    for item in items:
+        if len(waiting) == count:
+            yield waiting.popleft().result()
+        waiting.append(pool.submit(function, item))
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _films(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
+    """The films by stem, folders opened; two of one stem would overwrite each other."""
+    if not given:
+        raise InputError("IMAGE: name one or more films, or folders of them")
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if out.exists() and path.samefile(out):
+                raise InputError(f"--out: {out} holds the films; masks need another folder")
+            inside = [inner for inner in path.iterdir() if _is_film(inner)]
             if not inside:
-                raise InputError(f"{path}: holds no PNG or JPEG film")
-            paths += inside
+                raise InputError(f"{path}: holds no PNG, JPEG or DICOM film")
+            paths += sorted(inside, key=lambda inner: natural_key(inner.name))
         elif path.exists():
             paths.append(path)
         else:
             raise InputError(f"{path}: there is no such film")
     stems: dict[str, Path] = {}
     for path in paths:
-        other = stems.setdefault(path.stem, path)
+        other = stems.setdefault(_stem(path), path)
         if other != path:
             raise InputError(f"{path}: has the same stem as {other}; name them apart")
-    return list(stems.values())
+    if any(path.suffix.lower() not in PICTURES and dicom.is_dicom(path) for path in paths):
+        dicom.check_installed()
+    return stems
 
 
-def _save(picture: Image.Image, path: Path) -> None:
-    content = io.BytesIO()
-    picture.convert("L" if picture.mode == "1" else picture.mode).save(content, "png")
-    write_bytes(path, content.getvalue())
+def _is_film(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    return path.suffix.lower() in (*PICTURES, ".dcm", ".dicom") or dicom.is_dicom(path)
+
+
+def _stem(path: Path) -> str:
+    """The name without its ending; a DICOM UID's last number is no ending."""
+    return path.name if path.suffix[1:].isdecimal() else path.stem
+
+
+def _tell(unreadable: list[Row], predictions: Predictions) -> None:
+    """Lists the films that could not be read and ends the command."""
+    first = unreadable[0]
+    if len(unreadable) == 1:
+        raise InputError(f"{first.film}: {first.error}")
+    for row in unreadable[:LISTED]:
+        command.say(f"left out {row.film}: {row.error}")
+    if len(unreadable) > LISTED:
+        command.say(f"and {len(unreadable) - LISTED} more, see {predictions.csv}")
+    raise InputError(
+        f"{len(unreadable)} films could not be read and were left out, {first.film} the first; "
+        f"see the column error of {predictions.csv}"
+    )
 
 
 def main() -> None:

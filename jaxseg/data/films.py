@@ -141,6 +141,19 @@ def resize_mask(mask: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, 
     return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
 
 
+def stretched(values: Num[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+    """Maps values of any range to 8 bits: the 0.1 percentile to 0, the 99.9 percentile to 255.
+
+    Where the two are equal, and where a value is NaN, the result is 0.
+    """
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (0.1, 99.9)) if finite.size else (0, 0)
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    unit = np.nan_to_num(np.clip((values - low) / (high - low), 0, 1))
+    return np.round(255 * unit).astype(np.uint8)
+
+
 @contextlib.contextmanager
 def _opened(source: Path | str | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """Opens a picture; whatever Pillow makes of a bad one becomes an InputError."""
@@ -159,10 +172,10 @@ def _opened(source: Path | str | io.BytesIO, name: str) -> Iterator[Image.Image]
 
 def _film(image: Image.Image) -> np.ndarray:
     if image.mode in _DEEP_GREY:
-        return _stretched(np.asarray(ImageOps.exif_transpose(image), dtype=np.float64))
+        return stretched(np.asarray(ImageOps.exif_transpose(image), dtype=np.float64))
     deep_colour = image.format == "PNG" and _raw_mode(image).endswith(";16B")
     grey = np.asarray(_upright_grey(image))
-    return _stretched(grey.astype(np.float64)) if deep_colour else grey
+    return stretched(grey.astype(np.float64)) if deep_colour else grey
 
 
 def _mask(image: Image.Image, mask_values: Collection[int] | None, name: str) -> np.ndarray:
@@ -187,15 +200,6 @@ def _upright_grey(image: Image.Image) -> Image.Image:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), colours)
     return image.convert("L")
-
-
-def _stretched(values: Num[np.ndarray, "H W"]) -> np.ndarray:
-    finite = values[np.isfinite(values)]
-    low, high = np.percentile(finite, (0.1, 99.9)) if finite.size else (0, 0)
-    if high <= low:
-        return np.zeros(values.shape, np.uint8)
-    unit = np.nan_to_num(np.clip((values - low) / (high - low), 0, 1))
-    return np.round(255 * unit).astype(np.uint8)
 
 
 def _png(picture: UInt8[np.ndarray, "H W"]) -> bytes:

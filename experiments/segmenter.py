@@ -1,0 +1,189 @@
+"""One film's way through predict: read, made ready for the network, masked, mended and written."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from PIL import Image
+
+from experiments import pictures
+from experiments.predictions import Predictions, Row, save_png
+from experiments.trained import Trained
+from jaxseg import inference, parallel
+from jaxseg.data import dicom
+from jaxseg.data.films import read_film, resize_film
+from jaxseg.data.preprocessing import preprocess
+from jaxseg.inference.views import Flip
+from jaxseg.types import Array, InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What of the command line decides what masks are; the defaults are how runs are scored."""
+
+    tile: int | None = None
+    """Cut films at their own size into blended tiles of so many pixels, in place of resizing each
+    to the network's size: for networks trained at the films' own scale."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share; about a quarter of a tile unless given."""
+    flips: tuple[Flip, ...] = ()
+    """Average with the film flipped; left_right moves the heart to the other side."""
+    scales: tuple[float, ...] = (1.0,)
+    """Average over the film scaled by these factors."""
+    threshold: float = 0.5
+    """Probability above which a pixel is lung."""
+    largest: int | None = None
+    """Keep so many of the mask's largest connected parts."""
+    fill_holes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Fill the mask's holes."""
+    batch_size: int | None = None
+    """Films, or tiles, at once over all devices; the run's unless given."""
+
+    def __post_init__(self) -> None:
+        """Refuses what will not do.
+
+        Raises:
+            InputError: Naming the option.
+        """
+        if not 0 < self.threshold < 1:
+            raise InputError(f"--threshold: {self.threshold:g} should lie between 0 and 1")
+        if self.overlap is not None and self.tile is None:
+            raise InputError("--overlap: goes with --tile")
+        for name in ("largest", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')}: should be 1 or more")
+
+
+AS_THE_RUN_SCORES = Settings()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Film:
+    """A film that was read.
+
+    Attributes:
+        path: Its file.
+        stem: What its masks are called after.
+        pixels: uint8 ``[H, W]``, as it is shown.
+        seen: uint8 ``[S, S]`` or, in tiles, ``[H, W]``: what the network sees.
+        spacing_mm: Distance of pixel centres along height and width, where known.
+    """
+
+    path: Path
+    stem: str
+    pixels: np.ndarray
+    seen: np.ndarray
+    spacing_mm: tuple[float, float] | None
+
+
+class Segmenter:
+    """A trained network on all devices, and what is done before and after it."""
+
+    def __init__(self, learnt: Trained, settings: Settings):
+        """Compiles nothing yet.
+
+        Raises:
+            InputError: A setting does not fit the network.
+        """
+        self.settings, self.configuration = settings, learnt.configuration
+        mesh = parallel.make_mesh()
+        self.rows = parallel.rows_for(settings.batch_size or learnt.configuration.batch_size, mesh)
+        self.tiling = _tiling(settings, multiple=2 ** (len(learnt.configuration.widths) - 1))
+        self.films_at_once = 1 if self.tiling else self.rows
+        predict = inference.make_predict(learnt.model)
+        views = inference.average_views(predict, flips=settings.flips, scales=settings.scales)
+        self._forward = parallel.jit_rows(views, mesh)
+        self._state = parallel.replicate(learnt.state, mesh)
+        self._weights = _digest(learnt.state.variables())
+
+    def made_with(self) -> dict[str, Any]:
+        """All that decides what a film's mask is, in plain values."""
+        seen = ("size", "film_resize", "preprocessing")
+        settings = dataclasses.asdict(self.settings)
+        # Films at once change no mask.
+        del settings["batch_size"]
+        return {
+            "weights": self._weights,
+            **{name: getattr(self.configuration, name) for name in seen},
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
+            "overlap": self.tiling.overlap if self.tiling else None,
+        }
+
+    def read(self, path: Path, stem: str) -> Film:
+        """Reads a film and makes it ready for the network.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        pixels, spacing = (
+            dicom.read_dicom(path) if dicom.is_dicom(path) else (read_film(path), None)
+        )
+        seen = preprocess(pixels, self.configuration.preprocessing)
+        if self.tiling is None:
+            seen = resize_film(seen, self.configuration.size, self.configuration.film_resize)
+        return Film(path, stem, pixels, seen, spacing)
+
+    def logits(self, films: Sequence[Film]) -> Array:
+        """Logits ``[B, ...]`` of `films_at_once` films or fewer; on devices perhaps under way."""
+        if self.tiling is not None:
+            logits = inference.predict_tiles(
+                self.predict, films[0].seen[..., None], self.tiling, rows=self.rows
+            )
+            return logits[None]
+        side = self.configuration.size
+        images = np.zeros((self.rows, side, side, 1), np.uint8)
+        for image, film in zip(images, films, strict=False):
+            image[..., 0] = film.seen
+        return self.predict(images)
+
+    def predict(self, images: Array) -> jax.Array:
+        """Logits of `rows` images, shared out over the devices."""
+        return self._forward(self._state, images)
+
+    def write(self, film: Film, logits: Array, place: int, predictions: Predictions) -> Row:
+        """Writes a film's mask and overlay, its logits being row ``place``."""
+        own = inference.resize_logits_on_host(np.asarray(logits)[place], film.pixels.shape)
+        threshold = self.settings.threshold
+        mask = own[..., 0] > math.log(threshold / (1 - threshold))
+        if self.settings.largest is not None:
+            mask = inference.largest_components(mask, self.settings.largest)
+        if self.settings.fill_holes:
+            mask = inference.fill_holes(mask)
+        save_png(Image.fromarray(mask.astype(np.uint8) * 255), predictions.mask(film.stem))
+        if predictions.overlays:
+            save_png(pictures.overlay(film.pixels, mask), predictions.overlay(film.stem))
+        area = int(mask.sum())
+        return Row(
+            film=film.path.name,
+            height=mask.shape[0],
+            width=mask.shape[1],
+            area_px=area,
+            area_mm2=None if film.spacing_mm is None else area * math.prod(film.spacing_mm),
+            share=area / mask.size,
+            confidence=inference.confidence(own, mask.astype(np.int32)),
+            components=len(inference.component_areas(mask)),
+        )
+
+
+def _tiling(settings: Settings, *, multiple: int) -> inference.Tiling | None:
+    if settings.tile is None:
+        return None
+    overlap = settings.overlap
+    if overlap is None:
+        overlap = settings.tile // 4 // multiple * multiple
+    return inference.Tiling(settings.tile, overlap, multiple=multiple)
+
+
+def _digest(variables: Any) -> str:
+    """What tells a network's parameters from any other's."""
+    hashed = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        hashed.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        hashed.update(np.asarray(leaf).tobytes())
+    return hashed.hexdigest()[:16]

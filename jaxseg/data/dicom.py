@@ -1,0 +1,148 @@
+"""Films as DICOM files hold them: grey values as they are meant to be shown, and their spacing.
+
+Needs pydicom (the extra ``dicom``), and for some compressed files what pydicom names.
+"""
+
+import math
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import Image
+
+from jaxseg.data.films import stretched
+from jaxseg.types import InputError
+
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+"""Where a file may say how far apart its pixels are, the best first. The second holds at the
+detector, where the body is seen enlarged: lengths and areas by it are too large."""
+
+_PREAMBLE = 128
+
+
+class DicomFilm(NamedTuple):
+    """A film and its scale.
+
+    Attributes:
+        pixels: uint8 ``[H, W]``, 0 black.
+        spacing_mm: Distance of pixel centres along height and along width, where the file says.
+    """
+
+    pixels: UInt8[np.ndarray, "H W"]
+    spacing_mm: tuple[float, float] | None
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file says of itself that it is DICOM, whatever its name; False if unreadable."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+    except OSError:
+        return False
+
+
+def check_installed() -> None:
+    """Raises InputError, which says what to install, where pydicom is not."""
+    if find_spec("pydicom") is None:
+        raise InputError("DICOM films need pydicom: pip install 'jaxseg[dicom]'")
+
+
+def read_dicom(path: Path) -> DicomFilm:
+    """Reads a DICOM film as grey, 8 bits.
+
+    Stored values become modality values (rescale slope and intercept, or the table), and these are
+    shown as the file asks: by its VOI table, else by its first window (PS3.3 C.11.2). A file that
+    asks for neither is stretched, its 0.1 percentile to 0 and its 99.9 percentile to 255. Of
+    MONOCHROME1, where low values are white, the result is inverted. Colour becomes luminance.
+
+    Args:
+        path: One film, a single frame.
+
+    Raises:
+        InputError: pydicom is not installed, or the file is no DICOM file, holds no picture or
+            more than one frame, or is compressed in a way that needs another package.
+    """
+    check_installed()
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        dataset = pydicom.dcmread(path)
+        if int(dataset.get("NumberOfFrames") or 1) > 1:
+            raise InputError(f"{path}: has {dataset.NumberOfFrames} frames; a film has one")
+        return DicomFilm(_shown(dataset), _spacing_mm(dataset))
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
+    # pydicom's own errors, and what it makes of missing or senseless elements.
+    except (
+        OSError, EOFError, AttributeError, KeyError, TypeError, ValueError, RuntimeError,
+        NotImplementedError, InvalidDicomError,
+    ) as error:  # fmt: skip
+        raise InputError(f"{path}: cannot be read as a DICOM film ({error})") from error
+
+
+def _shown(dataset: Any) -> np.ndarray:
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+    from pydicom.pixels.utils import pixel_array
+
+    kind, stored = dataset.PhotometricInterpretation, pixel_array(dataset)
+    if stored.ndim == 3 and stored.dtype == np.uint8:
+        return np.asarray(Image.fromarray(stored).convert("L"))
+    if stored.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"{stored.dtype} pixels of {kind}")
+    values = apply_modality_lut(stored, dataset)
+    if tables := dataset.get("VOILUTSequence"):
+        shown = _as_bytes(apply_voi(values, dataset) / (2.0 ** tables[0].LUTDescriptor[2] - 1))
+    elif dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+        center, width = (float(np.ravel(dataset[f"Window{name}"].value)[0])
+                         for name in ("Center", "Width"))  # fmt: skip
+        function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+        shown = _as_bytes(windowed(values.astype(np.float64), center, width, function=function))
+    else:
+        shown = stretched(values.astype(np.float64))
+    return 255 - shown if kind == "MONOCHROME1" else shown
+
+
+def windowed(
+    values: Num[np.ndarray, "H W"], center: float, width: float, *, function: str = "LINEAR"
+) -> np.ndarray:
+    """Brightness from 0 to 1 by a window, as DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3 have it.
+
+    Args:
+        values: Modality values.
+        center: The window's.
+        width: The window's, above 0; for LINEAR 1 or more.
+        function: LINEAR, LINEAR_EXACT or SIGMOID.
+
+    Raises:
+        ValueError: The width or the function will not do.
+    """
+    if width < 1 if function == "LINEAR" else width <= 0:
+        raise ValueError(f"a window of width {width:g}")
+    if function == "SIGMOID":
+        return 0.5 * (1 + np.tanh(2 * (values - center) / width))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - center) / width + 0.5, 0, 1)
+    if function != "LINEAR":
+        raise ValueError(f"a window function {function}")
+    if width == 1:
+        return (values > center - 0.5).astype(np.float64)
+    return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+def _as_bytes(brightness: np.ndarray) -> np.ndarray:
+    return np.rint(255 * brightness).astype(np.uint8)
+
+
+def _spacing_mm(dataset: Any) -> tuple[float, float] | None:
+    for name in SPACINGS:
+        given = dataset.get(name)
+        if given is not None and len(given) == 2:
+            rows, columns = map(float, given)
+            if rows > 0 and columns > 0 and math.isfinite(rows * columns):
+                return rows, columns
+    return None

@@ -1,0 +1,319 @@
+"""Folders of films: what is written, what is left out, how a killed command goes on."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from experiments import command, predict, trained
+from experiments.configuration import Configuration
+from experiments.run_directory import RunDirectory
+from jaxseg.checkpoint import Checkpoints
+from jaxseg.data import phantom
+from jaxseg.data.films import read_film, resize_film
+from jaxseg.inference import average_views, resize_logits
+from jaxseg.training import TrainState
+from tests.dicom_file import write_dicom
+
+ROOT = Path(__file__).parents[1]
+SIZES = [(40, 50), (40, 50), (61, 33), (61, 33), (90, 70)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with an untrained network, whose masks are as good as any here."""
+    directory = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
+    configuration = Configuration(name="phantom", size=32, widths=(4, 8), batch_size=4)
+    directory.start(configuration, "no films")
+    images = jax.ShapeDtypeStruct((1, 32, 32, 1), np.uint8)
+    key = jax.random.key(0)
+    with jax.numpy_dtype_promotion("standard"):
+        state = TrainState.create(configuration.model(), configuration.optimizer(1), key, images)
+    with Checkpoints(directory.checkpoints) as checkpoints:
+        checkpoints.save(state, {})
+    return directory.path
+
+
+@pytest.fixture(scope="module")
+def learnt(run):
+    """The run's network, read once for all tests."""
+    return trained.load(RunDirectory(run))
+
+
+@pytest.fixture
+def films(tmp_path):
+    """A folder of five films of three sizes, named out of their alphabetical order."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for i, (height, width) in enumerate(SIZES):
+        film = phantom.draw(3, "Normal", i + 1, image_size=96, mask_size=48).image
+        Image.fromarray(film).resize((width, height)).save(folder / f"film-{2 * i + 7}.png")
+    return folder
+
+
+@pytest.fixture
+def called(learnt, capsys, monkeypatch):
+    """predict in this process: its exit status, standard output and standard error."""
+
+    monkeypatch.setattr(trained, "load", lambda _: learnt)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as stopped:
+            command.run(predict.main)
+        return (stopped.value.code, *capsys.readouterr())
+
+    return call
+
+
+def keep_two(films):
+    """Leaves two films of different sizes."""
+    for path in films.iterdir():
+        if path.stem not in ("film-7", "film-15"):
+            path.unlink()
+
+
+def rows_of(folder):
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mask_of(folder, stem) -> Any:
+    with Image.open(folder / f"{stem}_mask.png") as mask:
+        assert mask.mode == "L"
+        values = np.asarray(mask)
+    assert set(np.unique(values)) <= {0, 255}
+    return values == 255
+
+
+def network(learnt):
+    def logits(state, images) -> Any:
+        return learnt.model.apply(state.variables(), images, train=False)
+
+    return logits
+
+
+def logits_of(learnt, path, **views):
+    """A film's logits at its own size, one film at a time and on the device."""
+    film = read_film(path)
+    small = resize_film(film, learnt.configuration.size)[None, ..., None]
+    logits = jax.jit(average_views(network(learnt), **views))(learnt.state, small)
+    return np.asarray(resize_logits(logits, film.shape))[0, ..., 0].astype(np.float64)
+
+
+def parts_of(mask) -> Any:
+    """Numbered parts that hang together over edges or corners, and how many."""
+    return ndimage.label(mask, np.ones((3, 3)))
+
+
+def test_masks_and_their_lines_are_those_of_each_film_alone(run, learnt, films, tmp_path, called):
+    out = tmp_path / "out"
+    code, text, error = called(run, films, "--out", out)
+    assert code == 0, error
+    assert "5 films segmented" in text
+    rows = rows_of(out)
+    assert [row["film"] for row in rows] == [f"film-{n}.png" for n in (7, 9, 11, 13, 15)]
+    for row, size in zip(rows, SIZES, strict=True):
+        stem = row["film"].removesuffix(".png")
+        logits = logits_of(learnt, films / row["film"])
+        mask = mask_of(out, stem)
+        np.testing.assert_array_equal(mask, logits > 0)
+        assert 0.02 < mask.mean() < 0.98
+        assert (int(row["height"]), int(row["width"])) == size == mask.shape
+        assert int(row["area_px"]) == mask.sum()
+        assert row["area_mm2"] == row["error"] == ""
+        assert float(row["share"]) == pytest.approx(mask.mean(), rel=1e-4)
+        probability = 1 / (1 + np.exp(-logits))
+        by_hand = (probability[mask].mean() + (1 - probability[~mask]).mean()) / 2
+        assert float(row["confidence"]) == pytest.approx(by_hand, rel=1e-4)
+        assert int(row["components"]) == parts_of(mask)[1]
+        with Image.open(out / f"{stem}_overlay.png") as overlay:
+            assert (overlay.size, overlay.mode) == (size[::-1], "RGB")
+
+
+def test_options_act_on_the_mask_and_are_recorded(run, learnt, films, tmp_path, called):
+    keep_two(films)
+    out = tmp_path / "out"
+    options = ["--flips", "left_right", "--scales", "1.0", "0.5", "--threshold", "0.4"]
+    options += ["--largest", "1", "--fill-holes", "--no-overlay"]
+    code, _, error = called(run, films, "--out", out, *options)
+    assert code == 0, error
+    assert not list(out.glob("*_overlay.png"))
+    for path in films.iterdir():
+        logits = logits_of(learnt, path, flips=["left_right"], scales=[1.0, 0.5])
+        labels, count = parts_of(logits > math.log(0.4 / 0.6))
+        areas = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
+        largest = ndimage.binary_fill_holes(labels == 1 + np.argmax(areas))
+        np.testing.assert_array_equal(mask_of(out, path.stem), largest)
+    made_with = json.loads((out / "predictions.json").read_text())["made_with"]
+    assert made_with["flips"] == ["left_right"]
+    assert made_with["scales"] == [1.0, 0.5]
+    assert (made_with["threshold"], made_with["largest"], made_with["fill_holes"]) == (0.4, 1, True)
+    code, _, error = called(run, films, "--out", out)
+    assert code == 2
+    assert "threshold is 0.4 there and 0.5 here" in error
+
+
+@pytest.mark.slow
+def test_tiles_see_a_film_at_its_own_size(run, learnt, films, tmp_path, called):
+    keep_two(films)
+    code, _, error = called(run, films, "--out", tmp_path / "out", "--tile", "96")
+    assert code == 0, error
+    for path in films.iterdir():
+        film = read_film(path)
+        padding = [(0, 96 - side) for side in film.shape]
+        padded = np.pad(film, padding, mode="edge")[None, ..., None]
+        logits = jax.jit(network(learnt))(learnt.state, padded)
+        own = np.asarray(logits)[0, : film.shape[0], : film.shape[1], 0]
+        np.testing.assert_array_equal(mask_of(tmp_path / "out", path.stem), own > 0)
+
+
+def modified(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+
+
+def test_what_is_whole_is_left_as_it_is_and_what_is_not_is_done(run, films, tmp_path, called):
+    out = tmp_path / "out"
+    assert called(run, films, "--out", out)[0] == 0
+    before, rows = modified(out), rows_of(out)
+    # As a kill leaves it: a line cut short, another with no mask; and a film that changed since.
+    text = (out / "predictions.csv").read_text()
+    (out / "predictions.csv").write_text(text[: text.rindex("film-15") + 20])
+    (out / "film-11_mask.png").unlink()
+    later = before["film-7_mask.png"] + 10**9
+    os.utime(films / "film-7.png", ns=(later, later))
+    code, text, error = called(run, films, "--out", out)
+    assert code == 0, error
+    assert "2 of 5 films are there already" in text
+    after = modified(out)
+    redone = {name for name in before if after[name] != before[name]}
+    assert redone == {f"film-{n}_{kind}.png" for n in (7, 11, 15) for kind in ("mask", "overlay")}
+    assert rows_of(out) == rows
+
+
+def test_films_that_cannot_be_read_are_left_out_and_listed(run, films, tmp_path, called):
+    out = tmp_path / "out"
+    whole = (films / "film-9.png").read_bytes()
+    (films / "film-9.png").write_bytes(whole[:200])
+    (films / "film-8.jpg").write_text("scribble")
+    code, text, error = called(run, films, "--out", out)
+    assert code == 2
+    assert error.splitlines() == [
+        "error: 2 films could not be read and were left out, film-8.jpg the first; see the column "
+        f"error of {out / 'predictions.csv'}"
+    ]
+    assert "left out film-9.png: cannot be read" in text
+    rows = {row["film"]: row for row in rows_of(out)}
+    assert len(rows) == 6
+    assert {name for name, row in rows.items() if row["error"]} == {"film-8.jpg", "film-9.png"}
+    assert rows["film-9.png"]["area_px"] == ""
+    assert not (out / "film-9_mask.png").exists()
+
+    (films / "film-9.png").write_bytes(whole)
+    (films / "film-8.jpg").unlink()
+    code, text, error = called(run, films, "--out", out)
+    assert code == 0, error
+    assert "4 of 5 films are there already" in text
+    # The film that is no longer there is no longer told of.
+    assert not any(row["error"] for row in rows_of(out))
+    assert len(rows_of(out)) == 5
+
+
+def test_dicom_films_have_areas_in_square_millimetres(run, tmp_path, called):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    grey = phantom.draw(3, "Normal", 1, image_size=48, mask_size=48).image.astype(np.uint16) * 16
+    write_dicom(folder / "1.2.840.7", grey, PixelSpacing=[0.5, 0.25], WindowCenter=2048,
+                  WindowWidth=4096)  # fmt: skip
+    write_dicom(folder / "dark.dcm", 4095 - grey, PhotometricInterpretation="MONOCHROME1",
+                  WindowCenter=2048, WindowWidth=4096)  # fmt: skip
+    code, _, error = called(run, folder, "--out", tmp_path / "out")
+    assert code == 0, error
+    plain, dark = rows_of(tmp_path / "out")
+    assert float(plain["area_mm2"]) == pytest.approx(int(plain["area_px"]) * 0.125, rel=1e-4)
+    assert dark["area_mm2"] == ""
+    assert int(plain["area_px"]) == int(dark["area_px"]) > 0
+    same = mask_of(tmp_path / "out", "1.2.840.7") == mask_of(tmp_path / "out", "dark")
+    assert same.all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--threshold", "1"], ["--threshold", "between 0 and 1"]),
+        (["--largest", "0"], ["--largest", "1 or more"]),
+        (["--overlap", "8"], ["--overlap", "--tile"]),
+        (["--tile", "33"], ["tile of 33", "multiple of 2"]),
+        (["--scales", "0"], ["scales", "above 0"]),
+    ],
+)
+def test_options_that_will_not_do_are_named(options, words, run, films, tmp_path, called):
+    code, _, error = called(run, films, "--out", tmp_path / "out", *options)
+    assert code == 2
+    assert len(error.splitlines()) == 1
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_films_own_folder_is_refused_and_so_are_two_films_of_one_stem(
+    run, films, tmp_path, called
+):
+    code, _, error = called(run, films, "--out", films)
+    assert code == 2
+    assert "another folder" in error
+    (films / "film-7.jpg").write_bytes((films / "film-7.png").read_bytes())
+    code, _, error = called(run, films, "--out", tmp_path / "out")
+    assert code == 2
+    assert "same stem" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, command.PREEMPTED)]
+)
+def test_a_stopped_command_goes_on_to_what_an_unbroken_one_gives(
+    sent, status, run, films, tmp_path, called
+):
+    film = (films / "film-7.png").read_bytes()
+    for i in range(200):
+        (films / f"copy-{i}.png").write_bytes(film)
+    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+    started = subprocess.Popen(
+        [sys.executable, "-m", "experiments.predict", run, films, "--out", broken],
+        cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while len(list(broken.glob("*_mask.png"))) < 10:
+        assert started.poll() is None
+        time.sleep(0.002)
+    started.send_signal(sent)
+    error = started.communicate(timeout=60)[1]
+    assert started.returncode == status
+    if sent == signal.SIGTERM:
+        assert error.startswith("preempted: ")
+        assert "give the command again" in error
+    code, text, error = called(run, films, "--out", broken)
+    assert code == 0, error
+    assert "films are there already" in text
+    assert called(run, films, "--out", unbroken)[0] == 0
+    assert {p.name for p in broken.iterdir()} - {p.name for p in unbroken.iterdir()} <= {
+        p.name for p in broken.glob(".*")
+    }
+    for path in unbroken.glob("*.png"):
+        assert (broken / path.name).read_bytes() == path.read_bytes()
+    assert rows_of(broken) == rows_of(unbroken)
