@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films, load
 from experiments.run_directory import RunDirectory, write_json, write_text
 from experiments.scoring import draw_examples, score
+from experiments.tracing import Trace
 from jaxseg import metrics, parallel
 from jaxseg.augment import make_augment
 from jaxseg.checkpoint import Checkpoints
@@ -51,9 +53,18 @@ class Options:
     """The run's folder; runs/NAME-DATE-TIME unless given."""
     resume: bool = False
     """Go on in --workdir where a run stopped there; start one where there is none."""
+    profile: Path | None = None
+    """Folder for a trace of a few steps, which TensorBoard and Perfetto open."""
 
 
-def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume: bool) -> None:
+def train(
+    configuration: Configuration,
+    run: RunDirectory,
+    mesh: Mesh,
+    *,
+    resume: bool,
+    profile: Path | None = None,
+) -> None:
     """Trains, scores the test films and writes the report.
 
     Raises:
@@ -61,6 +72,7 @@ def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume
         Diverged: Too many updates in a row were not finite.
         Preempted: SIGTERM came; the state was saved.
     """
+    trace = Trace(profile)
     films = open_run(configuration, run, resume=resume)
     rows = check_rows(configuration, mesh)
     model = configuration.model()
@@ -83,7 +95,11 @@ def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume
     inputs = input_path.choose(configuration, films, step, mesh)
     evaluate = parallel.jit_rows(make_eval_step(model, configuration.loss), mesh)
 
-    with Checkpoints(run.checkpoints) as checkpoints, parallel.Preemption() as preemption:
+    with (
+        Checkpoints(run.checkpoints) as checkpoints,
+        parallel.Preemption() as preemption,
+        closing(trace),
+    ):
         progress = Progress()
         if (latest := checkpoints.latest_step()) is not None:
             state, saved = checkpoints.restore(state, latest)
@@ -113,10 +129,11 @@ def train(configuration: Configuration, run: RunDirectory, mesh: Mesh, *, resume
                     if preempted:
                         checkpoints.wait()
                         raise command.Preempted(f"saved step {int(state.step)} of {steps}")
-                    began = time.perf_counter()
                     count = min(steps_now, steps_per_epoch - first)
-                    state, measured = take_steps(state, count)
-                    seconds = time.perf_counter() - began
+                    with trace.call(int(state.step), count):
+                        began = time.perf_counter()
+                        state, measured = take_steps(state, count)
+                        seconds = time.perf_counter() - began
                     progress = progress.add(measured, seconds, timed=calls.record(count, seconds))
                     if parallel.is_lead():
                         run.log_steps(int(state.step), measured)
@@ -357,7 +374,13 @@ def main() -> None:
             raise InputError("--workdir: several processes need it, on a disk that they share")
         workdir = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     command.say(f"run directory: {workdir}")
-    train(options.configuration, RunDirectory(workdir), mesh, resume=options.resume)
+    train(
+        options.configuration,
+        RunDirectory(workdir),
+        mesh,
+        resume=options.resume,
+        profile=options.profile,
+    )
 
 
 if __name__ == "__main__":
