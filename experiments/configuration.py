@@ -52,9 +52,10 @@ class Configuration:
     phantom_films: Annotated[int | None, Suppress] = None
     """How many phantoms are drawn where no archive is used; None where an archive is needed."""
 
-    input_path: Literal["auto", "device", "stream"] = "auto"
-    """How films reach the network: all kept on each device, or decoded as they are needed. auto
-    keeps them on the devices where they fit into half of the free memory."""
+    input_path: Literal["auto", "device", "stream", "sharded"] = "auto"
+    """How films reach the network. device: all kept on each device. stream: decoded as they are
+    needed. auto: device where they fit into half of its free memory, else stream. sharded: each
+    device keeps a share of the films and learns from no others, which is another order."""
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     """Features of each level of the U-Net, finest first."""

@@ -6,6 +6,7 @@ Either way a step sees the same films, the same bytes; only what lies where diff
 import collections
 import contextlib
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,65 @@ class DeviceResident:
             return state, jax.device_get(measured)
 
         yield steps
+
+
+class Sharded(DeviceResident):
+    """Every device holds its share of the films to learn from, and only these are in its rows.
+
+    This is another order than that of the other paths: an epoch has every film once here too, but
+    a device's rows of a step are drawn from its own films, not from all.
+    """
+
+    name = "sharded"
+
+    def __init__(
+        self,
+        step: Step,
+        films: Mapping[str, np.ndarray],
+        mesh: Mesh,
+        *,
+        train: np.ndarray,
+        batch_size: int,
+    ):
+        """Gives every device its films.
+
+        Args:
+            step: The step.
+            films: Arrays with one row per film.
+            mesh: The devices.
+            train: The films to learn from.
+            batch_size: Films a step.
+
+        Raises:
+            InputError: They are no even share for every device.
+        """
+        shards = mesh.shape[parallel.DATA]
+        if batch_size % shards:
+            raise InputError(
+                f"--batch-size: {batch_size} films a step are no even share for the {shards} "
+                "devices of --input-path sharded"
+            )
+        self._shards, self._share = shards, batch_size // shards
+        self._shard, self._place = np.full((2, int(train.max()) + 1), -1)
+        self._shard[train] = np.arange(len(train)) % shards
+        self._place[train] = np.arange(len(train)) // shards
+        layout = np.full((shards, math.ceil(len(train) / shards)), -1)
+        layout[self._shard[train], self._place[train]] = train
+        batch = parallel.take_batch(films, layout.ravel(), mesh)
+        self._films = {name: batch[name] for name in films}
+        self._over_rows = parallel.over_rows(mesh, axis=1)
+        self._many_steps = parallel.jit_many_steps_on_shards(step, mesh)
+
+    @contextlib.contextmanager
+    def epoch(self, order: np.ndarray, first: int) -> Iterator[Steps]:
+        """See `InputPath`; each device takes its own films in the order in which they come."""
+        films = order[order >= 0]
+        own = np.full((len(order), self._shards, order.shape[1] // self._shards), -1, np.int32)
+        for shard in range(self._shards):
+            places = self._place[films[self._shard[films] == shard]]
+            own[:, shard, : self._share].flat[: len(places)] = places
+        with super().epoch(own.reshape(order.shape), first) as steps:
+            yield steps
 
 
 class Streaming:
@@ -143,6 +203,9 @@ def choose(configuration: Configuration, films: Films, step: Step, mesh: Mesh) -
             preprocessing=configuration.preprocessing,
         )
         return Streaming(step, stream, mesh)
+    if chosen == "sharded":
+        options = {"train": films.train, "batch_size": configuration.batch_size}
+        return Sharded(step, arrays, mesh, **options)
     if needed > free:
         raise InputError(
             f"--input-path: the films' {needed:,.0f} MB are more than the {free:,.0f} MB that are "

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from experiments import command, input_path, report
 from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films, load
+from experiments.progress import Progress, StepsPerCall
 from experiments.run_directory import RunDirectory, write_json, write_text
 from experiments.scoring import draw_examples, score
 from experiments.tracing import Trace
@@ -33,9 +34,6 @@ from jaxseg.augment import make_augment
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.training import TrainState, make_eval_step, make_train_step
 from jaxseg.types import InputError
-
-CALL_SECONDS = 5.0
-"""On accelerators as many steps are one program as last about this long."""
 
 ONE_PROCESS = command.Devices()
 
@@ -120,6 +118,7 @@ def train(
                 command.progress_bar(title, len(films.train), done=progress.epoch_images) as bar,
             ):
                 while first < steps_per_epoch:
+                    turn_began = time.perf_counter()
                     late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
                     steps_now, late = map(int, parallel.from_lead(np.array([calls.steps, late])))
                     preempted = preemption.noticed()
@@ -142,6 +141,7 @@ def train(
                     first += count
                     bar.update(int(measured["images"].sum()))
                     bar.set_postfix(loss=f"{progress.loss():.4f}")
+                    progress = progress.between_calls(time.perf_counter() - turn_began - seconds)
             row = {"step": int(state.step), "epoch": epoch + 1, "loss": progress.loss()}
             row |= validate(evaluate, state, films, mesh, rows=rows)
             row |= {"skipped": progress.skipped, "images_per_second": progress.images_per_second()}
@@ -166,6 +166,7 @@ def train(
             "test": scores.summary(),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "train_seconds": progress.train_seconds,
+            "seconds_between_calls": progress.seconds_between_calls,
             "images_per_second": progress.images_per_second(),
             "skipped": progress.skipped,
             "films": {name: len(getattr(films, name)) for name in ("train", "validation", "test")},
@@ -229,7 +230,7 @@ def check_rows(configuration: Configuration, mesh: Mesh) -> int:
     return rows
 
 
-def diverged(progress: "Progress", state: TrainState, checkpoints: Checkpoints) -> str:
+def diverged(progress: Progress, state: TrainState, checkpoints: Checkpoints) -> str:
     """What to tell when training cannot go on."""
     latest = checkpoints.latest_step()
     kept = "no checkpoint was saved yet" if latest is None else f"step {latest} is kept"
@@ -237,74 +238,6 @@ def diverged(progress: "Progress", state: TrainState, checkpoints: Checkpoints) 
         f"step {int(state.step)}: loss or gradient was not finite {progress.skipped_in_a_row} "
         f"times in a row; {kept}. A lower --learning-rate or --clip-norm may help"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What a run knows of itself besides its state; saved with every checkpoint."""
-
-    epoch_loss: float = 0.0
-    """Sum of the loss over this epoch's films so far, skipped updates left out."""
-    epoch_images: int = 0
-    epoch_learnt: int = 0
-    """Those of them whose update was not skipped."""
-    train_seconds: float = 0.0
-    timed_images: int = 0
-    """Films trained on in calls that compiled nothing."""
-    timed_seconds: float = 0.0
-    skipped: int = 0
-    """Updates left out because they were not finite."""
-    skipped_in_a_row: int = 0
-
-    def add(self, measured: Mapping[str, np.ndarray], seconds: float, *, timed: bool) -> "Progress":
-        """Counts a call in."""
-        images, skipped = measured["images"], measured["skipped"] == 1
-        losses = np.where(skipped, 0.0, measured["loss"] * images)
-        done = np.flatnonzero(~skipped)
-        if len(done):
-            in_a_row = len(skipped) - 1 - int(done[-1])
-        else:
-            in_a_row = self.skipped_in_a_row + len(skipped)
-        return Progress(
-            epoch_loss=self.epoch_loss + float(losses.sum()),
-            epoch_images=self.epoch_images + int(images.sum()),
-            epoch_learnt=self.epoch_learnt + int(images[~skipped].sum()),
-            train_seconds=self.train_seconds + seconds,
-            timed_images=self.timed_images + timed * int(images.sum()),
-            timed_seconds=self.timed_seconds + timed * seconds,
-            skipped=self.skipped + int(skipped.sum()),
-            skipped_in_a_row=in_a_row,
-        )
-
-    def next_epoch(self) -> "Progress":
-        """The same with the epoch's sums at zero."""
-        return dataclasses.replace(self, epoch_loss=0.0, epoch_images=0, epoch_learnt=0)
-
-    def loss(self) -> float:
-        """Mean over this epoch's films so far, skipped updates left out."""
-        return self.epoch_loss / max(self.epoch_learnt, 1)
-
-    def images_per_second(self) -> float | None:
-        """Rate of training, compilation left out."""
-        return self.timed_images / self.timed_seconds if self.timed_seconds else None
-
-
-class StepsPerCall:
-    """How many steps the next call does: a fixed number, or as many as last `CALL_SECONDS`."""
-
-    def __init__(self, fixed: int | None):
-        self.steps = fixed or 1
-        self._settled = fixed is not None
-        self._compiled: set[int] = set()
-
-    def record(self, steps: int, seconds: float) -> bool:
-        """Takes note of a call; whether it ran without compiling first."""
-        timed = steps in self._compiled
-        self._compiled.add(steps)
-        if timed and not self._settled:
-            self.steps = max(1, int(CALL_SECONDS * steps / seconds))
-            self._settled = True
-        return timed
 
 
 def epoch_order(

@@ -265,13 +265,16 @@ def gather_batch(films: Mapping[str, Array], indices: Int[Array, "B"]) -> dict[s
     return {**batch, "valid": indices >= 0}
 
 
-def make_many_steps(step: Step, *, unroll: bool) -> Callable[..., tuple[TrainState, StepMetrics]]:
+def make_many_steps(
+    step: Step, *, unroll: bool, gather: Callable[..., Batch] = gather_batch
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Makes one program of several steps over films that lie on the device.
 
     Args:
         step: The step.
         unroll: True repeats the step's code, which a CPU needs: there the gradient of a
             convolution is many times slower inside a loop. False rolls a loop, for accelerators.
+        gather: ``gather(films, indices) -> batch``.
 
     Returns:
         ``many_steps(state, films, indices) -> (state, metrics)``: ``films`` as `gather_batch`
@@ -282,7 +285,7 @@ def make_many_steps(step: Step, *, unroll: bool) -> Callable[..., tuple[TrainSta
         state: TrainState, films: Mapping[str, Array], indices: Int[Array, "k B"]
     ) -> tuple[TrainState, StepMetrics]:
         def one_step(state: TrainState, rows: jax.Array) -> tuple[TrainState, StepMetrics]:
-            return step(state, gather_batch(films, rows))
+            return step(state, gather(films, rows))
 
         if not unroll:
             return jax.lax.scan(one_step, state, jnp.asarray(indices))

@@ -21,7 +21,7 @@ from experiments import command, input_path, train
 from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films
-from experiments.input_path import DeviceResident, Streaming
+from experiments.input_path import DeviceResident, Sharded, Streaming
 from experiments.run_directory import RunDirectory
 from jaxseg import losses, parallel
 from jaxseg.data import phantom
@@ -165,6 +165,61 @@ def test_the_global_batch_is_made_of_the_rows_that_the_process_holds(spatial):
     assert batch["images"].sharding.is_equivalent_to(parallel.over_batch(mesh, 4), 4)
 
 
+def test_films_kept_in_shards_are_each_seen_once_an_epoch_where_they_lie(arrays):
+    mesh = parallel.make_mesh(data=4, spatial=2)
+    train_films = np.array([8, 1, 2, 3, 7, 5, 6])
+    inputs = Sharded(tells_its_batch, arrays, mesh, train=train_films, batch_size=4)
+    state, shuffles = nothing_learnt(mesh), []
+    for seed in (0, 1):
+        order = np.full((2, 8), -1, np.int32)
+        order[:, :4].flat[:7] = np.random.default_rng(seed).permutation(train_films)
+        with inputs.epoch(order, 0) as take_steps:
+            state, measured = take_steps(state, 2)
+        lying = found(measured["images"], arrays["images"])
+        np.testing.assert_array_equal(measured["labels"], arrays["labels"][lying])
+        films = np.where(measured["valid"], lying, -1)
+        assert sorted(films[films >= 0]) == sorted(train_films)
+        # Each device's two rows hold its own films, in the order in which the epoch names them.
+        assert [row.tolist() for row in films.reshape(2, 4, 2)[:, :, 1]] == [[-1] * 4] * 2
+        for device, own in enumerate(films.reshape(2, 4, 2)[:, :, 0].T):
+            held = train_films[device::4]
+            assert own[own >= 0].tolist() == [film for film in order.ravel() if film in held]
+        with inputs.epoch(order, 1) as take_steps:
+            state, rest = take_steps(state, 1)
+        np.testing.assert_array_equal(rest["images"][0], measured["images"][1])
+        shuffles.append(films.tolist())
+    assert shuffles[0] != shuffles[1]
+
+
+def found(images, films):
+    """Which of the films each image is."""
+    same = (images[:, :, None] == films[None, None]).all((3, 4, 5))
+    assert (same.sum(2) == 1).all()
+    return same.argmax(2)
+
+
+def test_films_kept_in_shards_never_move_between_devices(arrays):
+    mesh, model, tx = parallel.make_mesh(), OneLayer(), optax.sgd(0.5)
+    step = make_train_step(model, tx, losses.cross_entropy)
+    many_steps = parallel.jit_many_steps_on_shards(step, mesh)
+    films = {name: np.concatenate([array[:8]] * 2) for name, array in arrays.items()}
+    films = {
+        name: parallel.place(a, parallel.over_batch(mesh, a.ndim)) for name, a in films.items()
+    }
+    state = TrainState.create(model, tx, jax.random.key(0), arrays["images"])
+    indices = parallel.place(np.zeros((1, 8), np.int32), parallel.over_rows(mesh, axis=1))
+    program = many_steps.lower(parallel.replicate(state, mesh), films, indices).compile().as_text()
+    moving = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+    lines = [line for line in program.splitlines() if any(f"{word}(" in line for word in moving)]
+    assert lines
+    assert not [line for line in lines if "u8[" in line or "all-reduce(" not in line]
+
+
+def test_a_batch_that_shards_cannot_share_evenly_is_refused(arrays):
+    with pytest.raises(InputError, match=r"--batch-size: 12 .* 8 devices"):
+        Sharded(tells_its_batch, arrays, parallel.make_mesh(), train=np.arange(9), batch_size=12)
+
+
 class OneLayer(nn.Module):
     """The least that can learn."""
 
@@ -279,6 +334,7 @@ def the_path(monkeypatch, builder, *, free, asked):
         ("auto", 0.00920, "stream", "input path: stream, the films' 0 MB do not fit into"),
         ("device", 0.00920, "device", "input path: device, as asked; "),
         ("stream", 0.00922, "stream", "input path: stream, as asked; "),
+        ("sharded", 0.0046, "sharded", "input path: sharded, as asked; "),
     ],
 )
 def test_films_stay_on_the_device_where_half_of_its_memory_holds_them(

@@ -1,6 +1,13 @@
 """Devices in one place: the mesh, what lies where, compiled forms of a step, many processes."""
 
-from jaxseg.parallel.compiled import jit_many_steps, jit_rows, jit_step, pmap_step, unrolls
+from jaxseg.parallel.compiled import (
+    jit_many_steps,
+    jit_many_steps_on_shards,
+    jit_rows,
+    jit_step,
+    pmap_step,
+    unrolls,
+)
 from jaxseg.parallel.mesh import (
     DATA,
     SPATIAL,
@@ -34,6 +41,7 @@ __all__ = [
     "initialize",
     "is_lead",
     "jit_many_steps",
+    "jit_many_steps_on_shards",
     "jit_rows",
     "jit_step",
     "join_rows",

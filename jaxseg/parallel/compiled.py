@@ -1,6 +1,6 @@
 """Compiled forms of a step: jit over a mesh, many steps as one program, and pmap."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxseg.parallel.mesh import DATA, over_batch, over_rows, replicated
-from jaxseg.training import Step, StepMetrics, TrainState, make_many_steps
+from jaxseg.training import Step, StepMetrics, TrainState, gather_batch, make_many_steps
 from jaxseg.types import Array, Batch
 
 
@@ -63,6 +63,36 @@ def jit_many_steps(step: Step, mesh: Mesh) -> Any:
     return jax.jit(
         make_many_steps(_on_mesh(step, mesh), unroll=unrolls(mesh)),
         in_shardings=(whole, whole, over_rows(mesh, axis=1)),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def jit_many_steps_on_shards(step: Step, mesh: Mesh) -> Any:
+    """`jit_many_steps` over films of which each device holds a share, so that none move.
+
+    Args:
+        step: From `jaxseg.training.make_train_step`, with no ``axis_name``.
+        mesh: The devices; where they are CPUs the steps' code is repeated, elsewhere looped over.
+
+    Returns:
+        ``many_steps(state, films, indices) -> (state, metrics)``: the films lie as `over_batch`
+        has it, and each device's indices, its share of a step's ``B``, count from the first film
+        of its own shard.
+    """
+
+    def gather(films: Mapping[str, Array], indices: jax.Array) -> Batch:
+        specs = {name: over_batch(mesh, array.ndim).spec for name, array in films.items()}
+        rows = over_rows(mesh).spec
+        own = jax.shard_map(
+            gather_batch, mesh=mesh, in_specs=(specs, rows), out_specs={**specs, "valid": rows}
+        )
+        return own(films, indices)
+
+    whole = replicated(mesh)
+    return jax.jit(
+        make_many_steps(_on_mesh(step, mesh), unroll=unrolls(mesh), gather=gather),
+        in_shardings=(whole, None, over_rows(mesh, axis=1)),
         out_shardings=(whole, whole),
         donate_argnums=0,
     )
