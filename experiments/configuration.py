@@ -21,7 +21,7 @@ from jaxseg.types import InputError
 SOURCE = "source:"
 """What stands before the held-out source's text in ``--split``."""
 
-PLACES = ("manual_dir", "data_dir")
+PLACES = ("manual_dir", "data_dir", "images", "masks")
 """Fields that say where things lie on one machine and do not change the result."""
 
 
@@ -40,6 +40,13 @@ class Configuration:
     """Which classes of films."""
     skip_bad: bool = False
     """Leave out films that will not do, and count them in the report, in place of an error."""
+    images: Path | None = None
+    """Folder of films of one's own, PNG or JPEG, in place of an archive; goes with --masks."""
+    masks: Path | None = None
+    """Folder of their masks, each with its film's stem."""
+    classes: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,...")] = ()
+    """What the masks' values mean: lungs=150,200 heart=250. In a palette picture a value is the
+    index, else the grey; all others are background. One class, grey above 127, unless given."""
     split: Annotated[str, arg(metavar="seed|grouped|source:TEXT")] = "grouped"
     """seed: 70/30 by permutation, nothing selected. grouped: 70/10/20, duplicates kept together.
     source:TEXT: test on films whose source's address holds TEXT, learn from all others."""
@@ -111,6 +118,12 @@ class Configuration:
                 raise InputError(f"--{field.replace('_', '-')}: must be at least 1")
         if self.split not in ("seed", "grouped") and not self.split.startswith(SOURCE):
             raise InputError(f"--split: {self.split!r} is none of seed, grouped and {SOURCE}TEXT")
+        if (self.images is None) != (self.masks is None):
+            missing = "--masks" if self.masks is None else "--images"
+            raise InputError(f"{missing}: --images and --masks go together")
+        if self.images is not None and self.manual_dir is not None:
+            raise InputError("--manual-dir: an archive and --images exclude each other")
+        self.mask_values()
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise InputError("--widths: needs two or more positive numbers, finest level first")
         if len(self.dropout) not in (1, len(self.widths) - 1):
@@ -125,9 +138,31 @@ class Configuration:
             if (value := getattr(self, field)) is not None and value <= 0:
                 raise InputError(f"--{field.replace('_', '-')}: must be above 0")
 
+    def mask_values(self) -> dict[str, tuple[int, ...]]:
+        """The classes by name, background left out, with their masks' values; empty for one class.
+
+        Raises:
+            InputError: ``classes`` is no such list, or names a class or a value twice.
+        """
+        named: dict[str, tuple[int, ...]] = {}
+        for text in self.classes:
+            name, _, listed = text.partition("=")
+            values = listed.split(",")
+            if not name or not all(value.isdecimal() for value in values):
+                raise InputError(f"--classes: {text!r} is not NAME=VALUE,VALUE with whole numbers")
+            if name in named:
+                raise InputError(f"--classes: {name} is there twice")
+            named[name] = tuple(map(int, values))
+        everything = [value for values in named.values() for value in values]
+        if twice := {value for value in everything if everything.count(value) > 1}:
+            raise InputError(f"--classes: {min(twice)} stands for two classes")
+        return named
+
     def model(self) -> jaxseg.UNet:
-        """The network."""
+        """The network: binary for one class, else a channel for each and for the background."""
+        count = len(self.classes)
         return jaxseg.UNet(
+            num_classes=count + 1 if count > 1 else 1,
             widths=self.widths,
             norm=self.norm,
             dropout=self.dropout[0] if len(self.dropout) == 1 else self.dropout,
@@ -172,10 +207,10 @@ def from_json(values: Mapping[str, Any], like: Configuration) -> Configuration:
     """Reads what `Configuration.as_json` wrote; the loss is taken from ``like``."""
     known = {field.name for field in dataclasses.fields(Configuration)} - {"loss"}
     fields = {name: value for name, value in values.items() if name in known}
-    for name in ("widths", "dropout", "remat"):
+    for name in {"widths", "dropout", "remat", "classes"} & set(fields):
         fields[name] = tuple(fields[name])
     if "augment" in fields:
         fields["augment"] = Strengths(**fields["augment"])
-    for name in PLACES:
+    for name in set(PLACES) & set(fields):
         fields[name] = None if fields[name] is None else Path(fields[name])
     return dataclasses.replace(like, **fields)

@@ -31,7 +31,7 @@ class Options:
     masks: Path | None = None
     """Folder of their masks, each with its film's stem."""
     mask_values: tuple[int, ...] | None = None
-    """Grey values that are lung; above 127 unless given."""
+    """Grey values that are lung; above 127 unless given. A run with --classes takes its own."""
     out: Path | None = None
     """Where to write; the run directory unless given."""
 
@@ -49,6 +49,9 @@ def evaluate(options: Options) -> None:
         raise InputError(f"{missing}: --images and --masks go together")
     if options.mask_values is not None and options.masks is None:
         raise InputError("--mask-values: goes with --images and --masks")
+    classes = configuration.mask_values()
+    if options.mask_values is not None and classes:
+        raise InputError(f"--mask-values: the run has classes of its own: {', '.join(classes)}")
     learnt = trained.load(run)
     if options.images is None or options.masks is None:
         own = films.load(configuration)
@@ -60,6 +63,7 @@ def evaluate(options: Options) -> None:
             options.masks,
             size=configuration.size,
             mask_values=options.mask_values,
+            classes=tuple(classes.values()) if classes else None,
             film_resize=configuration.film_resize,
             preprocessing=configuration.preprocessing,
             progress=command.bar("reading films"),
@@ -68,7 +72,9 @@ def evaluate(options: Options) -> None:
     mesh = make_mesh()
     state = replicate(learnt.state, mesh)
     rows = rows_for(configuration.batch_size, mesh)
-    scores = score(learnt.model, state, arrays, indices, mesh, rows=rows)
+    scores = score(
+        learnt.model, state, arrays, indices, mesh, rows=rows, class_names=tuple(classes)
+    )
     out = options.out or options.run
     out.mkdir(parents=True, exist_ok=True)
     summary = scores.summary()

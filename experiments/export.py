@@ -54,15 +54,20 @@ def facts(run: RunDirectory, learnt: trained.Trained) -> dict[str, Any]:
     """What lies beside the program in the file."""
     configuration = learnt.configuration
     summary = run.read_summary()
+    classes = list(configuration.mask_values())
+    decision = "cut at the threshold"
+    if len(classes) > 1:
+        decision = "decided by the largest of background, " + ", ".join(classes)
     return without_nan(
         {
             "size": configuration.size,
             "film_resize": configuration.film_resize,
             "preprocessing": configuration.preprocessing,
-            "threshold": {"probability": 0.5, "logit": 0.0},
+            "threshold": {"probability": 0.5, "logit": 0.0} if len(classes) <= 1 else None,
+            "classes": ["background", *classes] if classes else None,
             "how": "Grey films are preprocessed, resized to size x size, and called as uint8 "
-            "[B, size, size, 1]; logits are resized bilinearly to the film's own size and cut at "
-            "the threshold. Other sizes that the program takes were not trained on.",
+            "[B, size, size, 1]; logits are resized bilinearly to the film's own size and "
+            f"{decision}. Other sizes that the program takes were not trained on.",
             "run": {
                 "configuration": configuration.name,
                 "step": int(learnt.state.step),

@@ -13,6 +13,7 @@ from experiments.configuration import SOURCE, Configuration
 from jaxseg.data import phantom
 from jaxseg.data.archive import RELEASE_COUNTS, PartialReleaseWarning
 from jaxseg.data.arrays import FilmArrays, load_arrays
+from jaxseg.data.folders import load_folders
 from jaxseg.data.splits import SPLITS, held_out_split, seed_split
 from jaxseg.types import InputError
 
@@ -50,6 +51,9 @@ def load(configuration: Configuration) -> Films:
     Raises:
         InputError: The archive, or an option about it, will not do.
     """
+    if configuration.images is not None and configuration.masks is not None:
+        films = _own(configuration, configuration.images, configuration.masks)
+        return _enough(films, configuration.images)
     manual_dir = archive_dir(configuration)
     builder = prepared(configuration, manual_dir)
     arrays = load_arrays(
@@ -61,12 +65,7 @@ def load(configuration: Configuration) -> Films:
     )
     films = split(arrays, configuration.split, fingerprint=builder.fingerprint)
     films = dataclasses.replace(films, builder=builder)
-    for name in ("train", "test"):
-        if not len(getattr(films, name)):
-            raise InputError(
-                f"{manual_dir}: {len(arrays.ids)} films leave none for {name}; more are needed"
-            )
-    return films
+    return _enough(films, manual_dir)
 
 
 def split(arrays: FilmArrays, rule: str, *, fingerprint: str) -> Films:
@@ -134,8 +133,36 @@ def prepared(
     return builder
 
 
+def _own(configuration: Configuration, images: Path, masks: Path) -> Films:
+    """Films and masks from two folders."""
+    values = configuration.mask_values()
+    own = load_folders(
+        images,
+        masks,
+        size=configuration.size,
+        classes=tuple(values.values()) if values else None,
+        film_resize=configuration.film_resize,
+        preprocessing=configuration.preprocessing,
+        progress=bar("reading films"),
+    )
+    if alike := len(own.arrays.ids) - len(set(own.arrays.groups)):
+        say(f"{alike} of {len(own.arrays.ids)} films look like another and share its split")
+    return split(own.arrays, configuration.split, fingerprint=own.fingerprint)
+
+
+def _enough(films: Films, folder: Path) -> Films:
+    for name in ("train", "test"):
+        if not len(getattr(films, name)):
+            raise InputError(
+                f"{folder}: {len(films.arrays.ids)} films leave none for {name}; more are needed"
+            )
+    return films
+
+
 def _phantoms(configuration: Configuration, data_dir: Path) -> Path:
     """Draws the phantoms' archive, or finds it drawn."""
+    if configuration.phantom_films is None and configuration.name == "own":
+        raise InputError("--images: own trains on films of one's own; name their folder")
     if configuration.phantom_films is None:
         raise InputError(
             f"--manual-dir: {configuration.name} trains on the COVID-19 Radiography Database; "

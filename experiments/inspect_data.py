@@ -67,6 +67,8 @@ def inspect_data(options: Options) -> None:
         raise InputError("--closest: must not be negative")
     run = None if options.run is None else RunDirectory(options.run)
     configuration = configuration_of(options, run)
+    if configuration.images is not None:
+        raise InputError(f"{options.run}: was trained on films of one's own, not on an archive")
     manual_dir = films.archive_dir(configuration)
     builder = films.prepared(configuration, manual_dir)
     if run is not None:

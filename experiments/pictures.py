@@ -61,10 +61,11 @@ def examples(
 
     Args:
         films: uint8 ``[H, W]``.
-        truths: bool ``[Hm, Wm]`` each.
-        predictions: bool, each of its truth's shape.
+        truths: Class ids ``[Hm, Wm]`` each, 0 the background.
+        predictions: The same, each of its truth's shape.
         captions: What stands beside each row.
     """
+    classes = max(1, *(int(labels.max()) for labels in (*truths, *predictions)))
     figure = Figure(figsize=(10.6, 2.55 * len(films) + 0.35), layout="constrained")
     axes = figure.subplots(len(films), 4, squeeze=False)
     for column, title in enumerate(("film", "truth", "prediction", "both on the film")):
@@ -75,12 +76,16 @@ def examples(
         film = np.asarray(
             Image.fromarray(film).resize(truth.shape[::-1], Image.Resampling.BILINEAR)
         )
-        for panel, picture in zip(panels, (film, truth, predicted, film), strict=True):
-            panel.imshow(picture, cmap="gray", vmin=0, vmax=1 if picture.dtype == bool else 255)
+        brightest = (255, classes, classes, 255)
+        for panel, picture, white in zip(
+            panels, (film, truth, predicted, film), brightest, strict=True
+        ):
+            panel.imshow(picture, cmap="gray", vmin=0, vmax=white)
             panel.set(xticks=[], yticks=[])
         panels[0].set_ylabel(caption, fontsize=8)
-        draw_contour(panels[3], truth, TRUTH, "solid")
-        draw_contour(panels[3], predicted, PREDICTION, "dashed")
+        for label in range(1, classes + 1):
+            draw_contour(panels[3], truth == label, TRUTH, "solid")
+            draw_contour(panels[3], predicted == label, PREDICTION, "dashed")
     handles = [
         axes[0, 3].plot([], [], color=color, ls=style, lw=1.4)[0]
         for color, style in ((TRUTH, "solid"), (PREDICTION, "dashed"))

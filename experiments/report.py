@@ -60,9 +60,12 @@ def write(run: RunDirectory) -> None:
     rows = run.read_metrics()
     write_bytes(run.curves, pictures.curves(rows))
     test, films = summary["test"], summary["films"]
-    kinds = "drawn phantom films" if configuration.manual_dir is None else "films"
+    what = ", ".join(configuration.mask_values())
+    what = what or ("lungs" if configuration.images is None else "objects")
+    drawn = configuration.manual_dir is None and configuration.images is None
+    kinds = "drawn phantom films" if drawn else "films"
     body = [
-        f"<h1>Lung segmentation: {html.escape(configuration.name)}</h1>",
+        f"<h1>Segmentation of {html.escape(what)}: {html.escape(configuration.name)}</h1>",
         f"<p>A U-Net of {summary['parameters']:,} parameters, trained on {films['train']:,} "
         f"{kinds} at {configuration.size} x {configuration.size} pixels and scored on "
         f"{test['images']:,} that it never saw.</p>",
@@ -73,6 +76,7 @@ def write(run: RunDirectory) -> None:
         "distances are pixels of that grid. The interval is a 95 % percentile bootstrap over "
         f"films. Left out because undefined: Dice of {test['undefined']} films, distances of "
         f"{test['undefined_distances']}.</p>",
+        *_class_scores(test.get("classes", {})),
         "<h2>Training</h2>",
         _picture(run.curves, "Loss and validation Dice over the epochs"),
         _table(_training_rows(summary, rows)),
@@ -99,11 +103,34 @@ def write(run: RunDirectory) -> None:
 def one_line(test: Mapping[str, Any]) -> str:
     """The scores that matter most."""
     low, high = map(_number, test["dice_ci95"])
+    of_classes = "".join(
+        f"; {name} Dice {_number(own['dice_mean'])} ({' to '.join(map(_number, own['dice_ci95']))})"
+        for name, own in test.get("classes", {}).items()
+    )
     return (
         f"Dice {_number(test['dice_mean'])} (95 % interval {low} to {high}, "
         f"{test['images']} test films), IoU {_number(test['iou_mean'])}, "
         f"HD95 {_number(test['hd95_mean'], 2)} px, pixel accuracy {_number(test['pixel_accuracy'])}"
+        f"{of_classes}"
     )
+
+
+def _class_scores(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table for each of several classes."""
+    parts = []
+    for name, own in classes.items():
+        low, high = map(_number, own["dice_ci95"])
+        rows = [
+            ("Dice, mean over films", _number(own["dice_mean"])),
+            ("95 % interval", f"{low} to {high}"),
+            ("IoU, mean over films", _number(own["iou_mean"])),
+            ("HD95, px", _number(own["hd95_mean"], 2)),
+            ("ASSD, px", _number(own["assd_mean"], 2)),
+            ("Precision", _number(own["precision_mean"])),
+            ("Recall", _number(own["recall_mean"])),
+        ]
+        parts += [f"<h2>Scores of {html.escape(name)}</h2>", _table(rows, numbers=True)]
+    return parts
 
 
 def _score_rows(test: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films, load
 from experiments.progress import Progress, StepsPerCall
 from experiments.run_directory import RunDirectory, write_json, write_text
-from experiments.scoring import draw_examples, score
+from experiments.scoring import draw_examples, foreground, mean_over_classes, score
 from experiments.tracing import Trace
 from jaxseg import metrics, parallel
 from jaxseg.augment import make_augment
@@ -155,7 +155,16 @@ def train(
         checkpoints.wait()
         if (best := checkpoints.best_step()) is not None:
             state, _ = checkpoints.restore(state, best)
-        scores = score(model, state, films.arrays, films.test, mesh, rows=rows, stop=preemption)
+        scores = score(
+            model,
+            state,
+            films.arrays,
+            films.test,
+            mesh,
+            rows=rows,
+            class_names=tuple(configuration.mask_values()),
+            stop=preemption,
+        )
     if not parallel.is_lead():
         return
     write_text(run.test_scores, scores.as_csv())
@@ -272,7 +281,8 @@ def validate(
         batch = parallel.take_batch(on_host, padded, mesh)
         result = parallel.to_host(evaluate(state, batch))
         losses.append(result.loss[: len(indices)])
-        dice.append(np.asarray(metrics.dice(result.counts))[: len(indices), 0])
+        values = foreground(np.asarray(metrics.dice(result.counts)))[: len(indices)]
+        dice.append(mean_over_classes(values))
     return {
         "validation_loss": float(metrics.mean_over_images(np.concatenate(losses)).mean),
         "validation_dice": float(metrics.mean_over_images(np.concatenate(dice)).mean),

@@ -4,7 +4,7 @@ Decoding and resizing the whole release takes a minute, reading it back memory-m
 it is done once per size and kept.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from jaxseg.data import cache
 from jaxseg.data.cache import Pair
-from jaxseg.data.films import Resize, read_film, read_mask
+from jaxseg.data.films import Resize, read_classes, read_film, read_mask
 from jaxseg.data.preprocessing import Preprocessing, preprocess
 from jaxseg.data.records import StoredFilms, at_size
 from jaxseg.data.splits import natural_key
@@ -36,8 +36,8 @@ class FilmArrays:
 
     Attributes:
         images: uint8 ``[N, S, S, 1]``, 0 to 255, the films at the network's size.
-        labels: uint8 ``[N, S, S]``, 0 and 1, the masks at the network's size.
-        masks: uint8, 0 and 1, the masks on their own grid: ``[N, Hm, Wm]``, or a tuple of N arrays
+        labels: uint8 ``[N, S, S]``, the masks at the network's size: 0 and 1, or class ids.
+        masks: uint8, the same on the masks' own grid: ``[N, Hm, Wm]``, or a tuple of N arrays
             ``[Hm, Wm]`` where their sizes differ.
         ids: the films' names.
         classes: the films' classes, empty text where unknown.
@@ -114,6 +114,7 @@ def films_from_folders(
     *,
     size: int,
     mask_values: Collection[int] | None = None,
+    classes: Sequence[Collection[int]] | None = None,
     film_resize: Resize = "bilinear",
     preprocessing: Preprocessing = "none",
     progress: Progress | None = None,
@@ -125,6 +126,8 @@ def films_from_folders(
         masks_dir: their masks, each with its film's stem; see ``read_mask``.
         size: the side in pixels that films and labels are resized to, 1 or more.
         mask_values: the grey values that are the object; None: those above 127.
+        classes: the mask values of class 1, of class 2 and so on, in place of ``mask_values``;
+            see ``read_classes``.
         film_resize: how films are resized, ``bilinear`` (antialiased) or ``nearest``.
         preprocessing: what is done to a film's grey values before it is resized.
         progress: called with the films done so far and the films in all.
@@ -136,10 +139,10 @@ def films_from_folders(
     Raises:
         InputError: a folder is absent or holds no PNG or JPEG, a film has no mask or a mask no
             film, two files share a stem, a file cannot be read, or no mask has any of
-            ``mask_values``.
+            ``mask_values`` or of the values of one of ``classes``.
     """
     _check_size(size)
-    films, masks = _by_stem(Path(images_dir)), _by_stem(Path(masks_dir))
+    films, masks = pictures_in(images_dir), pictures_in(masks_dir)
     for stem, film in films.items():
         if stem not in masks:
             raise InputError(f"{film}: has no mask of the same stem in {masks_dir}")
@@ -150,15 +153,20 @@ def films_from_folders(
 
     def pair(stem: str) -> Pair:
         film = preprocess(read_film(films[stem]), preprocessing)
-        mask = read_mask(masks[stem], mask_values)
+        if classes is None:
+            mask = read_mask(masks[stem], mask_values)
+        else:
+            mask = read_classes(masks[stem], classes)
         return at_size(film, mask, size, film_resize)
 
     pairs = list(_told(in_threads(pair, ids), len(ids), progress))
     reference = tuple(pair.mask for pair in pairs)
-    if mask_values is not None and not any(mask.any() for mask in reference):
-        raise InputError(
-            f"{masks_dir}: no mask holds any of the mask values {', '.join(map(str, mask_values))}"
-        )
+    wanted = [] if mask_values is None else [mask_values]
+    for label, values in enumerate(wanted if classes is None else classes, 1):
+        if not any((mask == label).any() for mask in reference):
+            raise InputError(
+                f"{masks_dir}: no mask holds any of the mask values {', '.join(map(str, values))}"
+            )
     return FilmArrays(
         images=np.stack([pair.image for pair in pairs])[..., None],
         labels=np.stack([pair.label for pair in pairs]),
@@ -203,7 +211,13 @@ def _check_size(size: int) -> None:
         raise InputError(f"size {size}: should be 1 or more pixels")
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def pictures_in(folder: Path | str) -> dict[str, Path]:
+    """The PNG and JPEG files of a folder by their stems; hidden ones are left out.
+
+    Raises:
+        InputError: there is no such folder or no picture in it, or two share a stem.
+    """
+    folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     found: dict[str, Path] = {}

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +57,29 @@ def read_mask(
     """
     with _opened(path, str(path)) as image:
         return _mask(image, mask_values, str(path))
+
+
+def read_classes(path: Path | str, classes: Sequence[Collection[int]]) -> UInt8[np.ndarray, "H W"]:
+    """Reads one mask of one or more classes, which its values tell apart.
+
+    Args:
+        path: a PNG file, or whatever else Pillow opens without loss. In a palette picture a
+            pixel's value is its index, whatever colour that has; in any other it is the grey, of
+            8 or 16 bits, and 0 or 255 where there is but one bit.
+        classes: the values of class 1, of class 2 and so on, at most 255 of them; no value twice.
+
+    Returns:
+        uint8 class ids at the mask's own size; 0, the background, for all other values.
+
+    Raises:
+        InputError: the file cannot be read as a picture, or is coloured and has no palette.
+    """
+    with _opened(path, str(path)) as image:
+        values = _class_values(image, str(path))
+    labels = np.zeros(values.shape, np.uint8)
+    for label, own in enumerate(classes, 1):
+        labels[np.isin(values, list(own))] = label
+    return labels
 
 
 def decode_film(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
@@ -191,6 +214,20 @@ def _mask(image: Image.Image, mask_values: Collection[int] | None, name: str) ->
             "say with mask values which of them are the object"
         )
     return (values > 127).astype(np.uint8)
+
+
+def _class_values(image: Image.Image, name: str) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    if image.mode in (*_DEEP_GREY, "L", "P"):
+        return np.asarray(image)
+    if image.mode == "1":
+        return np.asarray(image.convert("L"))
+    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
+    if (red != green).any() or (green != blue).any():
+        raise InputError(
+            f"{name}: is coloured; classes are told apart by grey values or by palette indices"
+        )
+    return red
 
 
 def _upright_grey(image: Image.Image) -> Image.Image:

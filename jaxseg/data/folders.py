@@ -1,0 +1,104 @@
+"""Films of one's own: a folder of films and one of masks, as a data set with splits."""
+
+import dataclasses
+import hashlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxseg.data.arrays import FilmArrays, Progress, films_from_folders, pictures_in
+from jaxseg.data.films import Resize, decode_film
+from jaxseg.data.likeness import near_pairs, perceptual_hash, stacked
+from jaxseg.data.preprocessing import Preprocessing
+from jaxseg.data.splits import group_films, split_alone
+from jaxseg.data.threads import in_threads
+
+
+class OwnFilms(NamedTuple):
+    """Films and masks from two folders, split by group.
+
+    Attributes:
+        arrays: the films; ``split`` and ``groups`` tell which belong where.
+        fingerprint: sha256 of all names and contents, films and masks; any change changes it.
+    """
+
+    arrays: FilmArrays
+    fingerprint: str
+
+
+def load_folders(
+    images_dir: Path | str,
+    masks_dir: Path | str,
+    *,
+    size: int,
+    classes: Sequence[Collection[int]] | None = None,
+    film_resize: Resize = "bilinear",
+    preprocessing: Preprocessing = "none",
+    progress: Progress | None = None,
+) -> OwnFilms:
+    """Reads a folder of films and one of masks, paired by file stem, as a data set to learn from.
+
+    Splits are 70/10/20 as `jaxseg.data.splits.grouped_split` has them, in natural order of the
+    names: films with the same bytes, and those that look alike, share a split. Neither the size
+    nor the preprocessing moves a film.
+
+    Args:
+        images_dir: PNG or JPEG films of any size and mode.
+        masks_dir: their masks, each with its film's stem.
+        size: the side in pixels that films and labels are resized to, 1 or more.
+        classes: the mask values of class 1, of class 2 and so on, see
+            `jaxseg.data.films.read_classes`; None: one class, the grey values above 127.
+        film_resize: how films are resized; masks always nearest.
+        preprocessing: what is done to a film's grey values before it is resized.
+        progress: called with the films done so far and the films in all.
+
+    Returns:
+        The films, in memory.
+
+    Raises:
+        InputError: as `jaxseg.data.arrays.films_from_folders`.
+    """
+    arrays = films_from_folders(
+        images_dir,
+        masks_dir,
+        size=size,
+        classes=classes,
+        film_resize=film_resize,
+        preprocessing=preprocessing,
+        progress=progress,
+    )
+    films, masks = pictures_in(images_dir), pictures_in(masks_dir)
+    facts = list(in_threads(lambda name: _identified(films[name], masks[name]), arrays.ids))
+    contents = [fact.film for fact in facts]
+    near = near_pairs(stacked([fact.likeness for fact in facts]))
+    first = group_films(contents, [(film, other) for film, other, _ in near]).first
+    named = zip(arrays.ids, facts, strict=True)
+    everything = "".join(f"{name}\0{fact.film}{fact.mask}\n" for name, fact in named)
+    return OwnFilms(
+        dataclasses.replace(
+            arrays,
+            groups=[arrays.ids[film] for film in first],
+            split=[split_alone(contents[film]) for film in first],
+        ),
+        hashlib.sha256(everything.encode()).hexdigest(),
+    )
+
+
+class _Facts(NamedTuple):
+    """Of one film: the sha256 of its bytes and of its mask's, and its perceptual hash."""
+
+    film: str
+    mask: str
+    likeness: bytes
+
+
+def _identified(film: Path, mask: Path) -> _Facts:
+    content = film.read_bytes()
+    likeness = np.asarray(perceptual_hash(decode_film(content, str(film)))).tobytes()
+    return _Facts(_sha256(content), _sha256(mask.read_bytes()), likeness)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
