@@ -123,7 +123,8 @@ class Configuration:
             raise InputError(f"{missing}: --images and --masks go together")
         if self.images is not None and self.manual_dir is not None:
             raise InputError("--manual-dir: an archive and --images exclude each other")
-        self.mask_values()
+        if self.mask_values() and self.images is None:
+            raise InputError("--classes: goes with --images and --masks")
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise InputError("--widths: needs two or more positive numbers, finest level first")
         if len(self.dropout) not in (1, len(self.widths) - 1):

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from experiments import pictures
 from experiments.command import Preempted, progress_bar
 from experiments.run_directory import write_bytes
-from jaxseg import UNet, metrics, parallel, surface
+from jaxseg import metrics, parallel, surface
 from jaxseg.data.arrays import FilmArrays
 from jaxseg.inference import make_predict, resize_logits
 from jaxseg.parallel import Preemption
@@ -96,7 +97,7 @@ class Scores:
 
 
 def score(
-    model: UNet,
+    model: nn.Module,
     state: TrainState,
     arrays: FilmArrays,
     indices: np.ndarray,
@@ -197,7 +198,7 @@ def mean_over_classes(values: np.ndarray) -> np.ndarray:
 
 def draw_examples(
     path: Path,
-    model: UNet,
+    model: nn.Module,
     state: TrainState,
     arrays: FilmArrays,
     indices: np.ndarray,
@@ -259,7 +260,7 @@ def _distances(predicted: Array, actual: jax.Array, classes: int) -> tuple[jax.A
     return hd95.reshape(-1, classes), assd.reshape(-1, classes)
 
 
-def _compiled(model: UNet, mesh: Mesh) -> Callable[..., Any]:
+def _compiled(model: nn.Module, mesh: Mesh) -> Callable[..., Any]:
     predict = make_predict(model)
 
     def score_rows(

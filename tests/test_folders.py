@@ -1,0 +1,123 @@
+"""Films of one's own: what their masks' values mean, and which split each film is in."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.data.arrays import films_from_folders
+from jaxseg.data.films import read_classes
+from jaxseg.data.folders import load_folders
+from jaxseg.types import InputError
+
+VALUES = np.array([[0, 150, 200], [250, 255, 7]], np.uint8)
+CLASSES = ((150, 200), (250,))
+LABELS = [[0, 1, 1], [2, 0, 0]]
+
+
+def saved(picture, path):
+    picture.save(path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA"])
+def test_classes_are_told_apart_by_grey_whatever_the_mode(mode, tmp_path):
+    # Pillow's grey palette has index v show grey v.
+    path = saved(Image.fromarray(VALUES).convert(mode), tmp_path / "mask.png")
+    labels = read_classes(path, CLASSES)
+    assert labels.dtype == np.uint8
+    assert labels.tolist() == LABELS
+
+
+def test_in_a_palette_picture_the_index_counts_and_not_its_colour(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 250, 0, 0, 0, 0, 250, 9, 9, 9])
+    labels = read_classes(saved(picture, tmp_path / "mask.png"), ((1,), (3, 9)))
+    assert labels.tolist() == [[0, 1], [0, 2]]
+
+
+def test_sixteen_bits_and_one_bit_are_classes_too(tmp_path):
+    deep = Image.fromarray(np.array([[0, 1000], [65535, 1]], np.uint16))
+    labels = read_classes(saved(deep, tmp_path / "deep.png"), ((65535,), (1000,)))
+    assert labels.tolist() == [[0, 2], [1, 0]]
+    flat = Image.fromarray(np.array([[True, False]]))
+    assert read_classes(saved(flat, tmp_path / "flat.png"), ((255,),)).tolist() == [[1, 0]]
+
+
+def test_a_coloured_mask_without_palette_is_refused(tmp_path):
+    path = saved(Image.new("RGB", (4, 4), (255, 0, 0)), tmp_path / "red.png")
+    with pytest.raises(InputError, match=r"red.png: is coloured"):
+        read_classes(path, ((255,),))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Sixty films of noise, no two alike, but f3 twice by its bytes and f5 by its looks."""
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        small = Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8))
+        film = small.resize((40, 30), Image.Resampling.BICUBIC)
+        film.save(images / f"f{i}.png")
+        if i == 5:
+            lighter = np.asarray(film).astype(np.int32) + 2
+            Image.fromarray(lighter.clip(0, 255).astype(np.uint8)).save(images / "like5.png")
+        mask = Image.fromarray(rng.choice(VALUES.ravel(), (20, 24)).astype(np.uint8))
+        mask.save(masks / f"f{i}.png")
+    (images / "again3.png").write_bytes((images / "f3.png").read_bytes())
+    for copy, original in (("again3", "f3"), ("like5", "f5")):
+        (masks / f"{copy}.png").write_bytes((masks / f"{original}.png").read_bytes())
+    (images / "f3.txt").write_text("a note beside its film")
+    return images, masks
+
+
+def test_labels_are_the_masks_classes_resized_to_the_nearest(folders):
+    own = load_folders(*folders, size=16, classes=CLASSES)
+    assert own.arrays.ids[:3] == ["again3", "f0", "f1"]
+    for index, name in enumerate(own.arrays.ids):
+        with Image.open(folders[1] / f"{name}.png") as mask:
+            values = np.asarray(mask)
+            small = np.asarray(mask.resize((16, 16), Image.Resampling.NEAREST))
+        for found, seen in ((own.arrays.masks[index], values), (own.arrays.labels[index], small)):
+            np.testing.assert_array_equal(found, np.isin(seen, (150, 200)) + 2 * (seen == 250))
+
+
+def test_films_are_split_by_the_hash_of_their_groups_first_film(folders):
+    own = load_folders(*folders, size=8, classes=CLASSES)
+    groups = dict(zip(own.arrays.ids, own.arrays.groups, strict=True))
+    assert groups == {
+        name: {"f3": "again3", "like5": "f5"}.get(name, name) for name in own.arrays.ids
+    }
+    for group, split in zip(own.arrays.groups, own.arrays.split, strict=True):
+        content = (folders[0] / f"{group}.png").read_bytes()
+        share = int(hashlib.sha256(content).hexdigest()[:16], 16) / 16**16
+        assert split == ("train" if share < 0.7 else "validation" if share < 0.8 else "test")
+    assert set(own.arrays.split) == {"train", "validation", "test"}
+
+
+def test_the_split_depends_on_neither_size_nor_preprocessing_nor_classes(folders):
+    own = load_folders(*folders, size=8, classes=CLASSES)
+    other = load_folders(*folders, size=20, preprocessing="gamma", film_resize="nearest")
+    assert own.arrays.split == other.arrays.split
+    assert own.fingerprint == other.fingerprint
+
+
+def test_the_fingerprint_is_of_names_films_and_masks(folders):
+    prints = {load_folders(*folders, size=8).fingerprint}
+    images, masks = folders
+    Image.new("L", (24, 20), 255).save(masks / "f1.png")
+    prints.add(load_folders(*folders, size=8).fingerprint)
+    Image.new("L", (24, 20), 3).save(images / "f1.png")
+    prints.add(load_folders(*folders, size=8).fingerprint)
+    for folder in folders:
+        (folder / "f1.png").rename(folder / "g1.png")
+    prints.add(load_folders(*folders, size=8).fingerprint)
+    assert len(prints) == 4
+
+
+def test_a_class_that_no_mask_has_is_named(folders):
+    with pytest.raises(InputError, match=r"masks: no mask holds any of the mask values 8, 9"):
+        films_from_folders(*folders, size=8, classes=(*CLASSES, (8, 9)))

@@ -1,0 +1,211 @@
+"""Runs on films of one's own: options, scores of several classes, and a run from end to end."""
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from PIL import Image
+
+from experiments import pictures, report
+from experiments.configuration import Configuration, from_json
+from experiments.configurations import CONFIGURATIONS
+from experiments.run_directory import RunDirectory
+from experiments.scoring import foreground, mean_over_classes, score
+from jaxseg import parallel
+from jaxseg.data.arrays import FilmArrays
+from jaxseg.data.phantom import draw
+from jaxseg.training import TrainState
+from jaxseg.types import InputError
+
+ROOT = Path(__file__).parents[1]
+FOLDERS: dict[str, Any] = {"images": Path("films"), "masks": Path("masks")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"images": Path("films")}, "--masks: --images and --masks go together"),
+        ({"masks": Path("masks")}, "--images: --images and --masks"),
+        ({**FOLDERS, "manual_dir": Path("archive")}, "--manual-dir"),
+        ({**FOLDERS, "classes": ("lungs",)}, "'lungs' is not NAME=VALUE"),
+        ({**FOLDERS, "classes": ("lungs=1,x",)}, "'lungs=1,x' is not"),
+        ({**FOLDERS, "classes": ("=1",)}, "'=1' is not"),
+        ({**FOLDERS, "classes": ("lungs=1", "lungs=2")}, "lungs is there twice"),
+        ({**FOLDERS, "classes": ("lungs=1,2", "heart=2")}, "2 stands for two classes"),
+        ({"classes": ("lungs=1",)}, "--classes: goes with --images"),
+    ],
+)
+def test_options_that_will_not_do_are_named(fields, words):
+    with pytest.raises(InputError, match=words):
+        Configuration(name="own", **fields)
+
+
+@pytest.mark.parametrize(("classes", "channels"), [((), 1), (("a=1",), 1), (("a=1", "b=2,3"), 3)])
+def test_the_network_has_a_channel_for_each_class_and_the_background(classes, channels):
+    configuration = Configuration(name="own", classes=classes, **FOLDERS)
+    assert configuration.model().num_classes == channels
+    assert from_json(json.loads(json.dumps(configuration.as_json())), configuration) == (
+        configuration
+    )
+
+
+def test_a_run_from_before_there_were_classes_is_still_read():
+    values = CONFIGURATIONS["phantom"].as_json()
+    for name in ("images", "masks", "classes"):
+        del values[name]
+    assert from_json(values, CONFIGURATIONS["phantom"]) == CONFIGURATIONS["phantom"]
+
+
+class Told(nn.Module):
+    """Predicts the class that a pixel's grey level names."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        shown = jax.nn.one_hot(images[..., 0], 3) + jnp.float32(0.25)
+        return shown * self.param("scale", nn.initializers.ones_init(), ())
+
+
+def edge(mask):
+    """Pixels of a mask with a neighbour outside of it, or of the picture."""
+    inside = np.pad(mask, 1)
+    whole = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+    return np.argwhere(mask & ~whole)
+
+
+def hd95(one, other):
+    """The larger of the two directed 95th percentiles of distances; NaN where a mask is empty."""
+    if not one.any() or not other.any():
+        return np.nan
+    apart = np.linalg.norm(edge(one)[:, None] - edge(other)[None], axis=-1)
+    return max(np.percentile(apart.min(axis=axis), 95) for axis in (0, 1))
+
+
+@pytest.mark.slow
+def test_scores_of_several_classes_are_each_classes_own():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, (5, 12, 12)).astype(np.uint8)
+    predicted = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, 3, truth.shape))
+    truth[1][truth[1] == 2] = 0
+    predicted[1][predicted[1] == 2] = 1
+    names = [f"film{i}" for i in range(5)]
+    arrays = FilmArrays(
+        images=predicted.astype(np.uint8)[..., None], labels=truth, masks=truth, ids=names,
+        classes=[""] * 5, sources=[""] * 5, split=["test"] * 5, groups=names,
+    )  # fmt: skip
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    state = TrainState(
+        step=0, params={"scale": jnp.float32(1)}, collections={}, opt_state=(), key=0
+    )
+    chosen = np.array([3, 1, 0, 4])
+    scores = score(
+        Told(),
+        state,
+        arrays,
+        chosen,
+        mesh,
+        rows=3,
+        class_names=("lungs", "heart"),
+    )
+    dice, pair = np.full((4, 2), np.nan), (predicted, truth)
+    for row, film in enumerate(chosen):
+        for label in (1, 2):
+            ours, theirs = predicted[film] == label, truth[film] == label
+            if total := ours.sum() + theirs.sum():
+                dice[row, label - 1] = 2 * (ours & theirs).sum() / total
+    for column, name in enumerate(("lungs", "heart")):
+        np.testing.assert_allclose(scores.by_class[name]["dice"], dice[:, column], atol=1e-6)
+        expected = [hd95(*(labels[film] == column + 1 for labels in pair)) for film in chosen]
+        np.testing.assert_allclose(scores.by_class[name]["hd95"], expected, atol=1e-5)
+    assert np.isnan(dice[1, 1])
+    np.testing.assert_allclose(scores.columns["dice"], np.nanmean(dice, axis=1), atol=1e-6)
+    right = (predicted == truth).mean(axis=(1, 2))[chosen]
+    np.testing.assert_allclose(scores.columns["pixel_accuracy"], right, atol=1e-6)
+
+    summary = scores.summary()
+    assert summary["dice_mean"] == pytest.approx(np.nanmean(dice, axis=1).mean(), abs=1e-6)
+    heart = summary["classes"]["heart"]
+    assert heart["dice_mean"] == pytest.approx(np.nanmean(dice[:, 1]), abs=1e-6)
+    assert (heart["undefined"], summary["classes"]["lungs"]["undefined"]) == (1, 0)
+    line = report.one_line(summary)
+    assert f"heart Dice {heart['dice_mean']:.4f}" in line
+    rows = list(csv.DictReader(scores.as_csv().splitlines()))
+    assert [row["id"] for row in rows] == ["film3", "film1", "film0", "film4"]
+    assert rows[1]["dice_heart"] == ""
+    assert float(rows[0]["dice_heart"]) == pytest.approx(dice[0, 1], rel=1e-5)
+    assert "pixel_accuracy_heart" not in rows[0]
+
+
+def test_the_background_is_no_object_and_an_undefined_class_none_of_the_mean():
+    assert foreground(np.array([[1, 2, 3]])).tolist() == [[2, 3]]
+    assert foreground(np.array([[1]])).tolist() == [[1]]
+    values = np.array([[0.5, np.nan], [0.25, 0.75], [np.nan, np.nan]])
+    np.testing.assert_array_equal(mean_over_classes(values), [0.5, 0.5, np.nan])
+
+
+def test_examples_show_the_outline_of_every_class(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        pictures, "draw_contour", lambda _, mask, *style: drawn.append((mask.sum(), style[1]))
+    )
+    truth = np.array([[0, 1, 1], [2, 2, 2]], np.uint8)
+    pictures.examples([np.zeros((2, 3), np.uint8)], [truth], [truth.astype(np.int32)], ["film"])
+    assert drawn == [(2, "solid"), (2, "dashed"), (3, "solid"), (3, "dashed")]
+
+
+def started(name, *arguments):
+    """A command in a process of its own; its standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
+        cwd=ROOT, env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_on_two_classes_learns_both_from_folders_and_is_evaluated_on_folders(tmp_path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    for i in range(1, 49):
+        film = draw(0, "Normal", i, image_size=64, mask_size=64)
+        values = np.where(film.mask > 0, 100, 0)
+        values[:, 32:][values[:, 32:] > 0] = 200
+        Image.fromarray(film.image).save(images / f"{i}.png")
+        Image.fromarray(values.astype(np.uint8)).save(masks / f"{i}.png")
+    folders = ["--images", images, "--masks", masks]
+    run = RunDirectory(tmp_path / "run")
+    out = started(
+        "train", "own", *folders, "--classes", "right=100", "left=200", "--size", "32",
+        "--widths", "8", "16", "32", "--epochs", "30", "--workdir", run.path,
+    )  # fmt: skip
+    assert "right Dice 0." in out
+    summary = run.read_summary()
+    assert summary is not None
+    assert summary["test"]["classes"]["right"]["dice_mean"] > 0.8
+    assert summary["test"]["classes"]["left"]["dice_mean"] > 0.8
+    page = run.report.read_text()
+    assert "Segmentation of right, left" in page
+    assert "Scores of left" in page
+    started("evaluate", run.path, *folders, "--out", tmp_path / "out")
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())["test"]
+    with run.test_scores.open() as file:
+        own = {row["id"]: row for row in csv.DictReader(file)}
+    with (tmp_path / "out" / "per_image.csv").open() as file:
+        again = {row["id"]: row for row in csv.DictReader(file)}
+    assert evaluation["images"] == len(again) == 48
+    for name, row in own.items():
+        assert float(again[name]["dice_left"]) == pytest.approx(float(row["dice_left"]), abs=1e-4)
+    assert dataclasses.asdict(run.configuration())["classes"] == ("right=100", "left=200")
