@@ -123,6 +123,8 @@ class Configuration:
             raise InputError(f"{missing}: --images and --masks go together")
         if self.images is not None and self.manual_dir is not None:
             raise InputError("--manual-dir: an archive and --images exclude each other")
+        if self.images is not None and self.input_path == "stream":
+            raise InputError("--input-path: films of one's own are not streamed, only an archive's")
         if self.mask_values() and self.images is None:
             raise InputError("--classes: goes with --images and --masks")
         if len(self.widths) < 2 or min(self.widths) < 1:

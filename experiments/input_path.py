@@ -187,7 +187,8 @@ def choose(configuration: Configuration, films: Films, step: Step, mesh: Mesh) -
     of_each_process = parallel.to_host(np.array([free_megabytes(jax.local_devices())], np.float32))
     free = float(of_each_process.min())
     asked, fit = configuration.input_path, needed <= SHARE * free
-    chosen = asked if asked != "auto" else "device" if fit else "stream"
+    fits_or_must = fit or films.builder is None
+    chosen = asked if asked != "auto" else "device" if fits_or_must else "stream"
     why = (
         f"the films' {needed:,.0f} MB {'fit' if fit else 'do not fit'} into "
         f"{SHARE * free:,.0f} MB, {SHARE:.0%} of what is free on a device"

@@ -37,6 +37,7 @@ FOLDERS: dict[str, Any] = {"images": Path("films"), "masks": Path("masks")}
         ({"images": Path("films")}, "--masks: --images and --masks go together"),
         ({"masks": Path("masks")}, "--images: --images and --masks"),
         ({**FOLDERS, "manual_dir": Path("archive")}, "--manual-dir"),
+        ({**FOLDERS, "input_path": "stream"}, "--input-path"),
         ({**FOLDERS, "classes": ("lungs",)}, "'lungs' is not NAME=VALUE"),
         ({**FOLDERS, "classes": ("lungs=1,x",)}, "'lungs=1,x' is not"),
         ({**FOLDERS, "classes": ("=1",)}, "'=1' is not"),
