@@ -91,11 +91,6 @@ class Segmenter:
         Raises:
             InputError: A setting does not fit the network.
         """
-        if classes := list(learnt.configuration.mask_values())[1:]:
-            raise InputError(
-                f"the run has {len(classes) + 1} classes, {classes[0]} the second; predict writes "
-                "masks of one"
-            )
         self.settings, self.configuration = settings, learnt.configuration
         mesh = parallel.make_mesh()
         self.rows = parallel.rows_for(settings.batch_size or learnt.configuration.batch_size, mesh)
