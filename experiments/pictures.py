@@ -13,6 +13,9 @@ TRUTH = "#0072b2"
 PREDICTION = "#d55e00"
 """Blue and vermilion, which colour-blind readers tell apart (Okabe and Ito)."""
 
+OBJECTS = ((213, 94, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167))
+"""Vermilion, sky blue, bluish green, yellow and purple of the same, for classes 1, 2 and so on."""
+
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Loss, and Dice on validation films where there are any, over the epochs; a PNG."""
@@ -106,18 +109,39 @@ def draw_contour(panel: Any, mask: np.ndarray, color: str, style: str) -> None:
     panel.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
 
 
-def overlay(film: np.ndarray, mask: np.ndarray) -> Image.Image:
-    """The film with the mask's pixels tinted and its edge drawn, at the film's own size.
+def overlay(film: np.ndarray, labels: np.ndarray) -> Image.Image:
+    """The film with each object's pixels tinted and its edge drawn, at the film's own size.
 
     Args:
         film: uint8 ``[H, W]``.
-        mask: bool ``[H, W]``.
+        labels: ``[H, W]`` class numbers, 0 the background; or bool.
     """
-    colour = np.array([0xD5, 0x5E, 0x00], np.float32)
     picture = np.repeat(film[..., None], 3, axis=2).astype(np.float32)
-    picture[mask] = 0.8 * picture[mask] + 0.2 * colour
-    picture[_edge(mask, width=max(1, round(min(film.shape) / 256)))] = colour
+    width = max(1, round(min(film.shape) / 256))
+    for number in range(1, int(labels.max(initial=0)) + 1):
+        mask, colour = labels == number, np.array(_colour(number), np.float32)
+        picture[mask] = 0.8 * picture[mask] + 0.2 * colour
+        picture[_edge(mask, width)] = colour
     return Image.fromarray(picture.astype(np.uint8))
+
+
+def mask(labels: np.ndarray, *, classes: int) -> Image.Image:
+    """A mask as a picture: 0 and 255 for one class, else class numbers with a palette of colours.
+
+    Args:
+        labels: ``[H, W]`` class numbers, 0 the background.
+        classes: How many there are besides the background; at most 255.
+    """
+    if classes == 1:
+        return Image.fromarray((labels == 1).astype(np.uint8) * 255)
+    picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
+    colours = [(0, 0, 0), *(_colour(number) for number in range(1, classes + 1))]
+    picture.putpalette([value for colour in colours for value in colour])
+    return picture
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    return OBJECTS[(number - 1) % len(OBJECTS)]
 
 
 def _edge(mask: np.ndarray, width: int) -> np.ndarray:

@@ -3,7 +3,8 @@
     python -m experiments.predict RUN IMAGE ... --out DIR
 
 Films are PNG, JPEG or DICOM files, or folders of them. Writes ``<stem>_mask.png`` at the film's own
-size, 0 and 255, ``<stem>_overlay.png``, ``predictions.csv`` with a line a film, and
+size, 0 and 255 (of a run of several classes a palette picture of their numbers),
+``<stem>_overlay.png``, ``predictions.csv`` with a line for each film and class, and
 ``predictions.json`` with all that the masks were made with. Films that are there already are left
 as they are, so that a killed command goes on when it is given again. A film that cannot be read is
 left out and listed; the exit status is then 2.
@@ -66,7 +67,9 @@ def predict(options: Options) -> None:
     paths = _films(options.images, options.out)
     segmenter = Segmenter(trained.load(RunDirectory(options.run)), options.masks)
     made_with = {"run": options.run.name, **segmenter.made_with()}
-    predictions = Predictions(options.out, made_with, overlays=options.overlay)
+    predictions = Predictions(
+        options.out, made_with, objects=len(segmenter.objects), overlays=options.overlay
+    )
     todo = {stem: path for stem, path in paths.items() if not predictions.has(path, stem)}
     there = len(paths) - len(todo)
     if there:
@@ -74,10 +77,9 @@ def predict(options: Options) -> None:
     unreadable: list[Row] = []
     try:
         with command.progress_bar("segmenting", len(paths), done=there) as bar:
-            for row in _segmented(segmenter, todo, predictions):
-                predictions.add(row)
-                if row.error is not None:
-                    unreadable.append(row)
+            for rows in _segmented(segmenter, todo, predictions):
+                predictions.add(rows)
+                unreadable += (row for row in rows if row.error is not None)
                 bar.update()
     except command.Preempted as error:
         done = len(predictions.rows) - len(unreadable)
@@ -93,8 +95,8 @@ def predict(options: Options) -> None:
 
 def _segmented(
     segmenter: Segmenter, paths: dict[str, Path], predictions: Predictions
-) -> Iterator[Row]:
-    """Rows as their pictures are written; at most two batches are being written."""
+) -> Iterator[list[Row]]:
+    """Each film's rows as their pictures are written; at most two batches are being written."""
 
     def read(stem: str) -> Film | Row:
         try:
@@ -103,12 +105,12 @@ def _segmented(
             return Row(film=paths[stem].name, error=str(error).removeprefix(f"{paths[stem]}: "))
 
     readers, writers = ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS)
-    writing: collections.deque[list[Future[Row]]] = collections.deque()
+    writing: collections.deque[list[Future[list[Row]]]] = collections.deque()
     try:
         films: list[Film] = []
         for read_one in _ahead(readers, read, list(paths), 2 * segmenter.films_at_once):
             if isinstance(read_one, Row):
-                yield read_one
+                yield [read_one]
                 continue
             films.append(read_one)
             if len(films) == segmenter.films_at_once:
@@ -127,7 +129,7 @@ def _segmented(
 
 def _written(
     segmenter: Segmenter, films: list[Film], writers: ThreadPoolExecutor, predictions: Predictions
-) -> list[Future[Row]]:
+) -> list[Future[list[Row]]]:
     """Sets the network to work; writers wait for it."""
     logits = segmenter.logits(films)
     return [

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,23 @@ from jaxseg.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A film's line of ``predictions.csv``; None is an empty cell.
+    """A line of ``predictions.csv``, of one object on one film; None is an empty cell.
 
     Attributes:
         film: The file's name.
+        object: What is measured: a class of the run, such as lung.
         height: The film's, in pixels.
         width: The film's, in pixels.
-        area_px: Pixels of lung.
+        area_px: Pixels of the object.
         area_mm2: The same in square millimetres, where the file names its pixels' spacing.
-        share: Lung's share of the film, 0 to 1.
-        confidence: See `jaxseg.inference.confidence`.
-        components: Parts that the mask falls into.
+        share: The object's share of the film, 0 to 1.
+        confidence: Of the film's whole mask; see `jaxseg.inference.confidence`.
+        components: Parts that the object falls into.
         error: Why the film could not be read.
     """
 
     film: str
+    object: str | None = None
     height: int | None = None
     width: int | None = None
     area_px: int | None = None
@@ -48,17 +50,18 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 class Predictions:
     """The folder: masks, overlays, ``predictions.csv`` and ``predictions.json``.
 
-    Pictures appear whole, by renaming. A film's line is added once its pictures are there, and
-    where a kill cut a line short, that film is done again. Films that could not be read are tried
+    Pictures appear whole, by renaming. A film's lines are added once its pictures are there, and
+    where a kill cut them short, that film is done again. Films that could not be read are tried
     again by the next run.
     """
 
-    def __init__(self, folder: Path, made_with: Mapping[str, Any], *, overlays: bool):
+    def __init__(self, folder: Path, made_with: Mapping[str, Any], *, objects: int, overlays: bool):
         """Opens or makes the folder.
 
         Args:
             folder: Where everything goes.
             made_with: All that decides what the masks are.
+            objects: Lines of a film.
             overlays: Whether a film is whole only with its overlay.
 
         Raises:
@@ -69,7 +72,12 @@ class Predictions:
         folder.mkdir(parents=True, exist_ok=True)
         if self.json.exists():
             self._check_made_with(json.loads(self.json.read_text())["made_with"])
-        self.rows = {row["film"]: row for row in _whole_rows(self.csv) if not row["error"]}
+        self.rows: dict[str, list[dict[str, str]]] = {}
+        for row in _whole_rows(self.csv):
+            self.rows.setdefault(row["film"], []).append(row)
+        self.rows = {film: rows for film, rows in self.rows.items() if len(rows) == objects}
+        # A film that cannot be read has one line, as a film of one object has.
+        self.rows = {film: rows for film, rows in self.rows.items() if not rows[0]["error"]}
         write_json(self.json, {"made_with": self.made_with})
         write_text(self.csv, _as_csv(self.rows.values()))
 
@@ -88,17 +96,19 @@ class Predictions:
             return False
         return min(path.stat().st_mtime_ns for path in wanted) >= film.stat().st_mtime_ns
 
-    def add(self, row: Row) -> None:
-        """Adds a film's line, its pictures being written."""
-        values = {name: _cell(value) for name, value in dataclasses.asdict(row).items()}
-        self.rows[row.film] = values
+    def add(self, rows: Sequence[Row]) -> None:
+        """Adds a film's lines, its pictures being written."""
+        lines = [
+            {name: _cell(value) for name, value in dataclasses.asdict(row).items()} for row in rows
+        ]
+        self.rows[rows[0].film] = lines
         with self.csv.open("a", newline="") as file:
-            file.write(_line(values.values()))
+            file.write("".join(_line(line.values()) for line in lines))
 
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Puts the lines in the order of the films' names, one each, and keeps what is told."""
-        rows = sorted(self.rows.values(), key=lambda row: natural_key(row["film"]))
-        write_text(self.csv, _as_csv(rows))
+        """Puts the lines in the order of the films' names, and keeps what is told."""
+        films = sorted(self.rows, key=natural_key)
+        write_text(self.csv, _as_csv(self.rows[film] for film in films))
         write_json(self.json, {"made_with": self.made_with, **facts})
 
     def _check_made_with(self, theirs: Mapping[str, Any]) -> None:
@@ -131,8 +141,8 @@ def _whole_rows(path: Path) -> list[dict[str, str]]:
     return [row for row in rows if tuple(row) == COLUMNS and None not in row.values()]
 
 
-def _as_csv(rows: Iterable[Mapping[str, str]]) -> str:
-    return _line(COLUMNS) + "".join(_line(row.values()) for row in rows)
+def _as_csv(films: Iterable[Sequence[Mapping[str, str]]]) -> str:
+    return _line(COLUMNS) + "".join(_line(row.values()) for rows in films for row in rows)
 
 
 def _line(cells: Iterable[str]) -> str:

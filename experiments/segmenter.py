@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
-from PIL import Image
 
 from experiments import pictures
 from experiments.predictions import Predictions, Row, save_png
@@ -92,6 +91,9 @@ class Segmenter:
             InputError: A setting does not fit the network.
         """
         self.settings, self.configuration = settings, learnt.configuration
+        self.objects = _objects(learnt)
+        if len(self.objects) > 1 and settings.threshold != AS_THE_RUN_SCORES.threshold:
+            raise InputError("--threshold: of several classes the most probable is taken")
         mesh = parallel.make_mesh()
         self.rows = parallel.rows_for(settings.batch_size or learnt.configuration.batch_size, mesh)
         self.tiling = _tiling(settings, multiple=2 ** (len(learnt.configuration.widths) - 1))
@@ -110,6 +112,7 @@ class Segmenter:
         del settings["batch_size"]
         return {
             "weights": self._weights,
+            "objects": self.objects,
             **{name: getattr(self.configuration, name) for name in seen},
             **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
             "overlap": self.tiling.overlap if self.tiling else None,
@@ -146,29 +149,56 @@ class Segmenter:
         """Logits of `rows` images, shared out over the devices."""
         return self._forward(self._state, images)
 
-    def write(self, film: Film, logits: Array, place: int, predictions: Predictions) -> Row:
-        """Writes a film's mask and overlay, its logits being row ``place``."""
+    def write(self, film: Film, logits: Array, place: int, predictions: Predictions) -> list[Row]:
+        """Writes a film's mask and overlay, its logits being row ``place``; a row an object."""
         own = inference.resize_logits_on_host(np.asarray(logits)[place], film.pixels.shape)
-        threshold = self.settings.threshold
-        mask = own[..., 0] > math.log(threshold / (1 - threshold))
-        if self.settings.largest is not None:
-            mask = inference.largest_components(mask, self.settings.largest)
-        if self.settings.fill_holes:
-            mask = inference.fill_holes(mask)
-        save_png(Image.fromarray(mask.astype(np.uint8) * 255), predictions.mask(film.stem))
+        labels = self.labels(own)
+        save_png(pictures.mask(labels, classes=len(self.objects)), predictions.mask(film.stem))
         if predictions.overlays:
-            save_png(pictures.overlay(film.pixels, mask), predictions.overlay(film.stem))
-        area = int(mask.sum())
-        return Row(
-            film=film.path.name,
-            height=mask.shape[0],
-            width=mask.shape[1],
-            area_px=area,
-            area_mm2=None if film.spacing_mm is None else area * math.prod(film.spacing_mm),
-            share=area / mask.size,
-            confidence=inference.confidence(own, mask.astype(np.int32)),
-            components=len(inference.component_areas(mask)),
-        )
+            save_png(pictures.overlay(film.pixels, labels), predictions.overlay(film.stem))
+        confidence = inference.confidence(own, labels)
+        rows = []
+        for number, name in enumerate(self.objects, 1):
+            areas = inference.component_areas(labels == number)
+            area = int(areas.sum())
+            rows.append(
+                Row(
+                    film=film.path.name,
+                    object=name,
+                    height=labels.shape[0],
+                    width=labels.shape[1],
+                    area_px=area,
+                    area_mm2=film.spacing_mm and area * math.prod(film.spacing_mm),
+                    share=area / labels.size,
+                    confidence=confidence,
+                    components=len(areas),
+                )
+            )
+        return rows
+
+    def labels(self, logits: np.ndarray) -> np.ndarray:
+        """Class numbers ``[H, W]`` of one film's logits, mended as asked for; 0 is background.
+
+        Holes are background alone: what else lies within an object stays what it is.
+        """
+        if logits.shape[-1] == 1:
+            threshold = self.settings.threshold
+            labels = (logits[..., 0] > math.log(threshold / (1 - threshold))).astype(np.int32)
+        else:
+            labels = logits.argmax(axis=-1).astype(np.int32)
+        for number in range(1, len(self.objects) + 1):
+            if self.settings.largest is not None:
+                mask = labels == number
+                labels[mask & ~inference.largest_components(mask, self.settings.largest)] = 0
+            if self.settings.fill_holes:
+                labels[inference.fill_holes(labels == number) & (labels == 0)] = number
+        return labels
+
+
+def _objects(learnt: Trained) -> list[str]:
+    """Names of the classes from 1 on."""
+    classes = max(2, learnt.model.num_classes)
+    return ["lung"] if classes == 2 else [f"class {number}" for number in range(1, classes)]
 
 
 def _tiling(settings: Settings, *, multiple: int) -> inference.Tiling | None:

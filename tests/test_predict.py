@@ -1,6 +1,7 @@
 """Folders of films: what is written, what is left out, how a killed command goes on."""
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 from scipy import ndimage
@@ -21,6 +23,7 @@ from scipy import ndimage
 from experiments import command, predict, trained
 from experiments.configuration import Configuration
 from experiments.run_directory import RunDirectory
+from jaxseg import UNet
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.data import phantom
 from jaxseg.data.films import read_film, resize_film
@@ -317,3 +320,44 @@ def test_a_stopped_command_goes_on_to_what_an_unbroken_one_gives(
     for path in unbroken.glob("*.png"):
         assert (broken / path.name).read_bytes() == path.read_bytes()
     assert rows_of(broken) == rows_of(unbroken)
+
+
+def test_several_classes_have_a_line_each_and_masks_of_their_numbers(
+    run, learnt, films, tmp_path, called, monkeypatch
+):
+    keep_two(films)
+    model = UNet(num_classes=3, widths=(4, 8))
+    images = jax.ShapeDtypeStruct((1, 32, 32, 1), np.uint8)
+    state = TrainState.create(model, optax.sgd(0.1), jax.random.key(2), images)
+    several = dataclasses.replace(learnt, model=model, state=state)
+    monkeypatch.setattr(trained, "load", lambda _: several)
+    out = tmp_path / "out"
+    code, _, error = called(run, films, "--out", out, "--largest", "2", "--fill-holes")
+    assert code == 0, error
+    rows = iter(rows_of(out))
+    for stem in ("film-7", "film-15"):
+        film = read_film(films / f"{stem}.png")
+        logits = jax.jit(network(several))(state, resize_film(film, 32)[None, ..., None])
+        expected = np.asarray(resize_logits(logits, film.shape))[0].argmax(axis=-1)
+        for number in (1, 2):
+            labels, count = parts_of(expected == number)
+            areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+            kept = 1 + np.argsort(-areas, kind="stable")[:2]
+            expected[(labels > 0) & ~np.isin(labels, kept)] = 0
+            holes = ndimage.binary_fill_holes(expected == number) & (expected == 0)
+            expected[holes] = number
+        with Image.open(out / f"{stem}_mask.png") as mask:
+            assert mask.mode == "P"
+            np.testing.assert_array_equal(np.asarray(mask), expected)
+        assert len(np.unique(expected)) > 1
+        for number in (1, 2):
+            row = next(rows)
+            assert row["film"] == f"{stem}.png"
+            assert int(row["area_px"]) == (expected == number).sum()
+            assert int(row["components"]) == parts_of(expected == number)[1]
+    before = modified(out)
+    assert called(run, films, "--out", out, "--largest", "2", "--fill-holes")[0] == 0
+    assert modified(out) == before
+    code, _, error = called(run, films, "--out", tmp_path / "other", "--threshold", "0.4")
+    assert code == 2
+    assert "--threshold: of several classes" in error
