@@ -90,12 +90,13 @@ def test_every_layout_in_bfloat16_is_about_as_near_to_float32_as_plain_flax(
     assert largest_difference(ours[0], reference[0]) < 0.02
 
     # Near zero a ReLU may switch, and one value's gradient with it, so gradients are compared as a
-    # whole. Ours measured 1.68 times as far from float32 as plain Flax's; why is not known.
+    # whole. Ours measured 1.24 times as far from float32 as plain Flax's: the two halves of a
+    # concatenation are rounded each before they are added.
     def distance(gradients):
         pairs = zip(*map(jax.tree.leaves, (gradients, reference[1])), strict=True)
         return sum(float(jnp.square(a - b).sum()) for a, b in pairs) ** 0.5
 
-    assert 0 < distance(ours[1]) < 2 * distance(half_reference[1])
+    assert 0 < distance(ours[1]) < 1.5 * distance(half_reference[1])
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
@@ -132,6 +133,34 @@ def test_packed_equals_plain_with_dropout_and_norms(norm):
         plain[0],
     )
     assert largest_difference(packed[1], plain[1]) < 1e-5
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_in_bfloat16_gradients_of_parameters_are_summed_in_float32(columns):
+    # 61 x 68 pixels: no sum over all of them, or all but an edge, is a bfloat16 number.
+    films = jnp.ones((1, 61, 68 // columns, columns), jnp.bfloat16)
+    options = {"columns": columns, "dtype": jnp.bfloat16}
+    module = Convolution(1, **options)
+    variables = module.init(jax.random.key(0), [films])
+    gradients = jax.grad(lambda v: applied(module, v, [films]).astype(jnp.float32).sum())(variables)
+    rows, places = np.array([60, 61, 60]), np.array([67, 68, 67])
+    expected = np.outer(rows, places).reshape(3, 3, 1, 1)
+    np.testing.assert_array_equal(gradients["params"]["kernel"], expected)
+    np.testing.assert_array_equal(gradients["params"]["bias"], [61 * 68])
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_in_bfloat16_gradients_of_an_upconv_are_summed_in_float32(columns):
+    films = jnp.ones((1, 61, 68, 1), jnp.bfloat16)
+    module = UpConv(1, columns, dtype=jnp.bfloat16)
+    half = packing.pack(films, max(1, columns // 2))
+    variables = module.init(jax.random.key(0), half)
+    gradients = jax.grad(lambda v: applied(module, v, half).astype(jnp.float32).sum())(variables)
+    # The first tap along an axis would put the last pixel's share outside.
+    rows, places = np.array([60, 61, 61]), np.array([67, 68, 68])
+    expected = np.outer(rows, places).reshape(3, 3, 1, 1)
+    np.testing.assert_array_equal(gradients["params"]["kernel"], expected)
+    np.testing.assert_array_equal(gradients["params"]["bias"], [122 * 136])
 
 
 def test_packing_puts_even_columns_first_and_comes_back():

@@ -52,9 +52,9 @@ def test_a_slice_that_there_is_not_is_named():
 
 @needs_libtpu
 @pytest.mark.slow
-def test_the_step_on_eight_chips_sends_its_gradients_and_nothing_else():
-    # In bfloat16 the compiler adds kernels' gradients up in bfloat16, half the bytes.
-    model = UNet(widths=(8, 16), dropout=0.25)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_step_on_eight_chips_sends_its_gradients_in_float32_and_nothing_else(dtype):
+    model = UNet(widths=(8, 16), dropout=0.25, dtype=dtype, layout="plain")
     program = tpu_programs.compile_step(
         tpu_programs.mesh_of("v5e:2x4"),
         model,

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxseg.models import packing
+from jaxseg.models.convolution import add_bias
 from jaxseg.models.layers import Initializer, Normalization, glorot_uniform
 from jaxseg.types import Valid
 
@@ -56,7 +57,7 @@ class Convolution(nn.Module):
         out = sum(terms[1:], start=terms[0])
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:], self.param_dtype)
-            out += jnp.tile(bias.astype(self.dtype), self.columns)[None, None, None]
+            out = add_bias(out, jnp.tile(bias, self.columns))
         return out
 
 

@@ -11,11 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxseg.models import packing
+from jaxseg.models import convolution, packing
 from jaxseg.types import Valid
 
 NORMS = ("none", "batch", "group", "instance")
@@ -59,18 +58,17 @@ def upsampling_convolution(
 
     Args:
         x: Features.
-        kernel: The transposed convolution's own kernel, laid out as in `flax.linen.ConvTranspose`.
+        kernel: The transposed convolution's own kernel, laid out as in `flax.linen.ConvTranspose`;
+            of ``x``'s dtype or a wider one (see `convolution.convolve`).
 
     Returns:
-        Features of twice the height and width.
+        Features of twice the height and width, of ``x``'s dtype.
     """
     batch, height, width, channels = x.shape
     features = kernel.shape[-1]
     phased = _taps_by_phase(_taps_by_phase(kernel, 0), 2)
     phased = phased.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, channels, 4 * features)
-    out = jax.lax.conv_general_dilated(
-        x, phased, (1, 1), ((1, 0), (1, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    out = convolution.convolve(x, phased, [(1, 0), (1, 0)])
     out = out.reshape(batch, height, width, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
     return out.reshape(batch, 2 * height, 2 * width, features)
 
@@ -99,17 +97,15 @@ class UpConv(nn.Module):
         """Returns features of twice the height and width."""
         shape = (3, 3, x.shape[-1] // max(1, self.columns // 2), self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:], self.param_dtype)
-        x, kernel_used, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = x.astype(self.dtype or jnp.promote_types(x.dtype, self.param_dtype))
         if self.columns == 1:
-            out = upsampling_convolution(x, kernel_used)
+            out = upsampling_convolution(x, kernel)
         else:
             out = packing.convolve_up(x, kernel, self.columns // 2)
-        if bias is None:
-            return out
-        return out + jnp.tile(bias, self.columns)[None, None, None]
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:], self.param_dtype)
+            out = convolution.add_bias(out, jnp.tile(bias, self.columns))
+        return out
 
 
 class BatchNorm(nn.Module):

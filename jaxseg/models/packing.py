@@ -18,6 +18,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float
 
+from jaxseg.models import convolution
+
 LANES = 128
 """Channels that a TPU computes on at a time."""
 
@@ -83,13 +85,7 @@ def convolve(
     size = kernel.shape[0]
     taps = _same_taps(columns, size)
     rows, places = size // 2, taps.shape[0] // 2
-    return jax.lax.conv_general_dilated(
-        x,
-        _structured(kernel, taps).astype(x.dtype),
-        (1, 1),
-        [(rows, rows), (places, places)],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    return convolution.convolve(x, _structured(kernel, taps), [(rows, rows), (places, places)])
 
 
 def convolve_up(
@@ -108,14 +104,8 @@ def convolve_up(
     Returns:
         Features of twice the height and width, packed by ``2 * columns``.
     """
-    return jax.lax.conv_general_dilated(
-        x,
-        _structured(kernel, _upsampling_taps(columns)).astype(x.dtype),
-        (1, 1),
-        [(2, 1), (1, 0)],
-        lhs_dilation=(2, 1),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    structured = _structured(kernel, _upsampling_taps(columns))
+    return convolution.convolve(x, structured, [(2, 1), (1, 0)], dilation=(2, 1))
 
 
 def max_pool(x: Float[jax.Array, "B G P X"], columns: int) -> Float[jax.Array, "B H Q Y"]:
