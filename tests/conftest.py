@@ -1,5 +1,6 @@
 """Strict JAX for every test: 8 CPU devices, no silent promotion, shapes checked as annotated."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 import pytest
+from hypothesis import settings
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
@@ -19,6 +21,13 @@ install_import_hook("jaxseg", "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A first call compiles; how long one takes says nothing.
+settings.register_profile("jax", deadline=None)
+settings.load_profile("jax")
+
+# Compiled programs fill the heap, and each full collection walks all of it.
+gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture

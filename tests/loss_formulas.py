@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -22,10 +22,29 @@ LOSSES: dict[str, Loss] = {
     == ["logits", "labels"]
 }
 CHANNELS = {name: (1,) if name == "lovasz_hinge" else (1, 3) for name in LOSSES}
+QUICK = {"cross_entropy", "soft_dice", "lovasz_hinge", "lovasz_softmax", "hausdorff_dt"}
+"""Losses of every kind; those of the other names are computed alike."""
+
+
+def slow_but(quick: set[str], names: Iterable[str]) -> list[Any]:
+    """The names as parameters, marked slow but for some."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 EACH_LOSS = pytest.mark.parametrize(
     ("name", "channels"),
     [(name, channels) for name in LOSSES for channels in CHANNELS[name]],
 )
+EACH_LOSS_QUICKLY = pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        pytest.param(name, k, marks=() if name in QUICK and k > 1 else pytest.mark.slow)
+        for name in LOSSES
+        for k in CHANNELS[name]
+    ],
+)
+"""The same, but for a few marked slow: for tests that compile each loss anew."""
+
 CLASS_IDS_ONLY = {"lovasz_hinge", "lovasz_softmax"}
 DISTANCE_LOSSES = {"boundary", "hausdorff_dt"}
 

@@ -314,6 +314,7 @@ class Linear(nn.Module):
         return nn.Conv(1, (3, 3))(films)
 
 
+@pytest.mark.slow
 def test_a_train_step_changes_films_alike_on_one_device_on_eight_and_under_pmap():
     model, tx, batch = Linear(), optax.sgd(0.1), batch_of(16)
     change = augment.make_augment(EVERYTHING)

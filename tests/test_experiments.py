@@ -188,7 +188,14 @@ def film_of_mode(mode, path):
     return path
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "16-bit", "jpeg"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "RGBA",
+        "16-bit",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("L", "RGB", "P", "jpeg")),
+    ],
+)
 def test_masks_come_back_at_the_films_own_size(mode, finished, tmp_path, capsys, monkeypatch):
     film = film_of_mode(mode, tmp_path / "film.png")
     code, _, error = run(predict, [finished.path, film, "--out", tmp_path], capsys, monkeypatch)

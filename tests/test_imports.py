@@ -80,6 +80,7 @@ def test_importing_the_library_loads_neither_tfds_nor_grain_nor_orbax_nor_tensor
     assert not loaded & heavy
 
 
+@pytest.mark.slow
 def test_importing_the_library_adds_little_to_flax_and_optax():
     ours, theirs = (
         set(loaded_by(statement))

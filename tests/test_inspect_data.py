@@ -101,6 +101,7 @@ def test_the_seeds_leak_is_counted_as_by_hand(archive, data_dir, capsys, monkeyp
     assert set(line.rsplit(": ", 1)[1].split(", ")) == copied
 
 
+@pytest.mark.slow
 def test_dice_is_reported_with_and_without_the_films_that_leaked(
     archive, data_dir, tmp_path, capsys, monkeypatch
 ):

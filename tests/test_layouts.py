@@ -69,7 +69,7 @@ def reference():
     return logits_and_gradients(PLAIN)
 
 
-@pytest.mark.parametrize("layout", ["plain", "packed"])
+@pytest.mark.parametrize("layout", ["plain", pytest.param("packed", marks=pytest.mark.slow)])
 def test_every_layout_equals_plain_flax(layout, reference):
     model = UNet(widths=WIDTHS, layout=layout)
     assert jax.eval_shape(model.init, jax.random.key(0), FILMS) == SHAPES
@@ -81,6 +81,7 @@ def half_reference():
     return logits_and_gradients(PLAIN.clone(dtype=jnp.bfloat16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["plain", "packed"])
 def test_every_layout_in_bfloat16_is_about_as_near_to_float32_as_plain_flax(
     layout, reference, half_reference
@@ -99,7 +100,7 @@ def test_every_layout_in_bfloat16_is_about_as_near_to_float32_as_plain_flax(
     assert 0 < distance(ours[1]) < 1.5 * distance(half_reference[1])
 
 
-@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("norm", [pytest.param("none", marks=pytest.mark.slow), "batch"])
 def test_packed_equals_plain_with_dropout_and_norms(norm):
     variables = UNet(widths=WIDTHS, norm=norm).init(jax.random.key(0), FILMS)
     variables = {**variables, "params": filled(variables["params"])}
@@ -185,7 +186,7 @@ def test_columns_fill_the_lanes_and_never_split_a_film(widths, columns):
     assert packing.columns_per_level(widths) == columns
 
 
-@pytest.mark.parametrize("columns", [1, 2, 4])
+@pytest.mark.parametrize("columns", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_packed_convolution_of_parts_equals_that_of_the_concatenation(columns, size):
     parts = random(2, 3, 8, 3), random(2, 3, 8, 2, seed=1)
@@ -198,7 +199,7 @@ def test_a_packed_convolution_of_parts_equals_that_of_the_concatenation(columns,
     np.testing.assert_allclose(packing.unpack(packed, columns), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("columns", [2, 4, 8])
+@pytest.mark.parametrize("columns", [2, pytest.param(4, marks=pytest.mark.slow), 8])
 def test_a_packed_upconv_equals_flax_conv_transpose(columns):
     x = random(2, 3, 8, 3)
     layer = nn.ConvTranspose(5, (3, 3), strides=(2, 2))
@@ -208,7 +209,7 @@ def test_a_packed_upconv_equals_flax_conv_transpose(columns):
     np.testing.assert_allclose(packing.unpack(packed, columns), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("columns", [2, 8])
+@pytest.mark.parametrize("columns", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_packed_pooling_and_its_gradient_equal_flax_also_where_values_tie(columns):
     x = jnp.round(random(2, 6, 16, 3))
     weights = random(2, 3, 8, 3)
@@ -227,7 +228,10 @@ def test_packed_pooling_and_its_gradient_equal_flax_also_where_values_tie(column
     )
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.25, 0.1])
+@pytest.mark.parametrize(
+    "rate",
+    [pytest.param(0.5, marks=pytest.mark.slow), 0.25, pytest.param(0.1, marks=pytest.mark.slow)],
+)
 def test_packed_dropout_drops_what_plain_dropout_drops(rate):
     x = random(3, 37, 16, 5)
     key = {"dropout": jax.random.key(2)}

@@ -14,7 +14,9 @@ from loss_formulas import (
     CLASS_IDS_ONLY,
     DISTANCE_LOSSES,
     EACH_LOSS,
+    EACH_LOSS_QUICKLY,
     LOSSES,
+    QUICK,
     SHAPE,
     as_probabilities,
     by_formula,
@@ -75,7 +77,14 @@ def test_many_channels_cost_what_the_formula_says(name):
 
 @pytest.mark.parametrize(
     ("name", "channels"),
-    [("cross_entropy", 1), ("cross_entropy", 3), ("soft_dice", 1), ("soft_dice", 3), ("focal", 3)],
+    [
+        ("cross_entropy", 1),
+        ("soft_dice", 3),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("cross_entropy", 3), ("soft_dice", 1), ("focal", 3)]
+        ),
+    ],
 )
 def test_derivatives_by_logits_and_probabilities_hold_in_both_modes(name, channels):
     """Against differences, which float32 leaves two digits of."""
@@ -213,14 +222,15 @@ def hard_images(channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list
 @pytest.mark.parametrize(
     ("name", "channels", "dtype", "options"),
     [
-        (name, channels, dtype, options)
+        pytest.param(name, channels, dtype, options, marks=marks)
         for name in LOSSES
         for channels in CHANNELS[name]
-        for dtype, options in [
-            (jnp.float32, {}),
-            (jnp.bfloat16, {}),
-            *([(jnp.float32, {"smooth": 0.0})] if has_option(name, "smooth") else []),
+        for dtype, options, marks in [
+            (jnp.float32, {}, ()),
+            (jnp.bfloat16, {}, pytest.mark.slow if name not in QUICK else ()),
+            (jnp.float32, {"smooth": 0.0}, pytest.mark.slow if name not in QUICK else ()),
         ]
+        if not options or has_option(name, "smooth")
     ],
 )
 def test_values_and_gradients_are_finite(name, channels, dtype, options):
@@ -270,7 +280,7 @@ def test_a_counted_label_outside_the_classes_makes_that_image_nan(name, channels
     assert np.isfinite(gradient).all()
 
 
-@EACH_LOSS
+@EACH_LOSS_QUICKLY
 def test_a_counted_probability_outside_0_and_1_makes_that_image_nan(name, channels):
     logits, labels, where = draw(channels)
     if name in CLASS_IDS_ONLY:
@@ -305,7 +315,7 @@ def test_labels_beyond_int32_do_not_wrap_into_the_classes():
     assert np.isnan(value).all()
 
 
-@EACH_LOSS
+@EACH_LOSS_QUICKLY
 def test_low_precision_logits_cost_what_the_same_numbers_cost_in_float32(name, channels):
     logits, labels, where = draw(channels)
     low = jnp.asarray(logits, jnp.bfloat16)
@@ -323,14 +333,13 @@ def film_boundary(side: int) -> float:
     return field.mean()
 
 
-QUICK = {"cross_entropy", "soft_dice"}
 FILM_DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        pytest.param(name, dtype, marks=pytest.mark.slow if name not in QUICK else ())
+        pytest.param(name, dtype, marks=() if name == "cross_entropy" else pytest.mark.slow)
         for name in LOSSES
         for dtype in (FILM_DTYPES if name not in DISTANCE_LOSSES else FILM_DTYPES[:1])
     ],
@@ -367,6 +376,7 @@ def test_a_film_of_4096_by_4096_loses_no_pixel(name, dtype):
     np.testing.assert_allclose(value, [expected[name]()], rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_film_of_4096_by_4096_with_two_channels_loses_no_pixel():
     side = 4096
     logits = np.full((1, side, side, 2), [-100.0, 100.0], np.float32)

@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from loss_formulas import CHANNELS, DISTANCE_LOSSES, EACH_LOSS, LOSSES, SHAPE, compiled
+from loss_formulas import (
+    CHANNELS,
+    DISTANCE_LOSSES,
+    EACH_LOSS,
+    EACH_LOSS_QUICKLY,
+    LOSSES,
+    QUICK,
+    SHAPE,
+    compiled,
+    slow_but,
+)
 
 AT_MOST = {
     "soft_dice": 1.0,
@@ -147,7 +157,7 @@ def test_sure_predictions_and_labels_may_change_places(name):
     check()
 
 
-@EACH_LOSS
+@EACH_LOSS_QUICKLY
 def test_an_image_costs_what_its_counted_rectangle_costs_alone(name, channels):
     """``where`` is cropping, and no image of a batch knows of another."""
 
@@ -167,7 +177,7 @@ def test_an_image_costs_what_its_counted_rectangle_costs_alone(name, channels):
     check()
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - DISTANCE_LOSSES))
+@pytest.mark.parametrize("name", slow_but(QUICK, sorted(LOSSES.keys() - DISTANCE_LOSSES)))
 def test_a_pooled_loss_is_that_of_the_images_stacked_into_one(name):
     channels = 1 if name == "lovasz_hinge" else 3
 
@@ -206,7 +216,7 @@ def fixed_film(name: str) -> Any:
     return logits, labels, rng.random(SHAPE) < 0.7
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", slow_but(QUICK, LOSSES))
 def test_eight_devices_give_what_one_gives(name):
     """Per image and pooled, value and gradient, under jit with the batch spread over a mesh."""
 
@@ -228,7 +238,7 @@ def test_eight_devices_give_what_one_gives(name):
     assert_same(sharded, single, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", slow_but(QUICK, LOSSES))
 def test_pmap_with_axis_name_pools_over_the_devices(name):
     """Every device holds the global value, and the mean of their gradients is its gradient."""
     film = fixed_film(name)

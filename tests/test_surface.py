@@ -145,7 +145,7 @@ def scipys(mask, spacing=(1.0, 1.0)):
 
 
 @pytest.mark.parametrize("spacing", [*SPACINGS, (3.0, 0.4)])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1), (33, 47), (64, 16), (95, 129)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1), (33, 47), (95, 129)])
 def test_distance_transform_is_scipys(shape, spacing):
     masks = np.stack([random_masks(0, shape, density) for density in (0.3, 0.9, 0.999)])
     masks[:, 0, 0] = False
@@ -206,8 +206,10 @@ def test_measures_are_those_of_sets_of_points(convention, seed, density, spacing
         np.testing.assert_allclose(ours[name], [value], rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("shape", [(1, 1, 40), (1, 40, 1), SHAPE])
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [((1, 1, 40), SPACINGS[1]), ((1, 40, 1), SPACINGS[1]), *((SHAPE, s) for s in SPACINGS)],
+)
 def test_measures_of_larger_masks_are_those_of_sets_of_points(shape, spacing):
     predicted, actual = blobs(4, shape), blobs(5, shape)
     ours = measure(predicted, actual, spacing)
@@ -411,6 +413,7 @@ def test_eight_devices_give_what_one_gives(eight_pairs):
     assert ours[0].sharding.is_equivalent_to(by_image(), 3)
 
 
+@pytest.mark.slow
 def test_devices_exchange_no_pictures():
     """They only agree on how far to go on: these masks are large enough to need both branches."""
     masks = jax.ShapeDtypeStruct((8, 100, 100), jnp.bool_, sharding=by_image())
@@ -420,6 +423,7 @@ def test_devices_exchange_no_pictures():
         assert exchange not in program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping", [jax.vmap, jax.pmap])
 def test_a_mapped_program_gives_what_a_batch_gives(mapping, eight_pairs):
     predicted, actual, expected = eight_pairs
@@ -452,6 +456,7 @@ def test_an_empty_batch_gives_empty_results():
     assert all(len(value) == 0 for value in measure(masks, masks).values())
 
 
+@pytest.mark.slow
 def test_a_mask_of_4096_by_4096_works():
     size, gap = 4096, 16
     grid = np.ones((size, size), bool)
@@ -461,6 +466,7 @@ def test_a_mask_of_4096_by_4096_works():
     np.testing.assert_allclose(surface.distance_transform(grid), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_squares_in_pictures_of_4096_by_4096_have_the_distances_of_their_shift():
     predicted, actual = np.zeros((2, 1, 4096, 4096), bool)
     predicted[0, 100:4000, 100:4000] = True

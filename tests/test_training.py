@@ -116,7 +116,7 @@ def test_where_leaves_pixels_out_of_the_step_as_cropping_does():
 @pytest.mark.parametrize(
     ("model", "devices"),
     [
-        (MODEL, 2),
+        pytest.param(MODEL, 2, marks=pytest.mark.slow),
         (MODEL, 8),
         pytest.param(
             UNet(widths=(4, 8, 12), norm="batch", dropout=0.3, decoder_dropout=0.3),
@@ -155,7 +155,7 @@ def test_a_padded_row_changes_nothing_whatever_it_holds():
     assert [int(m["images"]) for m in measured] == [3, 3]
 
 
-@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("pooled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_under_pmap_with_an_axis_name_the_step_is_that_of_one_device(pooled):
     # Devices have two, two, one and no rows that count.
     batch = {**batch_of(8), "valid": np.arange(8) < 5}
@@ -177,7 +177,7 @@ def test_under_pmap_with_an_axis_name_the_step_is_that_of_one_device(pooled):
         np.testing.assert_allclose(measured_too[name], measured[name], rtol=1e-5)
 
 
-@pytest.mark.parametrize("unroll", [True, False])
+@pytest.mark.parametrize("unroll", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_gradients_summed_over_parts_are_those_of_the_whole_batch(unroll):
     # With rows that do not count in some parts, and dropout keyed by the row in the whole batch.
     batch = {**batch_of(8), "valid": np.arange(8) < 5}
@@ -207,7 +207,7 @@ def test_what_cannot_be_cut_into_parts_is_refused():
         run(cut(partial(losses.soft_dice, pooled=True)), state, [batch_of(4)], mesh)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
 def test_an_update_that_is_not_finite_changes_nothing_but_the_steps_number(value):
     good, tx, mesh = batch_of(4), optax.adam(1e-3), mesh_of(2)
     bad = {**good, "images": good["images"].copy()}
@@ -279,7 +279,7 @@ def test_augmentation_that_cannot_know_the_row_is_refused_under_pmap():
         )
 
 
-@pytest.mark.parametrize("unroll", [True, False])
+@pytest.mark.parametrize("unroll", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_many_steps_in_one_program_give_the_state_of_single_steps(unroll):
     films, tx, mesh = batch_of(10), optax.adam(1e-3), mesh_of(1)
     step = make_train_step(MODEL, tx, losses.cross_entropy)
@@ -295,6 +295,7 @@ def test_many_steps_in_one_program_give_the_state_of_single_steps(unroll):
     np.testing.assert_array_equal(measured["images"], [3, 3, 1])
 
 
+@pytest.mark.slow
 def test_gathered_batches_shared_out_over_devices_give_the_state_of_one_device():
     films, tx = batch_of(10), optax.adam(1e-3)
     step = make_train_step(MODEL, tx, losses.cross_entropy)

@@ -99,7 +99,7 @@ class UpConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         x = x.astype(self.dtype or jnp.promote_types(x.dtype, self.param_dtype))
         if self.columns == 1:
-            out = upsampling_convolution(x, kernel)
+            out = upsampling_convolution(x, jnp.asarray(kernel))
         else:
             out = packing.convolve_up(x, kernel, self.columns // 2)
         if self.use_bias:
