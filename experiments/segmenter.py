@@ -196,7 +196,9 @@ class Segmenter:
 
 
 def _objects(learnt: Trained) -> list[str]:
-    """Names of the classes from 1 on."""
+    """Names of the classes from 1 on: the run's own, where it has any."""
+    if named := list(learnt.configuration.mask_values()):
+        return named
     classes = max(2, learnt.model.num_classes)
     return ["lung"] if classes == 2 else [f"class {number}" for number in range(1, classes)]
 
