@@ -161,7 +161,7 @@ def loaders(options: argparse.Namespace, folder: Path) -> bool:
     return agree([contender for contender in contenders if contender.read["films"]])
 
 
-def agree(contenders: Sequence[Contender]) -> bool:
+def agree(contenders: Sequence[Any]) -> bool:
     """Whether their films and labels are the same, and their images but for rounding."""
     ours = contenders[0].read
     for contender in contenders:

@@ -40,9 +40,10 @@ def test_the_dataloader_reads_what_the_arrays_hold(tmp_path):
     folders = {"archive": "", "data_dir": "", "pictures": str(tmp_path / "pictures")}
     task = Task(**folders, config="covid", order=[[3, 1], [0, 2]], size=16, workers=0)
     arrays = load_arrays(builder, size=16)
-    for (images, labels), films in zip(
-        CONTENDERS["PyTorch DataLoader"](task)(), task.order, strict=True
-    ):
+    batches = CONTENDERS["PyTorch DataLoader"](task)()
+    for batch, films in zip(batches, task.order, strict=True):
+        assert batch is not None
+        images, labels = batch
         np.testing.assert_array_equal(images, arrays.images[films])
         np.testing.assert_array_equal(labels, arrays.labels[films])
 
