@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Float
 
 Padding = Sequence[tuple[int, int]]
@@ -83,5 +82,21 @@ _mixed.defvjp(_mixed_forward, _mixed_backward)
 def add_bias(
     x: Float[jax.Array, "B H W C"], bias: Float[jax.Array, "C"]
 ) -> Float[jax.Array, "B H W C"]:
-    """Adds in the bias's dtype, so that its gradient is summed in that, and returns ``x``'s."""
-    return (x.astype(bias.dtype) + jnp.expand_dims(bias, (0, 1, 2))).astype(x.dtype)
+    """Adds in the dtype of ``x``; a wider bias has its gradient summed in its own, as a kernel."""
+    return x + bias[None, None, None] if x.dtype == bias.dtype else _add_mixed(x, bias)
+
+
+@jax.custom_vjp
+def _add_mixed(x: Any, bias: Any) -> jax.Array:
+    return x + bias.astype(x.dtype)[None, None, None]
+
+
+def _add_forward(x: Any, bias: Any) -> Any:
+    return _add_mixed(x, bias), bias
+
+
+def _add_backward(bias: Any, cotangent: Any) -> tuple[jax.Array, jax.Array]:
+    return cotangent, cotangent.astype(bias.dtype).sum((0, 1, 2))
+
+
+_add_mixed.defvjp(_add_forward, _add_backward)
