@@ -11,6 +11,7 @@ cores. Exit status 1 where a bit differs.
 import argparse
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -109,23 +110,26 @@ def kill(folder: Path, options: list[str], kills: int, seed: int) -> bool:
     first = start(options, unbroken.path)
     wait_for(unbroken.read_metrics, first)
     seconds = end(first)
-    draw, equal = random.Random(seed), 0
-    for i in range(kills):
-        run, moment = RunDirectory(folder / f"killed-{i}"), draw.uniform(0.0, seconds)
+    draw, killed, equal = random.Random(seed), 0, 0
+    while killed < kills:
+        run, moment = RunDirectory(folder / f"killed-{killed}"), draw.uniform(0.0, seconds)
         process = start(options, run.path)
         wait_for(run.read_metrics, process)
         time.sleep(moment)
-        caught = i % 2 == 0 or wait_for(lambda run=run: saving(run), process)
+        if killed % 2:
+            wait_for(lambda run=run: saving(run), process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        if process.returncode != -signal.SIGKILL:
+            # This one was faster than the unbroken run that the moments were drawn for.
+            shutil.rmtree(run.path)
+            continue
         rows, half_written = len(run.read_metrics()), saving(run)
-        finished = process.returncode == 0
         end(start(options, run.path))
         differs = difference(run, unbroken)
-        equal += differs is None
-        state = "finished before" if finished else "killed" if caught else "killed after its saves"
+        killed, equal = killed + 1, equal + (differs is None)
         print(
-            f"  {i + 1:2d}: {state} {moment:.1f} s on, after {rows} epochs"
+            f"  {killed:2d}: killed {moment:.1f} s on, after {rows} epochs"
             f"{', in mid-save' if half_written else ''}: "
             + ("equal to the bit" if differs is None else f"{differs} differs"),
             flush=True,
