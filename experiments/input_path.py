@@ -178,19 +178,22 @@ def choose(configuration: Configuration, films: Films, step: Step, mesh: Mesh) -
     decides for all.
 
     Raises:
-        InputError: The films shall be on the devices and are larger than what is free there, or
-            they shall be streamed and a record is damaged.
+        InputError: The films, or a device's share of them, shall be on the devices and are larger
+            than what is free there, or they shall be streamed and a record is damaged.
     """
     arrays = {"images": films.arrays.images, "labels": films.arrays.labels}
+    asked = configuration.input_path
     needed = sum(array.nbytes for array in arrays.values()) / 1e6
+    if asked == "sharded":
+        needed /= mesh.devices.size
     # As 32 bits, because JAX has no others.
     of_each_process = parallel.to_host(np.array([free_megabytes(jax.local_devices())], np.float32))
     free = float(of_each_process.min())
-    asked, fit = configuration.input_path, needed <= SHARE * free
+    fit = needed <= SHARE * free
     fits_or_must = fit or films.builder is None
     chosen = asked if asked != "auto" else "device" if fits_or_must else "stream"
     why = (
-        f"the films' {needed:,.0f} MB {'fit' if fit else 'do not fit'} into "
+        f"the films' {needed:,.0f} MB a device {'fit' if fit else 'do not fit'} into "
         f"{SHARE * free:,.0f} MB, {SHARE:.0%} of what is free on a device"
     )
     command.say(f"input path: {chosen}, {'' if asked == 'auto' else 'as asked; '}{why}")
@@ -204,14 +207,14 @@ def choose(configuration: Configuration, films: Films, step: Step, mesh: Mesh) -
             preprocessing=configuration.preprocessing,
         )
         return Streaming(step, stream, mesh)
-    if chosen == "sharded":
-        options = {"train": films.train, "batch_size": configuration.batch_size}
-        return Sharded(step, arrays, mesh, **options)
     if needed > free:
         raise InputError(
             f"--input-path: the films' {needed:,.0f} MB are more than the {free:,.0f} MB that are "
             "free on a device; stream reads them as they are needed"
         )
+    if chosen == "sharded":
+        options = {"train": films.train, "batch_size": configuration.batch_size}
+        return Sharded(step, arrays, mesh, **options)
     return DeviceResident(step, arrays, mesh)
 
 

@@ -330,8 +330,8 @@ def the_path(monkeypatch, builder, *, free, asked):
 @pytest.mark.parametrize(
     ("asked", "free", "chosen", "words"),
     [
-        ("auto", 0.00922, "device", "input path: device, the films' 0 MB fit into"),
-        ("auto", 0.00920, "stream", "input path: stream, the films' 0 MB do not fit into"),
+        ("auto", 0.00922, "device", "input path: device, the films' 0 MB a device fit into"),
+        ("auto", 0.00920, "stream", "input path: stream, the films' 0 MB a device do not fit into"),
         ("device", 0.00920, "device", "input path: device, as asked; "),
         ("stream", 0.00922, "stream", "input path: stream, as asked; "),
         ("sharded", 0.0046, "sharded", "input path: sharded, as asked; "),
