@@ -16,9 +16,12 @@ from jaxseg.models.layers import BatchNorm, glorot_uniform
 SMALL = (4, 8, 12)
 
 
-@cache
-def initialised(model):
+def _initialised(model):
     return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+
+initialised: Any = cache(_initialised)
+"""Once for all tests of a model. (Type checkers cannot know that Linen's modules have a hash.)"""
 
 
 def applied(model, variables, x, **options) -> Any:
