@@ -91,13 +91,13 @@ def test_every_layout_in_bfloat16_is_about_as_near_to_float32_as_plain_flax(
     assert largest_difference(ours[0], reference[0]) < 0.02
 
     # Near zero a ReLU may switch, and one value's gradient with it, so gradients are compared as a
-    # whole. Ours measured 1.24 times as far from float32 as plain Flax's: the two halves of a
-    # concatenation are rounded each before they are added.
+    # whole. Ours measured 1.68 times as far from float32 as plain Flax's; with biases added in
+    # float32 it was 1.24, but then a TPU moves more bytes.
     def distance(gradients):
         pairs = zip(*map(jax.tree.leaves, (gradients, reference[1])), strict=True)
         return sum(float(jnp.square(a - b).sum()) for a, b in pairs) ** 0.5
 
-    assert 0 < distance(ours[1]) < 1.5 * distance(half_reference[1])
+    assert 0 < distance(ours[1]) < 2 * distance(half_reference[1])
 
 
 @pytest.mark.parametrize("norm", [pytest.param("none", marks=pytest.mark.slow), "batch"])
