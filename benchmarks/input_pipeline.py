@@ -93,19 +93,14 @@ def interpreters(names: Sequence[str], tensorflow_python: str | None) -> dict[st
 
 def write_pictures(builder: Any, folder: Path) -> int:
     """Writes every film's PNG pair, in the order of the arrays; how many there are."""
-    import tensorflow_datasets as tfds
-
     from jaxseg.data.records import StoredFilms
 
-    undecoded = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
-    records = StoredFilms(builder).records
-    names = {film.split for film in records}
-    splits = {name: builder.as_data_source(name, decoders=undecoded) for name in names}
-    for number, film in enumerate(records):
-        example = splits[film.split][film.index]
-        (folder / f"film-{number}.png").write_bytes(example["image"])
-        (folder / f"mask-{number}.png").write_bytes(example["mask"])
-    return len(records)
+    stored = StoredFilms(builder)
+    for number in range(len(stored)):
+        film, mask = stored.files(number)
+        (folder / f"film-{number}.png").write_bytes(film)
+        (folder / f"mask-{number}.png").write_bytes(mask)
+    return len(stored)
 
 
 def loaders(options: argparse.Namespace, folder: Path) -> bool:

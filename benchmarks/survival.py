@@ -120,7 +120,7 @@ def kill(folder: Path, options: list[str], kills: int, seed: int) -> bool:
             wait_for(lambda run=run: saving(run), process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        if process.returncode != -signal.SIGKILL:
+        if process.returncode == 0:
             # This one was faster than the unbroken run that the moments were drawn for.
             shutil.rmtree(run.path)
             continue

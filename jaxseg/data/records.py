@@ -81,10 +81,23 @@ class StoredFilms:
             InputError: the film's record is damaged.
         """
         record = self.records[index]
-        example = self._example(record.split, record.index, f", the record of {record.id}")
-        film = preprocess(decode_film(example["image"], record.id), preprocessing)
-        mask = decode_mask(example["mask"], f"mask of {record.id}")
+        film_file, mask_file = self.files(index)
+        film = preprocess(decode_film(film_file, record.id), preprocessing)
+        mask = decode_mask(mask_file, f"mask of {record.id}")
         return at_size(film, mask, size, film_resize)
+
+    def files(self, index: int) -> tuple[bytes, bytes]:
+        """A film's and its mask's PNG files, as they are stored.
+
+        Args:
+            index: the film's place in ``records``.
+
+        Raises:
+            InputError: the film's record is damaged.
+        """
+        record = self.records[index]
+        example = self._example(record.split, record.index, f", the record of {record.id}")
+        return example["image"], example["mask"]
 
     def _record(self, split: str, index: int) -> Record:
         example = self._example(split, index, "")
