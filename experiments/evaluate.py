@@ -13,9 +13,10 @@ import tyro
 from tyro.conf import Positional
 
 from experiments import command, films, report, trained
-from experiments.run_directory import RunDirectory, write_json, write_text
+from experiments.run_directory import RunDirectory, write_json
 from experiments.scoring import draw_examples, score
-from jaxseg.data.arrays import films_from_folders
+from jaxseg.data.arrays import FilmArrays, films_from_folders
+from jaxseg.inference import make_predict
 from jaxseg.parallel import make_mesh, replicate, rows_for
 from jaxseg.types import InputError
 
@@ -44,41 +45,18 @@ def evaluate(options: Options) -> None:
     """
     run = RunDirectory(options.run)
     configuration = run.configuration()
-    if (options.images is None) != (options.masks is None):
-        missing = "--masks" if options.masks is None else "--images"
-        raise InputError(f"{missing}: --images and --masks go together")
-    if options.mask_values is not None and options.masks is None:
-        raise InputError("--mask-values: goes with --images and --masks")
-    classes = configuration.mask_values()
-    if options.mask_values is not None and classes:
-        raise InputError(f"--mask-values: the run has classes of its own: {', '.join(classes)}")
+    arrays, indices = films_to_score(run, options.images, options.masks, options.mask_values)
     learnt = trained.load(run)
-    if options.images is None or options.masks is None:
-        own = films.load(configuration)
-        run.check_same_films(own.fingerprint)
-        arrays, indices = own.arrays, own.test
-    else:
-        arrays = films_from_folders(
-            options.images,
-            options.masks,
-            size=configuration.size,
-            mask_values=options.mask_values,
-            classes=tuple(classes.values()) if classes else None,
-            film_resize=configuration.film_resize,
-            preprocessing=configuration.preprocessing,
-            progress=command.bar("reading films"),
-        )
-        indices = np.arange(len(arrays.ids))
+    classes = configuration.mask_values()
     mesh = make_mesh()
     state = replicate(learnt.state, mesh)
     rows = rows_for(configuration.batch_size, mesh)
-    scores = score(
-        learnt.model, state, arrays, indices, mesh, rows=rows, class_names=tuple(classes)
-    )
+    predict = make_predict(learnt.model)
+    scores = score(predict, state, arrays, indices, mesh, rows=rows, class_names=tuple(classes))
     out = options.out or options.run
     out.mkdir(parents=True, exist_ok=True)
     summary = scores.summary()
-    write_text(out / "per_image.csv", scores.as_csv())
+    scores.table().write(out / "per_image.csv")
     write_json(
         out / "evaluation.json",
         {
@@ -89,9 +67,50 @@ def evaluate(options: Options) -> None:
             **report.machine(),
         },
     )
-    draw_examples(out / "evaluation.png", learnt.model, state, arrays, indices, scores)
+    draw_examples(out / "evaluation.png", predict, state, arrays, indices, scores)
     print(report.one_line(summary))
     print(f"written: {out / 'evaluation.json'}, per_image.csv, evaluation.png")
+
+
+def films_to_score(
+    run: RunDirectory,
+    images: Path | None,
+    masks: Path | None,
+    mask_values: tuple[int, ...] | None,
+) -> tuple[FilmArrays, np.ndarray]:
+    """The films of two folders as the run sees films, or the run's own test films.
+
+    Returns:
+        Films, and indices of those to score.
+
+    Raises:
+        InputError: The run, a film or an option will not do.
+    """
+    configuration = run.configuration()
+    if (images is None) != (masks is None):
+        raise InputError(
+            f"{'--masks' if masks is None else '--images'}: --images and --masks go together"
+        )
+    if mask_values is not None and masks is None:
+        raise InputError("--mask-values: goes with --images and --masks")
+    classes = configuration.mask_values()
+    if mask_values is not None and classes:
+        raise InputError(f"--mask-values: the run has classes of its own: {', '.join(classes)}")
+    if images is None or masks is None:
+        own = films.load(configuration)
+        run.check_same_films(own.fingerprint)
+        return own.arrays, own.test
+    arrays = films_from_folders(
+        images,
+        masks,
+        size=configuration.size,
+        mask_values=mask_values,
+        classes=tuple(classes.values()) if classes else None,
+        film_resize=configuration.film_resize,
+        preprocessing=configuration.preprocessing,
+        progress=command.bar("reading films"),
+    )
+    return arrays, np.arange(len(arrays.ids))
 
 
 def main() -> None:

@@ -1,17 +1,30 @@
 """The pictures of a run: curves, and films beside truth and prediction."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
 TRUTH = "#0072b2"
 PREDICTION = "#d55e00"
 """Blue and vermilion, which colour-blind readers tell apart (Okabe and Ito)."""
+
+LINES = (
+    ("#0072b2", "solid"),
+    ("#d55e00", "dashed"),
+    ("#009e73", "dashdot"),
+    ("#cc79a7", "dotted"),
+    ("#56b4e9", (0, (6, 1, 1, 1, 1, 1))),
+    ("#000000", (0, (1, 3))),
+)
+"""Colours of the same, each with a stroke of its own, so that print in grey tells them apart."""
 
 OBJECTS = ((213, 94, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167))
 """Vermilion, sky blue, bluish green, yellow and purple of the same, for classes 1, 2 and so on."""
@@ -49,8 +62,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
         panels[1].set(xlabel="epoch", ylabel="mean Dice on validation films")
     panels[0].set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis="y", alpha=0.3)
+        _plain(panel)
     return _png(figure)
 
 
@@ -98,6 +110,93 @@ def examples(
         fontsize=9,
     )  # fmt: skip
     return _png(figure)
+
+
+def distributions(
+    named: Mapping[str, Mapping[str, np.ndarray]], columns: Mapping[str, str]
+) -> bytes:
+    """The share of films that score at most so much, a line for each set of scores; a PNG.
+
+    Args:
+        named: By what the legend calls it, a value per film for each column; NaN is left out.
+        columns: What each panel shows, and how its axis is called.
+    """
+    figure = Figure(figsize=(4.6 * len(columns), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(columns), squeeze=False)[0]
+    for panel, (column, title) in zip(panels, columns.items(), strict=True):
+        for (name, scores), (color, stroke) in zip(named.items(), itertools.cycle(LINES)):
+            values = np.sort(scores[column][~np.isnan(scores[column])])
+            shares = np.arange(1, len(values) + 1) / max(1, len(values))
+            panel.step(values, shares, where="post", color=color, ls=stroke, label=name)
+        panel.set(xlabel=title, ylabel="share of films at or below", ylim=(0, 1.02))
+        _plain(panel)
+    if len(named) > 1:
+        panels[0].legend(frameon=False, fontsize=8, loc="upper left")
+    return _png(figure)
+
+
+def reliability(named: Mapping[str, Mapping[str, Sequence[float | None]]]) -> bytes:
+    """How often pixels are what the network says, over how sure it is; a PNG.
+
+    Args:
+        named: By what the legend calls it, ``confidence``, ``frequency`` and ``share`` of every
+            bin, None in empty ones.
+    """
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    upper.plot([0, 1], [0, 1], color="#999999", lw=0.8)
+    for (name, bins), (color, stroke) in zip(named.items(), itertools.cycle(LINES)):
+        confidence, frequency, share = (
+            np.array(bins[part], np.float64) for part in ("confidence", "frequency", "share")
+        )
+        some = ~np.isnan(confidence)
+        upper.plot(
+            confidence[some], frequency[some], color=color, ls=stroke, marker="o", ms=3, label=name
+        )
+        lower.plot(confidence[some], share[some], color=color, ls=stroke, marker="o", ms=3)
+    upper.set(ylabel="share that is so", xlim=(0, 1), ylim=(0, 1))
+    lower.set(xlabel="probability", ylabel="share of pixels", yscale="log")
+    for panel in (upper, lower):
+        _plain(panel)
+    if len(named) > 1:
+        upper.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def uncertainty(
+    films: np.ndarray, masks: np.ndarray, maps: np.ndarray, captions: Sequence[str]
+) -> bytes:
+    """Film, the members' outlines on it, and where they disagree, a row each; a PNG.
+
+    Args:
+        films: uint8 ``[films, H, W]``.
+        masks: Class ids ``[members, films, H, W]``, 0 the background.
+        maps: Mutual information ``[films, H, W]`` in nats.
+        captions: What stands beside each row.
+    """
+    figure = Figure(figsize=(8.4, 2.55 * len(films) + 0.35), layout="constrained")
+    axes = figure.subplots(len(films), 3, squeeze=False)
+    titles = ("film", "every network's outline", "disagreement, nats")
+    for panel, title in zip(axes[0], titles, strict=True):
+        panel.set_title(title, fontsize=10)
+    shades = Normalize(0, max(float(maps.max()), 1e-6))
+    for number, (panels, caption) in enumerate(zip(axes, captions, strict=True)):
+        for panel in panels[:2]:
+            panel.imshow(films[number], cmap="gray", vmin=0, vmax=255)
+        for own, (color, _) in zip(masks[:, number], itertools.cycle(LINES)):
+            for label in range(1, int(own.max()) + 1):
+                draw_contour(panels[1], own == label, color, "solid")
+        panels[2].imshow(maps[number], cmap="cividis", norm=shades)
+        for panel in panels:
+            panel.set(xticks=[], yticks=[])
+        panels[0].set_ylabel(caption, fontsize=8)
+    figure.colorbar(ScalarMappable(shades, "cividis"), ax=axes[:, 2], shrink=0.6)
+    return _png(figure)
+
+
+def _plain(panel: Any) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", alpha=0.3)
 
 
 def draw_contour(panel: Any, mask: np.ndarray, color: str, style: str) -> None:

@@ -1,15 +1,15 @@
 """The report of a run: one HTML file with scores, curves, films and configuration.
 
-    python -m experiments.report RUN ...
+    python -m experiments.report RUN ... [--out FILE]
 
-Nothing in it is fetched from elsewhere; it prints on paper as it stands.
+Of several runs there is another one, which compares them (`experiments.comparison`). Nothing is
+fetched from elsewhere; they print on paper as they stand.
 """
 
-import base64
 import dataclasses
 import html
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,21 +18,15 @@ import jax
 import tyro
 from tyro.conf import Positional
 
-from experiments import command, pictures
+from experiments import command, comparison, page, pictures, score_table
+from experiments.page import number
 from experiments.run_directory import RunDirectory, write_bytes, write_text
+from experiments.score_table import ScoreTable
+from jaxseg import metrics
 from jaxseg.types import InputError
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; } th { text-align: left; font-weight: 500; }
-td, th { padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; } .note { color: #555; } .warning { border-left: 4px solid #d55e00;
-      padding-left: .8rem; }
-@media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } }
-"""
+DISTRIBUTIONS = {"dice": "Dice", "hd95": "HD95, px"}
+"""Columns whose distribution over films is drawn, and how the axis is called."""
 
 
 def machine() -> dict[str, Any]:
@@ -60,6 +54,7 @@ def write(run: RunDirectory) -> None:
     rows = run.read_metrics()
     write_bytes(run.curves, pictures.curves(rows))
     test, films = summary["test"], summary["films"]
+    scores = score_table.read(run.test_scores)
     what = ", ".join(configuration.mask_values())
     what = what or ("lungs" if configuration.images is None else "objects")
     drawn = configuration.manual_dir is None and configuration.images is None
@@ -71,46 +66,50 @@ def write(run: RunDirectory) -> None:
         f"{test['images']:,} that it never saw.</p>",
         '<p class="warning">For research, not for diagnosis.</p>',
         "<h2>Scores on the test films</h2>",
-        _table(_score_rows(test), numbers=True),
+        page.facts(_score_rows(test), numbers=True),
         '<p class="note">Taken per film on the reference mask\'s own grid, at a threshold of 0.5; '
         "distances are pixels of that grid. The interval is a 95 % percentile bootstrap over "
         f"films. Left out because undefined: Dice of {test['undefined']} films, distances of "
         f"{test['undefined_distances']}.</p>",
         *_class_scores(test.get("classes", {})),
+        *_film_classes(scores),
+        "<h2>Distribution over the test films</h2>",
+        page.picture(
+            pictures.distributions({"films": scores.columns}, DISTRIBUTIONS),
+            "Share of films at or below each Dice, and each HD95",
+        ),
+        *_calibration(test.get("calibration")),
         "<h2>Training</h2>",
-        _picture(run.curves, "Loss and validation Dice over the epochs"),
-        _table(_training_rows(summary, rows)),
-        "<h2>Worst and best test films</h2>",
-        _picture(run.examples, "Film, truth, prediction and both contours, worst films first")
+        page.picture(run.curves.read_bytes(), "Loss and validation Dice over the epochs"),
+        page.facts(_training_rows(summary, rows)),
+        "<h2>Worst, median and best test films</h2>",
+        page.picture(
+            run.examples.read_bytes(),
+            "Film, truth, prediction and both contours, worst films first",
+        )
         if run.examples.exists()
         else "<p>No film has a defined Dice.</p>",
         "<h2>Configuration</h2>",
-        _table(run.read_config()["configuration"].items()),
+        page.facts(run.read_config()["configuration"].items()),
         "<h2>Software</h2>",
-        _table(summary["versions"].items()),
+        page.facts(summary["versions"].items()),
     ]
-    title = f"jaxseg: {configuration.name}"
-    write_text(
-        run.report,
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n",
-    )
+    write_text(run.report, page.document(f"jaxseg: {configuration.name}", body))
     print(one_line(test))
     print(f"report: {run.report}")
 
 
 def one_line(test: Mapping[str, Any]) -> str:
     """The scores that matter most."""
-    low, high = map(_number, test["dice_ci95"])
+    low, high = map(number, test["dice_ci95"])
     of_classes = "".join(
-        f"; {name} Dice {_number(own['dice_mean'])} ({' to '.join(map(_number, own['dice_ci95']))})"
+        f"; {name} Dice {number(own['dice_mean'])} ({' to '.join(map(number, own['dice_ci95']))})"
         for name, own in test.get("classes", {}).items()
     )
     return (
-        f"Dice {_number(test['dice_mean'])} (95 % interval {low} to {high}, "
-        f"{test['images']} test films), IoU {_number(test['iou_mean'])}, "
-        f"HD95 {_number(test['hd95_mean'], 2)} px, pixel accuracy {_number(test['pixel_accuracy'])}"
+        f"Dice {number(test['dice_mean'])} (95 % interval {low} to {high}, "
+        f"{test['images']} test films), IoU {number(test['iou_mean'])}, "
+        f"HD95 {number(test['hd95_mean'], 2)} px, pixel accuracy {number(test['pixel_accuracy'])}"
         f"{of_classes}"
     )
 
@@ -119,34 +118,76 @@ def _class_scores(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A table for each of several classes."""
     parts = []
     for name, own in classes.items():
-        low, high = map(_number, own["dice_ci95"])
+        low, high = map(number, own["dice_ci95"])
         rows = [
-            ("Dice, mean over films", _number(own["dice_mean"])),
+            ("Dice, mean over films", number(own["dice_mean"])),
             ("95 % interval", f"{low} to {high}"),
-            ("IoU, mean over films", _number(own["iou_mean"])),
-            ("HD95, px", _number(own["hd95_mean"], 2)),
-            ("ASSD, px", _number(own["assd_mean"], 2)),
-            ("Precision", _number(own["precision_mean"])),
-            ("Recall", _number(own["recall_mean"])),
+            ("IoU, mean over films", number(own["iou_mean"])),
+            ("HD95, px", number(own["hd95_mean"], 2)),
+            ("ASSD, px", number(own["assd_mean"], 2)),
+            ("Precision", number(own["precision_mean"])),
+            ("Recall", number(own["recall_mean"])),
         ]
-        parts += [f"<h2>Scores of {html.escape(name)}</h2>", _table(rows, numbers=True)]
+        parts += [f"<h2>Scores of {html.escape(name)}</h2>", page.facts(rows, numbers=True)]
     return parts
+
+
+def _film_classes(scores: ScoreTable) -> list[str]:
+    """A line for each class of films, where there are several."""
+    kinds = sorted(set(scores.classes))
+    if len(kinds) < 2:
+        return []
+    rows = []
+    for kind in kinds:
+        own = [place for place, name in enumerate(scores.classes) if name == kind]
+        interval = metrics.bootstrap_mean(jax.random.key(0), scores.columns["dice"][own])
+        others = (scores.columns[name][own] for name in ("iou", "hd95", "assd"))
+        iou, hd95, assd = (float(metrics.mean_over_images(values).mean) for values in others)
+        rows.append(
+            (
+                kind or "unknown",
+                str(len(own)),
+                number(interval.mean),
+                f"{number(interval.low)} to {number(interval.high)}",
+                number(iou),
+                number(hd95, 2),
+                number(assd, 2),
+            )
+        )
+    headers = ("", "films", "Dice", "95 % interval", "IoU", "HD95, px", "ASSD, px")
+    return ["<h2>Scores by class of film</h2>", page.table(headers, rows)]
+
+
+def _calibration(calibration: Mapping[str, Any] | None) -> list[str]:
+    """The reliability diagram; nothing for a run that was scored before there was one."""
+    if calibration is None:
+        return []
+    return [
+        "<h2>How far the probabilities can be believed</h2>",
+        page.picture(
+            pictures.reliability({"test films": calibration}),
+            "Share of pixels that are what the network says, over its probability",
+        ),
+        f'<p class="note">All pixels of all test films. Expected calibration error '
+        f"{number(calibration['expected_error'])}, Brier score "
+        f"{number(calibration['brier'])}. On the line a probability means what it says.</p>",
+    ]
 
 
 def _score_rows(test: Mapping[str, Any]) -> list[tuple[str, str]]:
     low, high = test["dice_ci95"]
     return [
-        ("Dice, mean over films", _number(test["dice_mean"])),
-        ("95 % interval", f"{_number(low)} to {_number(high)}"),
-        ("Dice of the worst film", _number(test["dice_worst"])),
-        ("Dice at the network's size", _number(test["dice_mean_network_size"])),
-        ("IoU, mean over films", _number(test["iou_mean"])),
-        ("Hausdorff distance, 95th percentile (HD95), px", _number(test["hd95_mean"], 2)),
-        ("Average symmetric surface distance (ASSD), px", _number(test["assd_mean"], 2)),
-        ("Pixel accuracy", _number(test["pixel_accuracy"])),
-        ("Precision", _number(test["precision_mean"])),
-        ("Recall", _number(test["recall_mean"])),
-        ("Soft Dice, pooled over all pixels", _number(test["soft_dice_pooled"])),
+        ("Dice, mean over films", number(test["dice_mean"])),
+        ("95 % interval", f"{number(low)} to {number(high)}"),
+        ("Dice of the worst film", number(test["dice_worst"])),
+        ("Dice at the network's size", number(test["dice_mean_network_size"])),
+        ("IoU, mean over films", number(test["iou_mean"])),
+        ("Hausdorff distance, 95th percentile (HD95), px", number(test["hd95_mean"], 2)),
+        ("Average symmetric surface distance (ASSD), px", number(test["assd_mean"], 2)),
+        ("Pixel accuracy", number(test["pixel_accuracy"])),
+        ("Precision", number(test["precision_mean"])),
+        ("Recall", number(test["recall_mean"])),
+        ("Soft Dice, pooled over all pixels", number(test["soft_dice_pooled"])),
     ]
 
 
@@ -166,43 +207,26 @@ def _training_rows(
     ]
 
 
-def _number(value: float | None, digits: int = 4) -> str:
-    return "undefined" if value is None else f"{value:.{digits}f}"
-
-
-def _table(rows: Iterable[tuple[str, Any]], *, numbers: bool = False) -> str:
-    kind = ' class="number"' if numbers else ""
-    cells = (
-        f"<tr><th>{html.escape(str(name))}</th><td{kind}>{html.escape(_text(value))}</td></tr>"
-        for name, value in rows
-    )
-    return f"<table>{''.join(cells)}</table>"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "-" if value is None else str(value)
-
-
-def _picture(path: Path, alternative: str) -> str:
-    content = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{content}">'
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Writes the reports of finished runs anew."""
+    """Writes the reports of finished runs anew, and of several one that compares them."""
 
-    runs: Annotated[tuple[Path, ...], Positional]
-    """Run directories."""
+    runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Run directories; those that differ in their seed alone are taken as one recipe."""
+    out: Path = Path("comparison.html")
+    """Where the comparison goes."""
 
 
 def main() -> None:
     """Reads the command line and writes the reports."""
     options = tyro.cli(Options, prog="python -m experiments.report", description=Options.__doc__)
-    for path in options.runs:
-        write(RunDirectory(path))
+    runs = [RunDirectory(path) for path in options.runs]
+    if not runs:
+        raise InputError("RUN: name one or more run directories")
+    for run in runs:
+        write(run)
+    if len(runs) > 1:
+        comparison.write(runs, options.out)
 
 
 if __name__ == "__main__":

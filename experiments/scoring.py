@@ -1,8 +1,6 @@
 """Scores of a set of films: per film on the reference mask's own grid, and the table of means."""
 
-import csv
 import functools
-import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from experiments import pictures
 from experiments.command import Preempted, progress_bar
 from experiments.run_directory import write_bytes
+from experiments.score_table import ScoreTable
 from jaxseg import metrics, parallel, surface
 from jaxseg.data.arrays import FilmArrays
-from jaxseg.inference import make_predict, resize_logits
+from jaxseg.inference import resize_logits
 from jaxseg.parallel import Preemption
-from jaxseg.training import TrainState
-from jaxseg.types import Array
+from jaxseg.types import Array, Images, Logits
 
 COLUMNS = ("dice", "iou", "hd95", "assd", "pixel_accuracy", "precision", "recall")
 """Scores of a film, in the order of the table. Distances are pixels of the mask's grid."""
@@ -30,6 +27,9 @@ BOOTSTRAP_SEED = 0
 
 PER_FILM = "pixel_accuracy"
 """The one score that is of all classes at once."""
+
+Predict = Callable[[Any, Images], Logits]
+"""Logits of a batch, of whatever state its maker learnt."""
 
 
 class Scores:
@@ -44,6 +44,7 @@ class Scores:
             size; of several classes their mean.
         by_class: The same columns for each class by its name, background and pixel accuracy left
             out; empty where there is but one class.
+        calibration: Of all pixels of all films, on the masks' own grids.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class Scores:
         columns: dict[str, np.ndarray],
         soft_dice_pooled: float,
         by_class: dict[str, dict[str, np.ndarray]],
+        calibration: metrics.CalibrationSums,
     ):
         self.ids = list(ids)
         self.classes = list(classes)
         self.columns = columns
         self.soft_dice_pooled = soft_dice_pooled
         self.by_class = by_class
+        self.calibration = calibration
 
     def summary(self) -> dict[str, Any]:
         """The means over films that ``summary.json`` holds under ``test``."""
@@ -72,6 +75,7 @@ class Scores:
             "pixel_accuracy": float(metrics.mean_over_images(self.columns[PER_FILM]).mean),
             "soft_dice_pooled": self.soft_dice_pooled,
             "images": len(self.ids),
+            "calibration": self._calibration(),
         }
         if self.by_class:
             summary["classes"] = {name: _means(own) for name, own in self.by_class.items()}
@@ -82,23 +86,26 @@ class Scores:
         order = np.argsort(self.columns["dice"], kind="stable")
         return order[~np.isnan(self.columns["dice"][order])]
 
-    def as_csv(self) -> str:
-        """One line per film; empty where undefined."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+    def _calibration(self) -> dict[str, Any]:
+        """Of the probabilities; the reliability diagram's points go from sure no to sure yes."""
+        diagram = metrics.reliability(self.calibration)
+        return {
+            "expected_error": float(metrics.expected_calibration_error(self.calibration)),
+            "brier": float(metrics.brier_score(self.calibration)),
+            **{name: np.asarray(own).tolist() for name, own in diagram._asdict().items()},
+        }
+
+    def table(self) -> ScoreTable:
+        """A line per film."""
         columns = {name: self.columns[name] for name in (*COLUMNS, "dice_network_size")}
         for label, own in self.by_class.items():
             columns |= {f"{name}_{label}": own[name] for name in COLUMNS if name != PER_FILM}
-        writer.writerow(["id", "class", *columns])
-        for row, (name, label) in enumerate(zip(self.ids, self.classes, strict=True)):
-            values = (column[row] for column in columns.values())
-            writer.writerow([name, label, *("" if np.isnan(v) else f"{v:.6g}" for v in values)])
-        return text.getvalue()
+        return ScoreTable(self.ids, self.classes, columns)
 
 
 def score(
-    model: nn.Module,
-    state: TrainState,
+    predict: Predict,
+    state: Any,
     arrays: FilmArrays,
     indices: np.ndarray,
     mesh: Mesh,
@@ -113,8 +120,8 @@ def score(
     decided by the largest.
 
     Args:
-        model: The network.
-        state: What it learnt.
+        predict: The network, or several as one.
+        state: What it learnt; lies on every device of the mesh.
         arrays: The films.
         indices: Which of them.
         mesh: The devices.
@@ -128,7 +135,7 @@ def score(
     Raises:
         Preempted: SIGTERM came.
     """
-    score_rows = _compiled(model, mesh)
+    score_rows = _compiled(predict, mesh)
     parts: list[tuple[np.ndarray, Any]] = []
     with progress_bar("scoring", len(indices)) as bar:
         for batch in _batches_of_one_grid(arrays, indices, rows):
@@ -149,7 +156,7 @@ def score(
         real = (leaf[: len(batch)] for leaf, (batch, _) in zip(leaves, parts, strict=True))
         return np.concatenate(list(real))
 
-    columns, soft = jax.tree.map(joined, *(result for _, result in parts))
+    columns, soft, calibration = jax.tree.map(joined, *(result for _, result in parts))
     done = np.concatenate([batch for batch, _ in parts])
     place = {film: row for row, film in enumerate(done)}
     order = np.array([place[film] for film in indices])
@@ -163,6 +170,7 @@ def score(
             label: {name: values[:, i] for name, values in columns.items() if name != PER_FILM}
             for i, label in enumerate(class_names if len(class_names) > 1 else ())
         },
+        calibration=metrics.pooled(calibration),
     )
 
 
@@ -198,32 +206,33 @@ def mean_over_classes(values: np.ndarray) -> np.ndarray:
 
 def draw_examples(
     path: Path,
-    model: nn.Module,
-    state: TrainState,
+    predict: Predict,
+    state: Any,
     arrays: FilmArrays,
     indices: np.ndarray,
     scores: Scores,
-    *,
-    each: int = 3,
 ) -> None:
-    """Writes a picture of the films with the lowest Dice and of those with the highest."""
+    """Writes a picture of the films with the lowest Dice, the median film and the best ones."""
     order = scores.worst_first()
-    worst, best = order[:each], order[each:][-each:][::-1]
-    chosen = np.concatenate([worst, best])
-    if not len(chosen):
+    ranks: dict[int, str] = dict.fromkeys(order[-2:], "best")
+    if len(order):
+        ranks[order[len(order) // 2]] = "median"
+    ranks |= dict(zip(order, ("worst", "2nd worst", "3rd worst"), strict=False))
+    chosen = [row for row in order if row in ranks]
+    if not chosen:
         return
-    predict, state = jax.jit(make_predict(model)), parallel.local_copy(state)
+    compiled, state = jax.jit(predict), parallel.local_copy(state)
     films = [arrays.images[indices[row]] for row in chosen]
-    logits = predict(state, np.stack(films))
+    logits = compiled(state, np.stack(films))
     truths = [np.asarray(arrays.masks[indices[row]]) for row in chosen]
     predictions = [
         np.asarray(metrics.predicted_labels(resize_logits(logits[i : i + 1], truth.shape)))[0]
         for i, truth in enumerate(truths)
     ]
     captions = [
-        f"{rank}: {scores.ids[row]}\nDice {scores.columns['dice'][row]:.3f}\n"
+        f"{ranks[row]}: {scores.ids[row]}\nDice {scores.columns['dice'][row]:.3f}\n"
         f"HD95 {scores.columns['hd95'][row]:.1f} px"
-        for row, rank in zip(chosen, ["worst"] * len(worst) + ["best"] * len(best), strict=True)
+        for row in chosen
     ]
     write_bytes(
         path, pictures.examples([film[..., 0] for film in films], truths, predictions, captions)
@@ -260,30 +269,33 @@ def _distances(predicted: Array, actual: jax.Array, classes: int) -> tuple[jax.A
     return hd95.reshape(-1, classes), assd.reshape(-1, classes)
 
 
-def _compiled(model: nn.Module, mesh: Mesh) -> Callable[..., Any]:
-    predict = make_predict(model)
-
+def _compiled(predict: Predict, mesh: Mesh) -> Callable[..., Any]:
     def score_rows(
-        state: TrainState, films: dict[str, jax.Array]
-    ) -> tuple[dict[str, Array], metrics.SoftDiceSums]:
+        state: Any, films: dict[str, jax.Array]
+    ) -> tuple[dict[str, Array], metrics.SoftDiceSums, metrics.CalibrationSums]:
         logits, masks = predict(state, films["images"]), films["masks"].astype(jnp.int32)
         labels = films["labels"].astype(jnp.int32)
         count = functools.partial(metrics.count, num_classes=logits.shape[-1])
         at_network_size = foreground(count(metrics.predicted_labels(logits), labels))
         height, width = masks.shape[1:]
-        predicted = metrics.predicted_labels(resize_logits(logits, (height, width)))
+        resized = resize_logits(logits, (height, width))
+        predicted = metrics.predicted_labels(resized)
         counts = count(predicted, masks)
         objects = foreground(counts)
         hd95, assd = _distances(predicted, masks, objects.tp.shape[-1])
-        return {
-            "dice": metrics.dice(objects),
-            "iou": metrics.iou(objects),
-            "pixel_accuracy": metrics.pixel_accuracy(counts)[:, None],
-            "precision": metrics.precision(objects),
-            "recall": metrics.recall(objects),
-            "dice_network_size": metrics.dice(at_network_size),
-            "hd95": hd95,
-            "assd": assd,
-        }, metrics.soft_dice_sums(logits, labels)
+        return (
+            {
+                "dice": metrics.dice(objects),
+                "iou": metrics.iou(objects),
+                "pixel_accuracy": metrics.pixel_accuracy(counts)[:, None],
+                "precision": metrics.precision(objects),
+                "recall": metrics.recall(objects),
+                "dice_network_size": metrics.dice(at_network_size),
+                "hd95": hd95,
+                "assd": assd,
+            },
+            metrics.soft_dice_sums(logits, labels),
+            metrics.calibration_sums(resized, masks),
+        )
 
     return parallel.jit_rows(score_rows, mesh)

@@ -26,12 +26,13 @@ from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films, load
 from experiments.progress import Progress, StepsPerCall
-from experiments.run_directory import RunDirectory, write_json, write_text
+from experiments.run_directory import RunDirectory, write_json
 from experiments.scoring import draw_examples, foreground, mean_over_classes, score
 from experiments.tracing import Trace
 from jaxseg import metrics, parallel
 from jaxseg.augment import make_augment
 from jaxseg.checkpoint import Checkpoints
+from jaxseg.inference import make_predict
 from jaxseg.training import TrainState, make_eval_step, make_train_step
 from jaxseg.types import InputError
 
@@ -145,6 +146,7 @@ def train(
             row = {"step": int(state.step), "epoch": epoch + 1, "loss": progress.loss()}
             row |= validate(evaluate, state, films, mesh, rows=rows)
             row |= {"skipped": progress.skipped, "images_per_second": progress.images_per_second()}
+            row |= {"train_seconds": progress.train_seconds}
             if parallel.is_lead():
                 run.log(row)
             command.say(", ".join(f"{name} {_short(value)}" for name, value in row.items()))
@@ -156,7 +158,7 @@ def train(
         if (best := checkpoints.best_step()) is not None:
             state, _ = checkpoints.restore(state, best)
         scores = score(
-            model,
+            make_predict(model),
             state,
             films.arrays,
             films.test,
@@ -167,7 +169,7 @@ def train(
         )
     if not parallel.is_lead():
         return
-    write_text(run.test_scores, scores.as_csv())
+    scores.table().write(run.test_scores)
     write_json(
         run.summary,
         {
@@ -186,7 +188,7 @@ def train(
             **report.machine(),
         },
     )
-    draw_examples(run.examples, model, state, films.arrays, films.test, scores)
+    draw_examples(run.examples, make_predict(model), state, films.arrays, films.test, scores)
     report.write(run)
 
 

@@ -231,8 +231,10 @@ def _class_values(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _upright_grey(image: Image.Image) -> Image.Image:
-    """Luminance over black, turned as its EXIF orientation says."""
-    image = ImageOps.exif_transpose(image)
+    """Luminance over black, turned as its EXIF orientation says; may be the very picture given."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "L" and "transparency" not in image.info:
+        return image
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), colours)

@@ -65,7 +65,7 @@ class FilmStream:
         Yields:
             An iterator of dicts: ``images`` uint8 ``[rows, S, S, 1]``, ``labels`` uint8
             ``[rows, S, S]``, 0 and 1, ``valid`` bool ``[rows]``. Rows that pad hold film 0. A few
-            batches (one a thread) are decoded ahead.
+            batches (two a thread) are decoded ahead.
 
         Raises:
             InputError: by the iterator: a film's record is damaged.
@@ -73,7 +73,10 @@ class FilmStream:
         # Takes a second to load, which only those should pay who stream.
         import grain
 
-        options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads)
+        # Twice as many batches as threads, so that none waits while another's batch is late.
+        options = grain.ReadOptions(
+            num_threads=self._threads, prefetch_buffer_size=2 * self._threads
+        )
         dataset = grain.MapDataset.source(list(order)).map(self._batch)
         batches = iter(dataset.to_iter_dataset(options))
         try:

@@ -1,5 +1,6 @@
-"""From films to masks at their own size: whole or in tiles, views averaged, masks mended."""
+"""From films to masks at their own size: tiles, views and networks averaged, masks mended."""
 
+from jaxseg.inference.ensemble import disagreement, ensemble_logits, mutual_information
 from jaxseg.inference.logits import make_predict, resize_logits, resize_logits_on_host
 from jaxseg.inference.masks import component_areas, confidence, fill_holes, largest_components
 from jaxseg.inference.tiles import Tiling, predict_tiles
@@ -10,9 +11,12 @@ __all__ = [
     "average_views",
     "component_areas",
     "confidence",
+    "disagreement",
+    "ensemble_logits",
     "fill_holes",
     "largest_components",
     "make_predict",
+    "mutual_information",
     "predict_tiles",
     "resize_logits",
     "resize_logits_on_host",

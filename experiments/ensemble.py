@@ -1,0 +1,181 @@
+"""Scores several runs as one network, and says which films they disagree on.
+
+    python -m experiments.ensemble RUN RUN ... --out DIR [--images DIR --masks DIR] [more]
+
+The runs' probabilities are averaged. Their disagreement needs no truth: does it find the bad masks?
+Writes ``ensemble.json``, ``per_image.csv`` with each film's ``disagreement``, ``ensemble.png`` with
+the worst films and ``uncertainty.png`` with those most disagreed on.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tyro.conf import Positional
+
+from experiments import command, evaluate, pictures, report, trained
+from experiments.page import number
+from experiments.run_directory import RunDirectory, write_bytes, write_json
+from experiments.scoring import draw_examples, score
+from jaxseg import inference, metrics, parallel
+from jaxseg.types import Images, InputError, Logits
+
+WORST, UNSURE = 0.1, 0.2
+"""How many of the worst tenth of films are among the fifth most disagreed on?"""
+
+DRAWN = 4
+"""Films in ``uncertainty.png``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Scores several runs as one network, on their test films or on a folder of films."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN [RUN ...]")]
+    """Run directories, two or more, that see films in the same way."""
+    out: Path
+    """Where to write."""
+    images: Path | None = None
+    """Folder of PNG or JPEG films; the first run's test films unless given."""
+    masks: Path | None = None
+    """Folder of their masks, each with its film's stem."""
+    mask_values: tuple[int, ...] | None = None
+    """Grey values that are lung; above 127 unless given."""
+
+
+def ensemble(options: Options) -> None:
+    """Scores the films and writes the results.
+
+    Raises:
+        InputError: The runs do not go together, or a run, a film or an option will not do.
+    """
+    members = _load(options.runs)
+    first = RunDirectory(options.runs[0])
+    arrays, indices = evaluate.films_to_score(
+        first, options.images, options.masks, options.mask_values
+    )
+    configuration = members[0].configuration
+    mesh = parallel.make_mesh()
+    rows = parallel.rows_for(configuration.batch_size, mesh)
+    states = tuple(parallel.replicate(member.state, mesh) for member in members)
+    each = _logits_of_each(members)
+
+    def joint(states: Any, images: Images) -> Logits:
+        return inference.ensemble_logits(each(states, images))
+
+    classes = tuple(configuration.mask_values())
+    scores = score(joint, states, arrays, indices, mesh, rows=rows, class_names=classes)
+    compiled = parallel.jit_rows(lambda *given: inference.disagreement(each(*given)), mesh)
+    on_host = {"images": arrays.images}
+    doubts = []
+    for start in range(0, len(indices), rows):
+        batch = indices[start : start + rows]
+        padded = np.pad(batch, (0, rows - len(batch)), constant_values=-1)
+        taken = parallel.take_batch(on_host, padded, mesh)
+        doubts.append(parallel.to_host(compiled(states, taken["images"]))[: len(batch)])
+    disagreement = np.concatenate(doubts).astype(np.float64)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    table = scores.table()
+    table.columns["disagreement"] = disagreement
+    table.write(options.out / "per_image.csv")
+    found = finds_bad_masks(disagreement, scores.columns["dice"])
+    write_json(
+        options.out / "ensemble.json",
+        {
+            "runs": [path.name for path in options.runs],
+            "films": "the runs' test films" if options.images is None else str(options.images),
+            "test": scores.summary(),
+            "disagreement": found,
+            **report.machine(),
+        },
+    )
+    draw_examples(options.out / "ensemble.png", joint, states, arrays, indices, scores)
+    chosen = np.argsort(-disagreement, kind="stable")[:DRAWN]
+    images = np.stack([arrays.images[indices[row]] for row in chosen])
+    logits = jax.jit(each)(parallel.local_copy(states), images)
+    captions = [
+        f"{scores.ids[row]}\ndisagreement {disagreement[row]:.3f}\n"
+        f"Dice {scores.columns['dice'][row]:.3f}"
+        for row in chosen
+    ]
+    write_bytes(
+        options.out / "uncertainty.png",
+        pictures.uncertainty(
+            images[..., 0],
+            np.stack([metrics.predicted_labels(own) for own in logits]),
+            np.asarray(inference.mutual_information(logits)),
+            captions,
+        ),
+    )
+    print(report.one_line(scores.summary()))
+    print(
+        f"disagreement and 1 - Dice: rank correlation {number(found['rank_correlation'])}; "
+        f"of the worst {WORST:.0%} of films {found['worst_found']:.0%} are among the "
+        f"{UNSURE:.0%} most disagreed on"
+    )
+    print(f"written: {options.out / 'ensemble.json'}, per_image.csv, ensemble.png, uncertainty.png")
+
+
+def finds_bad_masks(disagreement: np.ndarray, dice: np.ndarray) -> dict[str, float]:
+    """How well films of low Dice are told by disagreement, over films where both are defined.
+
+    Returns:
+        ``rank_correlation``: Spearman's, of disagreement and 1 - Dice, in [-1, 1]; NaN where
+        either is the same for all films. ``worst_found``: the share of the `WORST` films by Dice
+        that are among the `UNSURE` ones by disagreement, in [0, 1]; by chance it is `UNSURE`. NaN
+        without films.
+    """
+    from scipy import stats
+
+    defined = ~np.isnan(dice) & ~np.isnan(disagreement)
+    dice, disagreement = dice[defined], disagreement[defined]
+    if not len(dice):
+        return {"rank_correlation": float("nan"), "worst_found": float("nan")}
+    told_apart = len(set(dice)) > 1 and len(set(disagreement)) > 1
+    found: Any = stats.spearmanr(disagreement, 1 - dice) if told_apart else None
+    worst = np.argsort(dice, kind="stable")[: max(1, round(WORST * len(dice)))]
+    unsure = np.argsort(-disagreement, kind="stable")[: max(1, round(UNSURE * len(dice)))]
+    return {
+        "rank_correlation": float(found.statistic) if told_apart else float("nan"),
+        "worst_found": float(np.isin(worst, unsure).mean()),
+    }
+
+
+def _load(runs: Sequence[Path]) -> list[trained.Trained]:
+    """The runs, which must see films in the same way."""
+    if len(runs) < 2:
+        raise InputError("RUN: an ensemble is of two or more runs")
+    members = [trained.load(RunDirectory(path)) for path in runs]
+    first = members[0].configuration
+    for path, member in zip(runs, members, strict=True):
+        for name in ("size", "film_resize", "preprocessing", "classes"):
+            own, other = getattr(member.configuration, name), getattr(first, name)
+            if own != other:
+                raise InputError(f"{path}: {name} is {own}, that of {runs[0]} is {other}")
+    return members
+
+
+def _logits_of_each(members: Sequence[trained.Trained]) -> Callable[[Any, Images], jax.Array]:
+    """Makes a function of all states and a batch that gives ``[M, B, H, W, K]``."""
+    predicts = [inference.make_predict(member.model) for member in members]
+
+    def each(states: Any, images: Images) -> jax.Array:
+        pairs = zip(predicts, states, strict=True)
+        return jnp.stack([jnp.asarray(predict(state, images)) for predict, state in pairs])
+
+    return each
+
+
+def main() -> None:
+    """Reads the command line and scores."""
+    ensemble(tyro.cli(Options, prog="python -m experiments.ensemble", description=Options.__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)

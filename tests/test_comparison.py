@@ -1,0 +1,205 @@
+"""Reports of several runs: on runs whose files are written here."""
+
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments import comparison, ensemble, page, pictures, score_table
+from experiments.configuration import PLACES
+from experiments.configurations import CONFIGURATIONS
+from experiments.run_directory import RunDirectory, write_json
+from experiments.score_table import ScoreTable
+from jaxseg.types import InputError
+
+RNG = np.random.default_rng(0)
+BINS = {"confidence": [0.1, None, 0.9], "frequency": [0.2, None, 0.8], "share": [0.5, 0, 0.5]}
+
+
+def table(dice, ids=None):
+    dice = np.asarray(dice, np.float64)
+    ids = [f"film{i}" for i in range(len(dice))] if ids is None else ids
+    columns = {"dice": dice, "iou": dice / (2 - dice), "hd95": 10 * (1 - dice), "assd": 1 - dice}
+    return ScoreTable(ids, [""] * len(dice), columns)
+
+
+def finished(path, dice, *, name="phantom", seed=0, ids=None, epochs_to_095=None, **options):
+    run = RunDirectory(path)
+    path.mkdir()
+    configuration = CONFIGURATIONS[name].as_json() | {"seed": seed} | options
+    write_json(run.config, {"configuration": configuration, "data_fingerprint": "f"})
+    table(dice, ids).write(run.test_scores)
+    write_json(
+        run.summary,
+        {
+            "test": {"calibration": {"expected_error": 0.1, "brier": 0.1, **BINS}},
+            "parameters": 100,
+            "films": {"train": 10, "validation": 2, "test": len(dice)},
+            "train_seconds": 60.0,
+        },
+    )
+    for epoch in range(1, 6):
+        reached = epochs_to_095 is not None and epoch >= epochs_to_095
+        run.log(
+            {
+                "step": epoch,
+                "epoch": epoch,
+                "loss": 1.0,
+                "validation_dice": 0.96 if reached else 0.9,
+                "train_seconds": 12.0 * epoch,
+            }
+        )
+    return run
+
+
+def test_a_table_of_scores_is_read_as_it_was_written(tmp_path):
+    written = table([0.5, np.nan, 0.25])
+    written.write(tmp_path / "scores.csv")
+    read = score_table.read(tmp_path / "scores.csv")
+    assert (read.ids, read.classes) == (written.ids, written.classes)
+    for name, values in written.columns.items():
+        np.testing.assert_allclose(read.columns[name], values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["", "id,class,dice\na,,much\n", "a,b,c\n1,2,3\n"])
+def test_what_is_no_table_of_scores_is_named(tmp_path, text):
+    (tmp_path / "scores.csv").write_text(text)
+    with pytest.raises(InputError, match=r"scores\.csv: is no table of scores"):
+        score_table.read(tmp_path / "scores.csv")
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_recipe(tmp_path):
+    runs = [
+        finished(tmp_path / "a", [0.9, 0.8], seed=1),
+        finished(tmp_path / "b", [0.9, 0.8], seed=0, data_dir="elsewhere"),
+        finished(tmp_path / "c", [0.9, 0.8], learning_rate=1e-3),
+        finished(tmp_path / "d", [0.9, 0.8], name="lungs"),
+    ]
+    recipes = comparison.gather(runs)
+    assert [[run.path.name for run in recipe.runs] for recipe in recipes] == [
+        ["b", "a"],
+        ["c"],
+        ["d"],
+    ]
+    assert [recipe.label for recipe in recipes] == [
+        "phantom, learning_rate 0.004",
+        "phantom, learning_rate 0.001",
+        "lungs",
+    ]
+    assert "data_dir" in PLACES
+
+
+def test_a_seed_named_twice_and_an_unfinished_run_are_refused(tmp_path):
+    runs = [finished(tmp_path / name, [0.9]) for name in "ab"]
+    with pytest.raises(InputError, match="two have one seed"):
+        comparison.gather(runs)
+    runs[1].summary.unlink()
+    with pytest.raises(InputError, match="b: is not finished"):
+        comparison.gather(runs)
+
+
+def test_differences_are_taken_film_by_film_on_the_films_that_both_have(tmp_path):
+    base = RNG.uniform(0.5, 0.9, 40)
+    better = [f"film{i}" for i in range(5, 45)]
+    runs = [
+        finished(tmp_path / "a", base),
+        finished(tmp_path / "b", base + 0.05, name="lungs", ids=better),
+    ]
+    sets = comparison.film_sets(comparison.gather(runs))
+    scored = sets["test films of split grouped"]
+    found = comparison.differences(scored["lungs"], scored["phantom"])["dice"]
+    by_hand = np.array([base[i] + 0.05 - base[i + 5] for i in range(35)])
+    assert found.images == 35
+    assert found.difference == pytest.approx(by_hand.mean(), abs=1e-6)
+    assert found.low < by_hand.mean() < found.high
+
+
+def test_the_page_has_seeds_spread_intervals_and_the_time_to_a_dice(tmp_path, capsys):
+    dice = np.array([[0.9, 0.8, 0.7], [0.8, 0.7, 0.6], [0.7, 0.6, 0.5]])
+    runs = [
+        finished(tmp_path / f"a{seed}", own, seed=seed, epochs_to_095=seed + 1)
+        for seed, own in enumerate(dice)
+    ]
+    runs.append(finished(tmp_path / "b", [0.95, 0.9, 0.85], name="lungs"))
+    comparison.write(runs, tmp_path / "comparison.html")
+    text = (tmp_path / "comparison.html").read_text()
+    cells = [html.unescape(re.sub("<[^>]+>", "|", row)) for row in text.split("<tr>")]
+    row = next(row for row in cells if row.startswith("|phantom|") and " to " in row)
+    assert "0.7000" in row
+    # The seeds' means are 0.8, 0.7 and 0.6.
+    assert "0.1000" in row
+    assert "0.5000" in row
+    assert any("|+0.2000|" in row for row in cells)
+    assert any("epochs" in row and "1, 2, 3" in row for row in cells)
+    assert any("seconds" in row and "12, 24, 36" in row for row in cells)
+    assert any("never" in row for row in cells)
+    assert text.count("data:image/png;base64,") == 2
+    assert not re.search(r"(?:src|href)=.?https?:", text)
+    assert "phantom" in capsys.readouterr().out
+
+
+def test_films_from_elsewhere_come_under_their_folders_name(tmp_path):
+    runs = [finished(tmp_path / name, [0.9], name=name) for name in ("phantom", "lungs")]
+    for run, dice in zip(runs, (0.5, 0.75), strict=True):
+        folder = run.path / "jsrt"
+        folder.mkdir()
+        table([dice]).write(folder / "per_image.csv")
+        (folder / "evaluation.json").write_text(json.dumps({"test": {}}))
+    sets = comparison.film_sets(comparison.gather(runs))
+    assert sets["jsrt"]["lungs"].mean("dice").tolist() == [0.75]
+    assert sets["jsrt"]["phantom"].mean("dice").tolist() == [0.5]
+
+
+def test_seeds_scored_on_other_films_are_refused(tmp_path):
+    runs = [
+        finished(tmp_path / "a", [0.9, 0.8], seed=0),
+        finished(tmp_path / "b", [0.9, 0.8], seed=1, ids=["film0", "film7"]),
+    ]
+    with pytest.raises(InputError, match="holds other films"):
+        comparison.film_sets(comparison.gather(runs))
+
+
+def test_the_pooled_diagram_is_that_of_all_pixels_together():
+    parts = [
+        {"confidence": [0.1, None], "frequency": [0.0, None], "share": [1.0, 0.0]},
+        {"confidence": [0.3, 0.9], "frequency": [0.5, 1.0], "share": [0.25, 0.75]},
+    ]
+    pooled = comparison.pooled_calibration(parts)
+    np.testing.assert_allclose(pooled["confidence"], [(0.1 + 0.25 * 0.3) / 1.25, 0.9])
+    np.testing.assert_allclose(pooled["frequency"], [0.125 / 1.25, 1.0])
+    np.testing.assert_allclose(pooled["share"], [0.625, 0.375])
+    empty = comparison.pooled_calibration(parts[:1])
+    assert np.isnan(empty["confidence"][1])
+
+
+def test_disagreement_that_orders_films_as_their_errors_do_finds_them_all():
+    dice = np.append(RNG.uniform(0.5, 1, 50), np.nan)
+    found = ensemble.finds_bad_masks(1 - dice, dice)
+    assert found == {"rank_correlation": pytest.approx(1), "worst_found": 1}
+    assert ensemble.finds_bad_masks(dice, dice)["worst_found"] == 0
+    assert ensemble.finds_bad_masks(dice, dice)["rank_correlation"] == pytest.approx(-1)
+
+
+def test_disagreement_counts_the_worst_tenth_within_the_most_doubted_fifth():
+    dice = np.arange(20) / 20
+    doubt = np.zeros(20)
+    # The worst tenth are films 0 and 1; the most doubted fifth 0, 10, 11 and 12.
+    doubt[[0, 10, 11, 12]] = 4, 3, 2, 1
+    assert ensemble.finds_bad_masks(doubt, dice)["worst_found"] == 0.5
+    assert np.isnan(ensemble.finds_bad_masks(np.zeros(20), dice)["rank_correlation"])
+    assert np.isnan(ensemble.finds_bad_masks(doubt[:0], dice[:0])["worst_found"])
+
+
+def test_pictures_of_uncertainty_are_drawn_whatever_the_masks_are():
+    films = np.zeros((2, 8, 8), np.uint8)
+    masks = np.zeros((3, 2, 8, 8), np.int32)
+    masks[0, 0, 2:5, 2:5] = 1
+    png = pictures.uncertainty(films, masks, np.zeros((2, 8, 8)), ["a", "b"])
+    assert png.startswith(b"\x89PNG")
+
+
+def test_text_on_a_page_is_text():
+    assert "<b>" not in page.table(("<b>",), [("<b>",)]) + page.facts([("<b>", "<b>")])
+    assert page.number(float("nan")) == page.number(None) == "undefined"

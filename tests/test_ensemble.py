@@ -1,0 +1,95 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxseg import inference
+from jaxseg.types import InputError
+
+RNG = np.random.default_rng(3)
+
+
+def members(classes, count=3):
+    return RNG.normal(0, 3, (count, 2, 5, 7, classes)).astype(np.float32)
+
+
+def probabilities(logits):
+    """In float64, with the background as a class of its own."""
+    logits = np.asarray(logits, np.float64)
+    if logits.shape[-1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_ensembles_probability_is_the_mean_of_its_members(classes):
+    logits = members(classes)
+    joint = inference.ensemble_logits(logits)
+    assert joint.dtype == jnp.float32
+    np.testing.assert_allclose(
+        probabilities(joint), probabilities(logits).mean(axis=0), rtol=2e-5, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_one_network_is_its_own_ensemble(classes):
+    logits = members(classes, count=1)
+    joint = inference.ensemble_logits(logits)
+    np.testing.assert_allclose(probabilities(joint), probabilities(logits[0]), rtol=1e-5, atol=1e-7)
+    assert float(inference.mutual_information(logits).max()) == 0
+
+
+def test_huge_logits_stay_finite():
+    logits = np.array([1e4, -1e4, 1e4], np.float32)[:, None, None, None, None]
+    joint = inference.ensemble_logits(logits)
+    np.testing.assert_allclose(joint, np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(
+        inference.mutual_information(logits), stats.entropy([1 / 3, 2 / 3]), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_mutual_information_is_the_entropy_that_the_members_do_not_share(classes):
+    logits = members(classes)
+    own = probabilities(logits)
+    expected = stats.entropy(own.mean(axis=0), axis=-1) - stats.entropy(own, axis=-1).mean(axis=0)
+    found = jax.jit(inference.mutual_information)(logits)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert expected.max() > 0.1
+
+
+def test_two_sure_members_that_disagree_have_a_bits_worth_of_information():
+    logits = np.array([50, -50], np.float32)[:, None, None, None, None]
+    np.testing.assert_allclose(inference.mutual_information(logits), np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_disagreement_is_one_less_the_mean_dice_of_pairs(classes):
+    logits = members(classes)
+    labels = logits[..., 0] > 0 if classes == 1 else logits.argmax(axis=-1)
+    expected = []
+    for film in range(2):
+        dice = [
+            2 * ((a == c) & (b == c)).sum() / ((a == c).sum() + (b == c).sum())
+            for a, b in itertools.combinations(labels[:, film], 2)
+            for c in range(1, max(classes, 2))
+        ]
+        expected.append(1 - np.mean(dice))
+    np.testing.assert_allclose(jax.jit(inference.disagreement)(logits), expected, rtol=1e-6)
+
+
+def test_empty_masks_agree_and_nan_is_told():
+    empty = np.full((2, 2, 4, 4, 1), -1, np.float32)
+    empty[0, 1, 0, 0] = np.nan
+    assert inference.disagreement(empty)[0] == 0
+    assert np.isnan(inference.disagreement(empty)[1])
+
+
+def test_too_few_members_are_refused():
+    with pytest.raises(InputError, match="of 2 or more networks"):
+        inference.disagreement(members(1, count=1))
+    with pytest.raises(InputError, match="of 1 or more networks"):
+        inference.ensemble_logits(members(1, count=0))
