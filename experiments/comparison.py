@@ -92,6 +92,25 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
     print(f"comparison: {out}")
 
 
+def over_seeds(runs: Sequence[RunDirectory]) -> dict[str, Any]:
+    """What ``summary.json`` says of several seeds of one configuration.
+
+    Returns:
+        ``seeds``, and under ``test`` for every score of the runs' summaries that is one number its
+        ``mean``, its ``spread`` (the standard deviation over seeds, n - 1; None of one) and the
+        ``values``.
+    """
+    tests = [(run.read_summary() or {})["test"] for run in runs]
+    scores = {}
+    for name in tests[0]:
+        values = [test[name] for test in tests]
+        if all(isinstance(value, float) for value in values):
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            scores[name] = {"mean": float(np.mean(values)), "spread": spread, "values": values}
+    seeds = [run.read_config()["configuration"]["seed"] for run in runs]
+    return {"seeds": seeds, "images": tests[0]["images"], "test": scores}
+
+
 def gather(runs: Sequence[RunDirectory]) -> list[Recipe]:
     """The runs by recipe, in the order in which recipes first come.
 

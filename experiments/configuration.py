@@ -47,9 +47,11 @@ class Configuration:
     classes: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,...")] = ()
     """What the masks' values mean: lungs=150,200 heart=250. In a palette picture a value is the
     index, else the grey; all others are background. One class, grey above 127, unless given."""
-    split: Annotated[str, arg(metavar="seed|grouped|source:TEXT")] = "grouped"
+    split: Annotated[str, arg(metavar="seed|grouped|choosing|source:TEXT")] = "grouped"
     """seed: 70/30 by permutation, nothing selected. grouped: 70/10/20, duplicates kept together.
-    source:TEXT: test on films whose source's address holds TEXT, learn from all others."""
+    choosing: to choose a recipe by; films that seed or grouped tests on are left out, and the
+    validation films of grouped are scored. source:TEXT: test on films whose source's address holds
+    TEXT, learn from all others."""
     size: int = 256
     """Side in pixels that films are resized to for the network."""
     film_resize: Literal["bilinear", "nearest"] = "bilinear"
@@ -116,8 +118,10 @@ class Configuration:
         for field in ("size", "epochs", "batch_size", "microbatches", "skipped_in_a_row"):
             if getattr(self, field) < 1:
                 raise InputError(f"--{field.replace('_', '-')}: must be at least 1")
-        if self.split not in ("seed", "grouped") and not self.split.startswith(SOURCE):
-            raise InputError(f"--split: {self.split!r} is none of seed, grouped and {SOURCE}TEXT")
+        rules = ("seed", "grouped", "choosing")
+        if self.split not in rules and not self.split.startswith(SOURCE):
+            known = f"{', '.join(rules)} and {SOURCE}TEXT"
+            raise InputError(f"--split: {self.split!r} is none of {known}")
         if (self.images is None) != (self.masks is None):
             missing = "--masks" if self.masks is None else "--images"
             raise InputError(f"{missing}: --images and --masks go together")

@@ -14,7 +14,7 @@ from jaxseg.data import phantom
 from jaxseg.data.archive import RELEASE_COUNTS, PartialReleaseWarning
 from jaxseg.data.arrays import FilmArrays, load_arrays
 from jaxseg.data.folders import load_folders
-from jaxseg.data.splits import SPLITS, held_out_split, seed_split
+from jaxseg.data.splits import SPLITS, choosing_split, held_out_split, seed_split
 from jaxseg.types import InputError
 
 if TYPE_CHECKING:
@@ -73,8 +73,9 @@ def split(arrays: FilmArrays, rule: str, *, fingerprint: str) -> Films:
 
     Args:
         arrays: The films.
-        rule: "seed" permutes them all, "grouped" is the builder's, "source:TEXT" holds the films
-            of the sources with that text out.
+        rule: "seed" permutes them all, "grouped" is the builder's, "choosing" tests on the films
+            that grouped validates with and leaves out all that either rule tests on,
+            "source:TEXT" holds the films of the sources with that text out.
         fingerprint: Of the archive's content.
 
     Raises:
@@ -88,6 +89,9 @@ def split(arrays: FilmArrays, rule: str, *, fingerprint: str) -> Films:
         indices = held_out_split(arrays.sources, arrays.groups, arrays.split, held_out=text)
         return Films(arrays, *indices, fingerprint)
     names = np.asarray(arrays.split)
+    if rule == "choosing":
+        train, test = choosing_split(arrays.ids, arrays.groups, arrays.split)
+        return Films(arrays, train, np.empty(0, np.int64), test, fingerprint)
     train, validation, test = (np.flatnonzero(names == name) for name in SPLITS)
     return Films(arrays, train, validation, test, fingerprint)
 

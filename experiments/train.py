@@ -21,7 +21,7 @@ import tyro
 from jax.sharding import Mesh
 from tyro.conf import OmitArgPrefixes, arg
 
-from experiments import command, input_path, report
+from experiments import command, comparison, input_path, report
 from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films, load
@@ -54,6 +54,14 @@ class Options:
     """Go on in --workdir where a run stopped there; start one where there is none."""
     profile: Path | None = None
     """Folder for a trace of a few steps, which TensorBoard and Perfetto open."""
+    seeds: int = 1
+    """Train so many seeds from --seed on, one after another, each in a folder of its own within
+    --workdir, where summary.json then has the mean and the spread of their scores."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError where there is no seed to train."""
+        if self.seeds < 1:
+            raise InputError("--seeds: must be at least 1")
 
 
 def train(
@@ -192,6 +200,35 @@ def train(
     report.write(run)
 
 
+def train_seeds(
+    configuration: Configuration,
+    workdir: Path,
+    mesh: Mesh,
+    *,
+    seeds: int,
+    resume: bool,
+    profile: Path | None = None,
+) -> None:
+    """Trains several seeds, a run each in ``seed-N``, and compares them.
+
+    Raises:
+        InputError, Diverged, Preempted: As `train`, for the seed that it was at.
+    """
+    runs = []
+    for seed in range(configuration.seed, configuration.seed + seeds):
+        own = dataclasses.replace(configuration, seed=seed)
+        runs.append(RunDirectory(workdir / f"seed-{seed}"))
+        if runs[-1].check_usable(own, resume=resume) and runs[-1].read_summary() is not None:
+            command.say(f"seed {seed} is trained already")
+            continue
+        command.say(f"seed {seed}: {runs[-1].path}")
+        train(own, runs[-1], mesh, resume=resume, profile=profile)
+        profile = None
+    if parallel.is_lead():
+        write_json(workdir / "summary.json", comparison.over_seeds(runs))
+        comparison.write(runs, workdir / "comparison.html")
+
+
 def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -> Films:
     """Starts the run's folder or finds it fit to go on, and loads its films.
 
@@ -319,13 +356,11 @@ def main() -> None:
             raise InputError("--workdir: several processes need it, on a disk that they share")
         workdir = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     command.say(f"run directory: {workdir}")
-    train(
-        options.configuration,
-        RunDirectory(workdir),
-        mesh,
-        resume=options.resume,
-        profile=options.profile,
-    )
+    how = {"resume": options.resume, "profile": options.profile}
+    if options.seeds == 1:
+        train(options.configuration, RunDirectory(workdir), mesh, **how)
+    else:
+        train_seeds(options.configuration, workdir, mesh, seeds=options.seeds, **how)
 
 
 if __name__ == "__main__":

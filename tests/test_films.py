@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxseg.data.films import (
+    decode_film,
+    decode_resized_film,
     grey_film_png,
     grey_mask_png,
     read_film,
@@ -264,3 +266,32 @@ def test_nearest_takes_the_pixel_under_each_centre(size):
     expected = film[np.ix_(rows, columns)]
     np.testing.assert_array_equal(resize_film(film, size, "nearest"), expected)
     np.testing.assert_array_equal(resize_mask(film // 128, size), expected // 128)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "nearest"])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "turned", "deep"])
+@pytest.mark.parametrize("size", [7, 16])
+def test_decoded_at_a_size_a_film_is_what_decoding_and_resizing_give(mode, size, method):
+    picture = Image.fromarray(DEEP if mode == "deep" else GREY)
+    options = {}
+    if mode == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options = {"exif": exif}
+    if mode == "RGBA":
+        picture = picture.convert("RGBA")
+    content = png_bytes(picture, **options)
+    expected = resize_film(decode_film(content, "film"), size, method)
+    found = decode_resized_film(content, "film", size, method)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.uint8
+
+
+def test_a_damaged_film_is_named_when_it_is_decoded_at_a_size():
+    with pytest.raises(InputError, match="film: cannot be read"):
+        decode_resized_film(png_bytes(Image.fromarray(GREY))[:-30], "film", 16)
+
+
+def test_a_film_of_the_right_size_is_left_as_it_is():
+    film = GREY[:7, :7]
+    np.testing.assert_array_equal(resize_film(film, 7), film)

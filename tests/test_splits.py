@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from jaxseg.data.splits import (
     SPLITS,
     Bridge,
+    choosing_split,
     group_films,
     grouped_split,
     natural_key,
@@ -183,3 +184,26 @@ def test_the_seeds_split_takes_every_film_once(count):
     train, test = seed_split([f"COVID-{n}" for n in range(count)])
     assert sorted([*train, *test]) == list(range(count))
     assert train.dtype == test.dtype == np.int64
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60))
+def test_a_recipe_is_chosen_on_films_that_no_rule_tests_on(kinds):
+    ids = [f"Normal-{n}" for n in range(len(kinds))]
+    contents = [sha(kind) for kind in kinds]
+    groups = [ids[kinds.index(kind)] for kind in kinds]
+    split = grouped_split(contents)
+    train, test = choosing_split(ids, groups, split)
+    tested_by_seed = {groups[i] for i in seed_split(ids)[1]}
+    expected = {
+        name: [i for i in range(len(ids)) if groups[i] not in tested_by_seed and split[i] == name]
+        for name in SPLITS
+    }
+    assert train.tolist() == expected["train"]
+    assert test.tolist() == expected["validation"]
+
+
+def test_films_to_choose_by_are_some():
+    ids = [f"Normal-{n}" for n in range(200)]
+    train, test = choosing_split(ids, ids, grouped_split([sha(name) for name in ids]))
+    assert len(train) > 80
+    assert len(test) > 8

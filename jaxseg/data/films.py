@@ -14,6 +14,8 @@ from jaxseg.types import InputError
 
 Resize = Literal["bilinear", "nearest"]
 
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
+
 _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
@@ -88,6 +90,16 @@ def decode_film(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
         return _film(image)
 
 
+def decode_resized_film(
+    data: bytes, name: str, size: int, method: Resize = "bilinear"
+) -> UInt8[np.ndarray, "S S"]:
+    """``resize_film`` of ``decode_film``, of a grey PNG without an array between the two."""
+    with _opened(io.BytesIO(data), name) as image:
+        if _is_plain_grey_png(image, data):
+            return np.asarray(image.resize((size, size), _RESAMPLING[method]))
+        return resize_film(_film(image), size, method)
+
+
 def decode_mask(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
     """``read_mask`` of a file's bytes, values above 127; ``name`` is for errors."""
     with _opened(io.BytesIO(data), name) as image:
@@ -154,14 +166,18 @@ def resize_film(
         film: any size.
         size: the side in pixels, 1 or more.
         method: ``bilinear``, antialiased where it shrinks; or ``nearest``.
+
+    Returns:
+        A new picture, or the very film where it has that size.
     """
-    resampling = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
-    return np.asarray(Image.fromarray(film).resize((size, size), resampling[method]))
+    if film.shape == (size, size):
+        return film
+    return np.asarray(Image.fromarray(film).resize((size, size), _RESAMPLING[method]))
 
 
 def resize_mask(mask: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, "S S"]:
     """Resizes a mask to a square by nearest neighbour: no value arises that was not there."""
-    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+    return resize_film(mask, size, "nearest")
 
 
 def stretched(values: Num[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:

@@ -14,7 +14,14 @@ from jaxtyping import UInt8
 
 from jaxseg.data.archive import RELEASE_COUNTS
 from jaxseg.data.cache import Pair
-from jaxseg.data.films import Resize, decode_film, decode_mask, resize_film, resize_mask
+from jaxseg.data.films import (
+    Resize,
+    decode_film,
+    decode_mask,
+    decode_resized_film,
+    resize_film,
+    resize_mask,
+)
 from jaxseg.data.preprocessing import Preprocessing, preprocess
 from jaxseg.data.splits import SPLITS, natural_key
 from jaxseg.types import InputError
@@ -82,8 +89,11 @@ class StoredFilms:
         """
         record = self.records[index]
         film_file, mask_file = self.files(index)
-        film = preprocess(decode_film(film_file, record.id), preprocessing)
         mask = decode_mask(mask_file, f"mask of {record.id}")
+        if preprocessing == "none":
+            film = decode_resized_film(film_file, record.id, size, film_resize)
+            return Pair(film, resize_mask(mask, size), mask)
+        film = preprocess(decode_film(film_file, record.id), preprocessing)
         return at_size(film, mask, size, film_resize)
 
     def files(self, index: int) -> tuple[bytes, bytes]:

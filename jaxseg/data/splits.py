@@ -150,6 +150,28 @@ def held_out_split(
     return np.flatnonzero(free & ~validation), np.flatnonzero(validation), np.flatnonzero(tested)
 
 
+def choosing_split(
+    ids: Sequence[str], groups: Sequence[str], split: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Films to choose a recipe by, none of which any rule tests on.
+
+    Args:
+        ids: every film's name, once.
+        groups: a name for every film that films which must not be parted share.
+        split: every film's split by `grouped_split`.
+
+    Returns:
+        ``(train, test)``, int64 indices in ascending order: of the films that `seed_split` learns
+        from and that share no group with one that it tests on, those that the grouped rule learns
+        from, and those that it validates with.
+    """
+    _, tested = seed_split(ids)
+    bound = {groups[film] for film in tested}
+    free = np.array([group not in bound for group in groups], bool)
+    names = np.asarray(split)
+    return np.flatnonzero(free & (names == "train")), np.flatnonzero(free & (names == "validation"))
+
+
 def leaked(groups: Sequence[str], train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Which test films share a group with a film that was learnt from.
 
