@@ -1,24 +1,28 @@
 """Scores a run on its own test films, or on any folder of films with masks.
 
-    python -m experiments.evaluate RUN [--images DIR --masks DIR] [--mask-values V ...] [--out DIR]
+    python -m experiments.evaluate RUN [--images DIR --masks DIR] [--mask-values V ...] [more]
 
 Writes ``evaluation.json`` and ``per_image.csv``.
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from experiments import command, films, report, trained
+from experiments.mask_settings import MaskSettings
 from experiments.run_directory import RunDirectory, write_json
 from experiments.scoring import draw_examples, score
 from jaxseg.data.arrays import FilmArrays, films_from_folders
 from jaxseg.inference import make_predict
 from jaxseg.parallel import make_mesh, replicate, rows_for
 from jaxseg.types import InputError
+
+AS_TRAINED = MaskSettings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Options:
     """Grey values that are lung; above 127 unless given. A run with --classes takes its own."""
     out: Path | None = None
     """Where to write; the run directory unless given."""
+    made: Annotated[OmitArgPrefixes[MaskSettings], arg(name="")] = AS_TRAINED
 
 
 def evaluate(options: Options) -> None:
@@ -51,8 +56,12 @@ def evaluate(options: Options) -> None:
     mesh = make_mesh()
     state = replicate(learnt.state, mesh)
     rows = rows_for(configuration.batch_size, mesh)
-    predict = make_predict(learnt.model)
-    scores = score(predict, state, arrays, indices, mesh, rows=rows, class_names=tuple(classes))
+    options.made.check_classes(len(classes))
+    predict = options.made.averaged(make_predict(learnt.model))
+    mend = options.made.labels if options.made.mends() else None
+    scores = score(
+        predict, state, arrays, indices, mesh, rows=rows, class_names=tuple(classes), mend=mend
+    )
     out = options.out or options.run
     out.mkdir(parents=True, exist_ok=True)
     summary = scores.summary()
@@ -63,11 +72,12 @@ def evaluate(options: Options) -> None:
             "run": options.run.name,
             "films": "the run's test films" if options.images is None else str(options.images),
             "mask_values": options.mask_values,
+            "masks_made": dataclasses.asdict(options.made),
             "test": summary,
             **report.machine(),
         },
     )
-    draw_examples(out / "evaluation.png", predict, state, arrays, indices, scores)
+    draw_examples(out / "evaluation.png", predict, state, arrays, indices, scores, mend=mend)
     print(report.one_line(summary))
     print(f"written: {out / 'evaluation.json'}, per_image.csv, evaluation.png")
 

@@ -1,4 +1,4 @@
-"""Segments the lungs on films of any size, thousands of them.
+"""Segments films of any size, thousands of them.
 
     python -m experiments.predict RUN IMAGE ... --out DIR
 
@@ -44,7 +44,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Segments the lungs on films of any size and mode, and goes on where it was stopped."""
+    """Segments films of any size and mode, and goes on where it was stopped."""
 
     run: Positional[Path]
     """Run directory."""

@@ -21,7 +21,8 @@ class Row:
 
     Attributes:
         film: The file's name.
-        object: What is measured: a class of the run, such as lung.
+        object: What is measured: a class of the run; of one without names lung, or object where it
+            learnt from films of one's own.
         height: The film's, in pixels.
         width: The film's, in pixels.
         area_px: Pixels of the object.

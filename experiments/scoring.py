@@ -112,6 +112,7 @@ def score(
     *,
     rows: int,
     class_names: Sequence[str] = (),
+    mend: Callable[[np.ndarray], np.ndarray] | None = None,
     stop: Preemption | None = None,
 ) -> Scores:
     """Scores films against their masks.
@@ -127,6 +128,9 @@ def score(
         mesh: The devices.
         rows: Films at once, an even share for every device.
         class_names: Of several classes, background left out; none for one class.
+        mend: Decides on the host, of one film's logits ``[H, W, K]`` on its mask's grid, the labels
+            int32 ``[H, W]`` that are scored, in place of the above. Neither the scores at the
+            network's size nor the calibration see it.
         stop: Notices a preemption between batches.
 
     Returns:
@@ -135,7 +139,7 @@ def score(
     Raises:
         Preempted: SIGTERM came.
     """
-    score_rows = _compiled(predict, mesh)
+    score_rows = _compiled(predict, mesh, mend)
     parts: list[tuple[np.ndarray, Any]] = []
     with progress_bar("scoring", len(indices)) as bar:
         for batch in _batches_of_one_grid(arrays, indices, rows):
@@ -211,6 +215,8 @@ def draw_examples(
     arrays: FilmArrays,
     indices: np.ndarray,
     scores: Scores,
+    *,
+    mend: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> None:
     """Writes a picture of the films with the lowest Dice, the median film and the best ones."""
     order = scores.worst_first()
@@ -225,10 +231,9 @@ def draw_examples(
     films = [arrays.images[indices[row]] for row in chosen]
     logits = compiled(state, np.stack(films))
     truths = [np.asarray(arrays.masks[indices[row]]) for row in chosen]
-    predictions = [
-        np.asarray(metrics.predicted_labels(resize_logits(logits[i : i + 1], truth.shape)))[0]
-        for i, truth in enumerate(truths)
-    ]
+    resized = (resize_logits(logits[i : i + 1], truth.shape) for i, truth in enumerate(truths))
+    decide = mend or (lambda own: np.asarray(metrics.predicted_labels(own[None]))[0])
+    predictions = [decide(np.asarray(own[0])) for own in resized]
     captions = [
         f"{ranks[row]}: {scores.ids[row]}\nDice {scores.columns['dice'][row]:.3f}\n"
         f"HD95 {scores.columns['hd95'][row]:.1f} px"
@@ -269,7 +274,15 @@ def _distances(predicted: Array, actual: jax.Array, classes: int) -> tuple[jax.A
     return hd95.reshape(-1, classes), assd.reshape(-1, classes)
 
 
-def _compiled(predict: Predict, mesh: Mesh) -> Callable[..., Any]:
+def _compiled(
+    predict: Predict, mesh: Mesh, mend: Callable[[np.ndarray], np.ndarray] | None
+) -> Callable[..., Any]:
+    def decided(logits: jax.Array) -> Array:
+        if mend is None:
+            return metrics.predicted_labels(logits)
+        shape = jax.ShapeDtypeStruct(logits.shape[:3], jnp.int32)
+        return jax.pure_callback(functools.partial(_mended, mend), shape, logits)
+
     def score_rows(
         state: Any, films: dict[str, jax.Array]
     ) -> tuple[dict[str, Array], metrics.SoftDiceSums, metrics.CalibrationSums]:
@@ -279,7 +292,7 @@ def _compiled(predict: Predict, mesh: Mesh) -> Callable[..., Any]:
         at_network_size = foreground(count(metrics.predicted_labels(logits), labels))
         height, width = masks.shape[1:]
         resized = resize_logits(logits, (height, width))
-        predicted = metrics.predicted_labels(resized)
+        predicted = decided(resized)
         counts = count(predicted, masks)
         objects = foreground(counts)
         hd95, assd = _distances(predicted, masks, objects.tp.shape[-1])
@@ -299,3 +312,9 @@ def _compiled(predict: Predict, mesh: Mesh) -> Callable[..., Any]:
         )
 
     return parallel.jit_rows(score_rows, mesh)
+
+
+def _mended(mend: Callable[[np.ndarray], np.ndarray], logits: Array) -> np.ndarray:
+    """Labels of a batch's logits; no class where a logit is NaN, as `metrics.predicted_labels`."""
+    labels = np.stack([mend(film) for film in np.asarray(logits)])
+    return np.where(np.isnan(logits).any(axis=-1), np.int32(-1), labels)

@@ -5,25 +5,24 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from experiments import pictures
+from experiments.mask_settings import MaskSettings
 from experiments.predictions import Predictions, Row, save_png
 from experiments.trained import Trained
 from jaxseg import inference, parallel
 from jaxseg.data import dicom
 from jaxseg.data.films import read_film, resize_film
 from jaxseg.data.preprocessing import preprocess
-from jaxseg.inference.views import Flip
 from jaxseg.types import Array, InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(MaskSettings):
     """What of the command line decides what masks are; the defaults are how runs are scored."""
 
     tile: int | None = None
@@ -31,16 +30,6 @@ class Settings:
     to the network's size: for networks trained at the films' own scale."""
     overlap: int | None = None
     """Pixels that neighbouring tiles share; about a quarter of a tile unless given."""
-    flips: tuple[Flip, ...] = ()
-    """Average with the film flipped; left_right moves the heart to the other side."""
-    scales: tuple[float, ...] = (1.0,)
-    """Average over the film scaled by these factors."""
-    threshold: float = 0.5
-    """Probability above which a pixel is lung."""
-    largest: int | None = None
-    """Keep so many of the mask's largest connected parts."""
-    fill_holes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fill the mask's holes."""
     batch_size: int | None = None
     """Films, or tiles, at once over all devices; the run's unless given."""
 
@@ -50,13 +39,11 @@ class Settings:
         Raises:
             InputError: Naming the option.
         """
-        if not 0 < self.threshold < 1:
-            raise InputError(f"--threshold: {self.threshold:g} should lie between 0 and 1")
+        super().__post_init__()
         if self.overlap is not None and self.tile is None:
             raise InputError("--overlap: goes with --tile")
-        for name in ("largest", "batch_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')}: should be 1 or more")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError("--batch-size: should be 1 or more")
 
 
 AS_THE_RUN_SCORES = Settings()
@@ -92,14 +79,12 @@ class Segmenter:
         """
         self.settings, self.configuration = settings, learnt.configuration
         self.objects = _objects(learnt)
-        if len(self.objects) > 1 and settings.threshold != AS_THE_RUN_SCORES.threshold:
-            raise InputError("--threshold: of several classes the most probable is taken")
+        settings.check_classes(len(self.objects))
         mesh = parallel.make_mesh()
         self.rows = parallel.rows_for(settings.batch_size or learnt.configuration.batch_size, mesh)
         self.tiling = _tiling(settings, multiple=2 ** (len(learnt.configuration.widths) - 1))
         self.films_at_once = 1 if self.tiling else self.rows
-        predict = inference.make_predict(learnt.model)
-        views = inference.average_views(predict, flips=settings.flips, scales=settings.scales)
+        views = settings.averaged(inference.make_predict(learnt.model))
         self._forward = parallel.jit_rows(views, mesh)
         self._state = parallel.replicate(learnt.state, mesh)
         self._weights = _digest(learnt.state.variables())
@@ -152,7 +137,7 @@ class Segmenter:
     def write(self, film: Film, logits: Array, place: int, predictions: Predictions) -> list[Row]:
         """Writes a film's mask and overlay, its logits being row ``place``; a row an object."""
         own = inference.resize_logits_on_host(np.asarray(logits)[place], film.pixels.shape)
-        labels = self.labels(own)
+        labels = self.settings.labels(own)
         save_png(pictures.mask(labels, classes=len(self.objects)), predictions.mask(film.stem))
         if predictions.overlays:
             save_png(pictures.overlay(film.pixels, labels), predictions.overlay(film.stem))
@@ -176,31 +161,11 @@ class Segmenter:
             )
         return rows
 
-    def labels(self, logits: np.ndarray) -> np.ndarray:
-        """Class numbers ``[H, W]`` of one film's logits, mended as asked for; 0 is background.
-
-        Holes are background alone: what else lies within an object stays what it is.
-        """
-        if logits.shape[-1] == 1:
-            threshold = self.settings.threshold
-            labels = (logits[..., 0] > math.log(threshold / (1 - threshold))).astype(np.int32)
-        else:
-            labels = logits.argmax(axis=-1).astype(np.int32)
-        for number in range(1, len(self.objects) + 1):
-            if self.settings.largest is not None:
-                mask = labels == number
-                labels[mask & ~inference.largest_components(mask, self.settings.largest)] = 0
-            if self.settings.fill_holes:
-                labels[inference.fill_holes(labels == number) & (labels == 0)] = number
-        return labels
-
 
 def _objects(learnt: Trained) -> list[str]:
-    """Names of the classes from 1 on: the run's own, where it has any."""
-    if named := list(learnt.configuration.mask_values()):
-        return named
-    classes = max(2, learnt.model.num_classes)
-    return ["lung"] if classes == 2 else [f"class {number}" for number in range(1, classes)]
+    """Names of the classes from 1 on: the run's own, else the one that its films are of."""
+    named = list(learnt.configuration.mask_values())
+    return named or ["lung" if learnt.configuration.images is None else "object"]
 
 
 def _tiling(settings: Settings, *, multiple: int) -> inference.Tiling | None:

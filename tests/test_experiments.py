@@ -139,8 +139,18 @@ def test_evaluating_the_own_test_films_repeats_the_summary(finished, tmp_path, c
         assert ours[name] == pytest.approx(value, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        (),
+        pytest.param(
+            ("--threshold", 0.6, "--largest", 1, "--fill-holes", "--flips", "left_right"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
 def test_films_from_elsewhere_are_scored_on_their_own_masks_grid(
-    finished, tmp_path, capsys, monkeypatch
+    finished, tmp_path, capsys, monkeypatch, made
 ):
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
@@ -156,15 +166,17 @@ def test_films_from_elsewhere_are_scored_on_their_own_masks_grid(
         Image.fromarray(stored).save(tmp_path / "masks" / f"film{i}.png")
     options = ["--images", tmp_path / "images", "--masks", tmp_path / "masks"]
     options += ["--mask-values", 150, 200, "--out", tmp_path / "out"]
-    code, _, error = run(evaluate, [finished.path, *options], capsys, monkeypatch)
+    code, _, error = run(evaluate, [finished.path, *options, *made], capsys, monkeypatch)
     assert code == 0, error
     with (tmp_path / "out" / "per_image.csv").open() as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(truths)
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())["masks_made"]
+    assert written["threshold"] == (0.6 if made else 0.5)
     # Film and mask are of one size here, so predict gives the masks that were scored.
     folder = tmp_path / "predicted"
     code, _, error = run(
-        predict, [finished.path, tmp_path / "images", "--out", folder], capsys, monkeypatch
+        predict, [finished.path, tmp_path / "images", "--out", folder, *made], capsys, monkeypatch
     )
     assert code == 0, error
     for name, truth in truths.items():

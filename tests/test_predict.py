@@ -329,7 +329,9 @@ def test_several_classes_have_a_line_each_and_masks_of_their_numbers(
     model = UNet(num_classes=3, widths=(4, 8))
     images = jax.ShapeDtypeStruct((1, 32, 32, 1), np.uint8)
     state = TrainState.create(model, optax.sgd(0.1), jax.random.key(2), images)
-    several = dataclasses.replace(learnt, model=model, state=state)
+    own = {"manual_dir": None, "images": films, "masks": films, "classes": ("left=1", "right=2")}
+    configuration = dataclasses.replace(learnt.configuration, **own)
+    several = dataclasses.replace(learnt, configuration=configuration, model=model, state=state)
     monkeypatch.setattr(trained, "load", lambda _: several)
     out = tmp_path / "out"
     code, _, error = called(run, films, "--out", out, "--largest", "2", "--fill-holes")
