@@ -125,7 +125,8 @@ def test_the_summary_is_the_mean_of_the_films(finished):
 def test_the_report_fetches_nothing_and_names_the_scores(finished):
     page = finished.report.read_text()
     assert "http" not in page.replace("http-equiv", "")
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 4
+    assert "Scores by class of film" in page
     assert f"{finished.read_summary()['test']['dice_mean']:.4f}" in page
     assert "not for diagnosis" in page
 
@@ -135,7 +136,11 @@ def test_evaluating_the_own_test_films_repeats_the_summary(finished, tmp_path, c
         code, _, error = run(evaluate, [finished.path, "--out", tmp_path], capsys, monkeypatch)
     assert code == 0, error
     ours = json.loads((tmp_path / "evaluation.json").read_text())["test"]
-    for name, value in finished.read_summary()["test"].items():
+    summary = finished.read_summary()["test"]
+    for name, value in summary.pop("calibration").items():
+        found, expected = (np.array(v, np.float64) for v in (ours["calibration"][name], value))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+    for name, value in summary.items():
         assert ours[name] == pytest.approx(value, rel=1e-4)
 
 

@@ -111,12 +111,35 @@ def convolve_up(
 def max_pool(x: Float[jax.Array, "B G P X"], columns: int) -> Float[jax.Array, "B H Q Y"]:
     """2x2 max pooling of features packed by ``columns``, to features packed by half as many.
 
-    Of equal values the first, by rows, gets the gradient, as from `flax.linen.max_pool`, which
-    serves the plain layout.
+    Of equal values the first, by rows, gets the gradient, as from `flax.linen.max_pool`.
     """
-    if columns == 1:
-        return nn.max_pool(x, (2, 2), strides=(2, 2))
-    return _max_pool(x)
+    return _plain_max_pool(x) if columns == 1 else _max_pool(x)
+
+
+@jax.custom_jvp
+def _plain_max_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (2, 2), strides=(2, 2))
+
+
+@_plain_max_pool.defjvp
+def _plain_max_pool_tangent(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """The tangent of the first of the largest; its transpose is one pass over the input.
+
+    By JAX's own rule it is a scatter, for which XLA on CPU pools the indices of every pixel too.
+    """
+    (x,), (tangent,) = primals, tangents
+    batch, height, width, features = x.shape
+    windows = (batch, height // 2, 2, width // 2, 2, features)
+    largest = _plain_max_pool(x)
+    corners = x.reshape(windows)
+    first = jnp.full(largest.shape, 3, jnp.uint8)
+    for place in (2, 1, 0):
+        is_largest = corners[:, :, place // 2, :, place % 2] == largest
+        first = jnp.where(is_largest, jnp.uint8(place), first)
+    places = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
+    chosen = first[:, :, None, :, None] == places
+    moved = tangent.reshape(windows)
+    return largest, jnp.where(chosen, moved, jnp.zeros_like(moved)).sum((2, 4))
 
 
 @jax.custom_jvp
