@@ -39,6 +39,7 @@ MORE = {
     "jaxseg.losses.focal",
     "jaxseg.metrics.paired_bootstrap",
     "jaxseg.metrics.predicted_labels",
+    "jaxseg.surface.measure",
     "jaxseg.surface.normalized_surface_dice",
     "jaxseg.training.gather_batch",
 }
