@@ -37,6 +37,23 @@ class Checkpoints:
 
     Raises:
         InputError: The directory cannot be written to.
+
+    Examples:
+        >>> import tempfile
+        >>> import jax
+        >>> import numpy as np
+        >>> import optax
+        >>> import jaxseg
+        >>> from jaxseg.checkpoint import Checkpoints
+        >>> model, films = jaxseg.UNet(widths=(4, 8)), np.zeros((1, 8, 8, 1), np.uint8)
+        >>> state = jaxseg.TrainState.create(model, optax.adam(1e-3), jax.random.key(0), films)
+        >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
+        ...     checkpoints.save(state, {"films_seen": 0}, score=0.5)
+        ...     restored, progress = checkpoints.restore(state, step=0)
+        >>> progress
+        {'films_seen': 0}
+        >>> all(jax.tree.leaves(jax.tree.map(np.array_equal, restored.params, state.params)))
+        True
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2):

@@ -51,6 +51,21 @@ def export_prediction(
     Returns:
         The program; ``.call(images)`` takes ``[B, H, W, channels]`` of any number of rows and any
         height and width that are multiples, and gives float32 logits ``[B, H, W, K]``.
+
+    Examples:
+        >>> import tempfile
+        >>> import jax
+        >>> import numpy as np
+        >>> import optax
+        >>> import jaxseg
+        >>> from jaxseg import export
+        >>> model, films = jaxseg.UNet(widths=(4, 8)), np.zeros((3, 10, 6, 1), np.uint8)
+        >>> state = jaxseg.TrainState.create(model, optax.adam(1e-3), jax.random.key(0), films)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export.save(f"{folder}/net", export.export_prediction(model, state, multiple=2), {})
+        ...     program, facts = export.load(f"{folder}/net")
+        >>> program.call(films).shape, program.platforms
+        ((3, 10, 6, 1), ('cpu', 'cuda', 'tpu'))
     """
     # From the host, so that the program is one device's wherever the state lies.
     predict, variables = _by_platform(model), jax.device_get(state.variables())

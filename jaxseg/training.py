@@ -82,6 +82,16 @@ class TrainState(struct.PyTreeNode):
 
         Returns:
             The state before the first step.
+
+        Examples:
+            >>> import jax
+            >>> import optax
+            >>> import jaxseg
+            >>> model, tx = jaxseg.UNet(widths=(4, 8)), optax.adam(1e-3)
+            >>> images = jax.ShapeDtypeStruct((1, 32, 32, 1), "uint8")
+            >>> state = jaxseg.TrainState.create(model, tx, jax.random.key(0), images)
+            >>> int(state.step), sum(leaf.size for leaf in jax.tree.leaves(state.params))
+            (0, 1805)
         """
         example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
 
@@ -154,6 +164,22 @@ def make_train_step(
         ValueError: ``augment`` takes no ``rows`` under pmap; and, by the step while it is traced:
             a batch that cannot be cut into equal parts, a pooled loss with parts, a state that
             lacks the average that ``ema_decay`` needs.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> import optax
+        >>> import jaxseg
+        >>> from jaxseg import losses
+        >>> model, tx = jaxseg.UNet(widths=(4, 8)), optax.adam(1e-2)
+        >>> images = np.random.default_rng(0).random((2, 8, 8, 1), dtype=np.float32)
+        >>> batch = {"images": images, "labels": (images[..., 0] > 0.5).astype(np.int32)}
+        >>> state = jaxseg.TrainState.create(model, tx, jax.random.key(0), images)
+        >>> step = jax.jit(jaxseg.make_train_step(model, tx, losses.cross_entropy))
+        >>> for _ in range(40):
+        ...     state, measured = step(state, batch)
+        >>> int(state.step), int(measured["images"]), bool(measured["loss"] < 0.65)
+        (40, 2, True)
     """
     model = _along_axis(model, axis_name)
     apply: Callable[..., Any] = model.apply
@@ -234,6 +260,19 @@ def make_eval_step(model: nn.Module, loss: Loss) -> Callable[[TrainState, Batch]
     Returns:
         ``evaluate(state, batch) -> Evaluation``, one row per row of the batch. Rows that pad it
         are there too: leave them out by ``valid`` (`jaxseg.metrics.pooled` takes it).
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> import optax
+        >>> import jaxseg
+        >>> from jaxseg import losses
+        >>> model, images = jaxseg.UNet(widths=(4, 8)), np.zeros((3, 8, 8, 1), np.uint8)
+        >>> state = jaxseg.TrainState.create(model, optax.adam(1e-3), jax.random.key(0), images)
+        >>> evaluate = jax.jit(jaxseg.make_eval_step(model, losses.cross_entropy))
+        >>> result = evaluate(state, {"images": images, "labels": np.zeros((3, 8, 8), np.int32)})
+        >>> result.loss.shape, result.counts.tp.shape
+        ((3,), (3, 1))
     """
 
     def evaluate(state: TrainState, batch: Batch) -> Evaluation:
@@ -258,6 +297,14 @@ def gather_batch(films: Mapping[str, Array], indices: Int[Array, "B"]) -> dict[s
 
     Returns:
         The batch, with ``valid``.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg.training import gather_batch
+        >>> films = {"images": np.arange(3).reshape(3, 1, 1, 1)}
+        >>> batch = gather_batch(films, np.array([2, 0, -1]))
+        >>> batch["images"].ravel().tolist(), batch["valid"].tolist()
+        ([2, 0, 0], [True, True, False])
     """
     indices = jnp.asarray(indices)
     rows = jnp.maximum(indices, 0)

@@ -80,6 +80,16 @@ def make_augment(strengths: Strengths) -> Callable[..., Batch]:
         0: amounts and noise depend on the key and that index alone, so that no way to cut up or
         pad a batch changes a bit (shards of a film's height may round its grey values otherwise in
         the last place). Rows that only pad the batch are changed like any other.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> from jaxseg import augment
+        >>> change = augment.make_augment(augment.Strengths(rotation=10.0, noise=0.02))
+        >>> films, masks = np.full((2, 16, 16, 1), 128, np.uint8), np.zeros((2, 16, 16), np.int32)
+        >>> batch = change(jax.random.key(0), {"images": films, "labels": masks})
+        >>> sorted(batch), batch["images"].dtype.name
+        (['images', 'labels', 'where'], 'float32')
     """
 
     @jax.jit

@@ -90,6 +90,12 @@ def draw(
 
     Raises:
         InputError: the class is unknown, or seed or number is negative.
+
+    Examples:
+        >>> from jaxseg.data import phantom
+        >>> film = phantom.draw(0, "Normal", 1, image_size=64, mask_size=32)
+        >>> film.image.shape, film.image.dtype.name, film.mask.shape, film.mask.max().item()
+        ((64, 64), 'uint8', (32, 32), 255)
     """
     if class_name not in CLASSES:
         raise InputError(f"class {class_name!r} is unknown; there are {', '.join(CLASSES)}")

@@ -70,6 +70,17 @@ def make_predict(model: nn.Module) -> Callable[[TrainState, Images], Logits]:
 
     Returns:
         A pure function to compile with `jaxseg.parallel.jit_rows` or `jax.jit`.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> import optax
+        >>> import jaxseg
+        >>> from jaxseg import inference
+        >>> model, films = jaxseg.UNet(widths=(4, 8)), np.zeros((2, 8, 8, 1), np.uint8)
+        >>> state = jaxseg.TrainState.create(model, optax.adam(1e-3), jax.random.key(0), films)
+        >>> jax.jit(inference.make_predict(model))(state, films).shape
+        (2, 8, 8, 1)
     """
 
     def predict(state: TrainState, images: Images) -> Logits:

@@ -44,6 +44,13 @@ def largest_components(mask: Bool[np.ndarray, "H W"], count: int) -> Bool[np.nda
 
     Raises:
         InputError: ``count`` is below 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import inference
+        >>> mask = np.array([[1, 1, 0, 1, 0, 1, 1, 1]], bool)
+        >>> inference.largest_components(mask, 2).astype(int).tolist()
+        [[1, 1, 0, 0, 0, 1, 1, 1]]
     """
     if count < 1:
         raise InputError(f"largest components: {count} should be 1 or more")

@@ -108,6 +108,15 @@ def predict_tiles(
 
     Returns:
         float32 logits at the film's own size, on the host: 4 bytes a pixel and class.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import inference
+        >>> film = np.random.default_rng(0).random((50, 70, 1), dtype=np.float32)
+        >>> negative = lambda images: 1 - images  # in place of a network
+        >>> logits = inference.predict_tiles(negative, film, inference.Tiling(side=32, overlap=8))
+        >>> logits.shape, bool(np.abs(logits - negative(film)).max() < 1e-6)
+        ((50, 70, 1), True)
     """
     height, width = film.shape[:2]
     padding = [(0, tiling.padded(side) - side) for side in (height, width)]

@@ -32,6 +32,16 @@ def combine(losses: Mapping[Loss, float]) -> Loss:
 
     Raises:
       ValueError: There is no loss.
+
+    Examples:
+      >>> import numpy as np
+      >>> from jaxseg import losses
+      >>> logits = np.array([2.0, -2.0, 0.0, 9.0], np.float32).reshape(1, 2, 2, 1)
+      >>> labels = np.array([1, 0, 1, 1]).reshape(1, 2, 2)
+
+      >>> loss = losses.combine({losses.cross_entropy: 1.0, losses.soft_dice: 0.5})
+      >>> print(np.asarray(loss(logits, labels)).round(3))
+      [0.294]
     """
     terms = tuple(losses.items())
     if not terms:

@@ -83,6 +83,15 @@ def soft_dice(
     Raises:
       TypeError: Wrong dtypes.
       ValueError: Shapes that do not go together, or an option out of its range.
+
+    Examples:
+      >>> import numpy as np
+      >>> from jaxseg import losses
+      >>> logits = np.array([2.0, -2.0, 0.0, 9.0], np.float32).reshape(1, 2, 2, 1)
+      >>> labels = np.array([1, 0, 1, 1]).reshape(1, 2, 2)
+
+      >>> print(np.asarray(losses.soft_dice(logits, labels)).round(3))
+      [0.114]
     """
     check_not_negative(smooth=smooth)
     pooling = read_pooling(pooled, axis_name)

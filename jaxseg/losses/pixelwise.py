@@ -63,6 +63,17 @@ def cross_entropy(
     Raises:
       TypeError: Wrong dtypes.
       ValueError: Shapes that do not go together, or an option out of its range.
+
+    Examples:
+      >>> import numpy as np
+      >>> from jaxseg import losses
+      >>> logits = np.array([2.0, -2.0, 0.0, 9.0], np.float32).reshape(1, 2, 2, 1)
+      >>> labels = np.array([1, 0, 1, 1]).reshape(1, 2, 2)
+
+      >>> print(np.asarray(losses.cross_entropy(logits, labels)).round(3))
+      [0.237]
+      >>> print(np.asarray(losses.cross_entropy(logits, labels, where=labels == 0)).round(3))
+      [0.127]
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
@@ -127,6 +138,15 @@ def focal(
     Raises:
       TypeError: Wrong dtypes.
       ValueError: Shapes that do not go together, or an option out of its range.
+
+    Examples:
+      >>> import numpy as np
+      >>> from jaxseg import losses
+      >>> logits = np.array([2.0, -2.0, 0.0, 9.0], np.float32).reshape(1, 2, 2, 1)
+      >>> labels = np.array([1, 0, 1, 1]).reshape(1, 2, 2)
+
+      >>> print(np.asarray(losses.focal(logits, labels, gamma=2.0)).round(3))
+      [0.044]
     """
     check_not_negative(gamma=gamma)
     pooling = read_pooling(pooled, axis_name)

@@ -78,6 +78,15 @@ def bootstrap_mean(
     Raises:
         ValueError: a value is infinite, ``values`` is not ``[N]``, ``level`` is not in (0, 1), or
             ``resamples`` is below 1.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> from jaxseg import metrics
+        >>> scores = np.array([0.90, 0.92, 0.95, 0.97, np.nan])
+        >>> interval = metrics.bootstrap_mean(jax.random.key(0), scores)
+        >>> f"{interval.mean:.3f} ({interval.low:.2f} to {interval.high:.2f})", interval.undefined
+        ('0.935 (0.91 to 0.96)', 1)
     """
     values = _per_image("values", values)
     defined = values[~np.isnan(values)]
@@ -114,6 +123,15 @@ def paired_bootstrap(
 
     Raises:
         ValueError: as for `bootstrap_mean`, or the shapes differ.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> from jaxseg import metrics
+        >>> first, second = np.array([0.90, 0.92, 0.95, 0.97]), np.array([0.88, 0.91, 0.91, 0.96])
+        >>> found = metrics.paired_bootstrap(jax.random.key(0), first, second)
+        >>> f"{found.difference:.3f}", found.low > 0
+        ('0.020', True)
     """
     first, second = _per_image("first", first), _per_image("second", second)
     if first.shape != second.shape:

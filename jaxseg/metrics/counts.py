@@ -65,6 +65,16 @@ def count(
     Raises:
         TypeError: a label array is not integer, ``where`` is not bool, ``num_classes`` is no int.
         ValueError: the shapes differ or are not ``[B, H, W]``, or ``num_classes`` is below 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import metrics
+        >>> predicted = np.array([[[1, 1, 0, 0]], [[0, 0, 0, 0]]])  # two films of 1 x 4 pixels
+        >>> actual = np.array([[[1, 0, 0, 0]], [[0, 0, 0, 0]]])
+        >>> counts = metrics.count(predicted, actual, num_classes=1)
+
+        >>> counts.tp.tolist(), counts.fp.tolist(), counts.fn.tolist(), counts.tn.tolist()
+        ([[1], [0]], [[1], [0]], [[0], [0]], [[2], [4]])
     """
     check_num_classes(num_classes)
     shape = jnp.shape(predicted)

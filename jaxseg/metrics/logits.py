@@ -25,6 +25,13 @@ def predicted_labels(logits: Logits) -> Integer[Array, "B H W"]:
     Raises:
         TypeError: the logits are not floating.
         ValueError: the shape is not ``[B, H, W, K]``.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import metrics
+        >>> logits = np.array([0.3, -0.3, np.nan], np.float32).reshape(1, 1, 3, 1)
+        >>> metrics.predicted_labels(logits).tolist()
+        [[[1, 0, -1]]]
     """
     logits = checked_logits(logits)
     if logits.shape[-1] == 1:

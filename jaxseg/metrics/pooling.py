@@ -76,6 +76,15 @@ def pooled(sums: Sums, *, valid: Valid | None = None) -> Sums:
     Raises:
         TypeError: ``valid`` is not bool.
         ValueError: ``sums`` is pooled already, or ``valid`` has another number of rows.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import metrics
+        >>> predicted = np.array([[[1, 1, 0, 0]], [[1, 1, 1, 1]]])  # two films of 1 x 4 pixels
+        >>> actual = np.array([[[1, 0, 0, 0]], [[1, 1, 1, 0]]])
+        >>> counts = metrics.count(predicted, actual, num_classes=1)
+        >>> print(metrics.dice(metrics.pooled(counts)))  # 2 * 4 of 6 + 4 pixels
+        [0.8]
     """
 
     def total(rows: Array) -> np.ndarray:
@@ -103,6 +112,13 @@ def mean_over_images(
     Raises:
         TypeError: ``valid`` is not bool.
         ValueError: ``values`` has neither shape, or ``valid`` has another number of rows.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import metrics
+        >>> mean = metrics.mean_over_images(np.array([0.5, 1.0, np.nan]))
+        >>> float(mean.mean), int(mean.images), int(mean.undefined)
+        (0.75, 2, 1)
     """
     values = np.asarray(values)
     if values.ndim not in (1, 2):

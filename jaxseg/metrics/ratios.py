@@ -33,6 +33,16 @@ def dice(counts: Counts, *, undefined: float = math.nan) -> Array:
     Returns:
         Values in [0, 1] of the counts' shape: float32 on the device, float64 from NumPy counts.
         NaN where a label was outside the classes, whatever ``undefined`` says.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import metrics
+        >>> predicted = np.array([[[1, 1, 0, 0]], [[0, 0, 0, 0]]])  # two films of 1 x 4 pixels
+        >>> actual = np.array([[[1, 0, 0, 0]], [[0, 0, 0, 0]]])
+        >>> counts = metrics.count(predicted, actual, num_classes=1)
+
+        >>> print(np.asarray(metrics.dice(counts)).ravel().round(3))  # the second: two empty masks
+        [0.667   nan]
     """
     tp, fp, fn, _ = floats(counts.tp, counts.fp, counts.fn, counts.tn)
     return ratio(2 * tp, 2 * tp + fp + fn, counts.outside, undefined)
@@ -51,6 +61,16 @@ def iou(counts: Counts, *, undefined: float = math.nan) -> Array:
 
     Returns:
         As for `dice`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import metrics
+        >>> predicted = np.array([[[1, 1, 0, 0]], [[0, 0, 0, 0]]])  # two films of 1 x 4 pixels
+        >>> actual = np.array([[[1, 0, 0, 0]], [[0, 0, 0, 0]]])
+        >>> counts = metrics.count(predicted, actual, num_classes=1)
+
+        >>> print(metrics.iou(counts, undefined=1.0)[:, 0])
+        [0.5 1. ]
     """
     tp, fp, fn, _ = floats(counts.tp, counts.fp, counts.fn, counts.tn)
     return ratio(tp, tp + fp + fn, counts.outside, undefined)

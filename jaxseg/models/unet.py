@@ -40,6 +40,15 @@ class UNet(nn.Module):
             the fine levels side by side in the channels, for TPUs; see `packing`), or "auto",
             packed where JAX's default device is a TPU. To compile for devices that are not there,
             name one.
+
+    Examples:
+        >>> import jax
+        >>> import jaxseg
+        >>> model = jaxseg.UNet(num_classes=3, widths=(4, 8), norm="batch")
+        >>> films = jax.random.uniform(jax.random.key(0), (2, 13, 10, 1))
+        >>> variables = model.init(jax.random.key(1), films)
+        >>> model.apply(variables, films).shape
+        (2, 13, 10, 3)
     """
 
     num_classes: int = 1

@@ -37,6 +37,22 @@ def jit_step(step: Step, mesh: Mesh) -> Any:
 
     Raises:
         ValueError: By the step, when the mesh does not divide a batch's rows or height.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> import optax
+        >>> import jaxseg
+        >>> from jaxseg import losses, parallel
+        >>> model, tx, mesh = jaxseg.UNet(widths=(4, 8)), optax.adam(1e-3), parallel.make_mesh()
+        >>> films = np.zeros((jax.device_count(), 8, 8, 1), np.uint8)
+        >>> state = jaxseg.TrainState.create(model, tx, jax.random.key(0), films)
+        >>> step = parallel.jit_step(jaxseg.make_train_step(model, tx, losses.cross_entropy), mesh)
+        >>> batch = {"images": films, "labels": np.zeros(films.shape[:3], np.int32)}
+        >>> state = parallel.replicate(state, mesh)
+        >>> state, measured = step(state, parallel.shard_batch(batch, mesh))
+        >>> int(state.step)
+        1
     """
     whole = replicated(mesh)
     return jax.jit(

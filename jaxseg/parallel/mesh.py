@@ -38,6 +38,12 @@ def make_mesh(
 
     Raises:
         InputError: A number is below 1, or their product is not the number of devices.
+
+    Examples:
+        >>> import jax
+        >>> from jaxseg import parallel
+        >>> dict(parallel.make_mesh(jax.devices()[:1]).shape)
+        {'data': 1, 'spatial': 1}
     """
     given, devices = devices is not None, list(jax.devices() if devices is None else devices)
     if min(spatial, spatial if data is None else data) < 1:
@@ -117,6 +123,16 @@ def shard_batch(
     Raises:
         ValueError: The arrays differ in their number of rows or have more than the process's
             share, ``rows`` is not an even share, or a spatial shard lies in another process.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> from jaxseg import parallel
+        >>> mesh = parallel.make_mesh(jax.devices()[:1])
+        >>> films = np.zeros((3, 8, 8, 1), np.uint8)
+        >>> batch = parallel.shard_batch({"images": films}, mesh, rows=4)
+        >>> batch["images"].shape, batch["valid"].tolist()
+        ((4, 8, 8, 1), [True, True, True, False])
     """
     counts = {name: array.shape[0] for name, array in batch.items()}
     if len(set(counts.values())) != 1:

@@ -38,6 +38,16 @@ def distance_transform(
     Raises:
         TypeError: the mask is not boolean.
         ValueError: the mask has no two axes or no pixel; a spacing is not positive or no pair.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import surface
+        >>> mask = np.ones((3, 4), bool)
+        >>> mask[1, 0] = False
+        >>> print(np.asarray(surface.distance_transform(mask)).round(2))
+        [[1.   1.41 2.24 3.16]
+         [0.   1.   2.   3.  ]
+         [1.   1.41 2.24 3.16]]
     """
     check_mask("mask", mask)
     *lead, height, width = mask.shape

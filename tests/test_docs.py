@@ -1,0 +1,101 @@
+"""The documentation does what it says: its code runs, and its pages build without a warning."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxseg import parallel
+
+ROOT = Path(__file__).parents[1]
+
+
+def code_of(page):
+    """The page's Python, from a block that imports to the last."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
+    return "\n".join(blocks)
+
+
+def narrower(code):
+    """The same code with a network that compiles in seconds."""
+    code, changed = re.subn(r'UNet\(norm="batch"\)', 'UNet(norm="batch", widths=(4, 8))', code)
+    assert changed == 1
+    return code
+
+
+def run(code, **names):
+    space = dict(names)
+    exec(compile(code, "page", "exec"), space)
+    return space
+
+
+def test_the_page_on_own_models_trains_one(capsys):
+    space = run(code_of("docs/own_model.md"))
+    assert int(space["state"].step) == 60
+    assert type(space["model"]).__name__ == "Dilated"
+    (said,) = re.findall(r"Dice (0\.\d\d)\n", capsys.readouterr().out)
+    # All lung would have about 0.4.
+    assert 0.75 < float(said) <= 1
+
+
+@pytest.mark.slow
+def test_the_readme_trains_and_scores(capsys):
+    space = run(narrower(code_of("README.md")))
+    assert int(space["state"].step) == 10
+    loss, dice = (float(word.strip("[]")) for word in capsys.readouterr().out.split())
+    assert 0 < loss < 1.5
+    assert 0 <= dice <= 1
+
+
+@pytest.mark.slow
+def test_the_page_on_many_devices_takes_a_step():
+    batch = {
+        "images": np.zeros((jax.device_count(), 16, 16, 1), np.uint8),
+        "labels": np.zeros((jax.device_count(), 16, 16), np.int32),
+    }
+    code = narrower(code_of("docs/many_devices.md"))
+    space = run(code, my_rows_of_every_batch=lambda: [batch])
+    assert int(space["state"].step) == 1
+    assert np.isfinite(parallel.to_host(space["metrics"]["loss"]))
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_from_import_to_figure(tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="the docs extra is not installed")
+    nbformat = pytest.importorskip("nbformat", reason="the docs extra is not installed")
+    # The kernel is a process of its own, which is to run as a reader's does.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    book = nbformat.read(ROOT / "docs/tutorial.ipynb", 4)
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(book, timeout=600, kernel_name="python3", resources=where).execute()
+    pictures = [
+        output
+        for cell in book.cells
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 3
+    said = "".join(
+        output.get("text", "") for cell in book.cells for output in cell.get("outputs", ())
+    )
+    (dice,) = re.findall(r"Dice, mean of 32 films: (0\.\d+)", said)
+    assert 0.85 < float(dice) < 1
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="the docs extra is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    losses = (tmp_path / "reference/losses.html").read_text()
+    assert 'id="jaxseg.losses.soft_dice"' in losses
+    assert "<math" in losses
+    assert not re.search(r'id="jaxseg[\w.]*\._[a-z]', losses)
