@@ -61,8 +61,10 @@ def _has_fast_gradient(x: Any, kernel: Any, dilation: tuple[int, int]) -> bool:
     """Whether on CPU matrix products give the kernel's gradient sooner: benchmarks/README.md."""
     if x.dtype != jnp.float32 or dilation != (1, 1):
         return False
-    # Under shard_map XLA's operation knows of itself over which devices values vary.
-    if any(getattr(jax.typeof(array), "vma", None) for array in (x, kernel)):
+    # Where types tell over which devices values vary or lie, XLA's operation has rules of its own.
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        return False
+    if any(axis for array in (x, kernel) for axis in jax.typeof(array).sharding.spec):
         return False
     return kernel.shape[:2] == (2, 2) or (kernel.shape[:2] == (3, 3) and kernel.shape[3] >= 128)
 
