@@ -184,12 +184,6 @@ def measure(
 ) -> Result:
     """Several measures of the same masks, from distances that are searched for once.
 
-    For example::
-
-        hd95, assd, nsd = measure(
-            lambda d: (d.hausdorff(95.0), d.average(), d.normalized_dice(2.0)), predicted, actual
-        )
-
     Args:
         read: makes any pytree of arrays from `SurfaceDistances`. It is traced for two sizes of
             their buffers, a small one for boundaries as short as they mostly are and one that holds
@@ -205,6 +199,18 @@ def measure(
 
     Raises:
         TypeError, ValueError: as `hausdorff`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import surface
+        >>> actual = np.zeros((1, 16, 16), bool)
+        >>> actual[:, 4:10, 4:10] = True
+        >>> predicted = np.roll(actual, 2, axis=2)  # two columns to the right
+        >>> def read(distances):
+        ...     return distances.hausdorff(95.0), distances.normalized_dice(1.0)
+        >>> hd95, nsd = surface.measure(read, predicted, actual)
+        >>> print(np.asarray(hd95).round(2), np.asarray(nsd).round(2))
+        [2.] [0.6]
     """
     return _checked(read, (), predicted, actual, spacing, convention)
 
