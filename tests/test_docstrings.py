@@ -72,7 +72,9 @@ def named(path):
 
 def examples(path):
     """The doctests of one docstring, in an empty namespace, as who pastes them has it."""
-    return doctest.DocTestParser().get_doctest(named(path).__doc__, {}, path, path, None)
+    text = named(path).__doc__
+    assert text is not None, f"{path} has no docstring"
+    return doctest.DocTestParser().get_doctest(text, {}, path, path, None)
 
 
 @pytest.mark.parametrize(
