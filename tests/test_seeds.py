@@ -107,8 +107,13 @@ def test_the_ensembles_masks_are_those_of_the_mean_probability(job, tmp_path):
 
     summary = json.loads((tmp_path / "joint" / "ensemble.json").read_text())
     on_grid = [float(row["dice"]) for row in rows]
-    rank = np.corrcoef(stats.rankdata(found), stats.rankdata(1 - np.array(on_grid)))[0, 1]
-    assert summary["disagreement"]["rank_correlation"] == pytest.approx(rank, abs=0.02)
+    rank = summary["disagreement"]["rank_correlation"]
+    # So little was learnt that all films may be disagreed on alike.
+    if len(set(found)) == 1 or len(set(on_grid)) == 1:
+        assert rank is None
+    else:
+        ranks = stats.rankdata(found), stats.rankdata(1 - np.array(on_grid))
+        assert rank == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=0.02)
     for name in ("ensemble.png", "uncertainty.png"):
         assert (tmp_path / "joint" / name).stat().st_size > 1000
 
