@@ -25,6 +25,9 @@ from jaxseg.types import InputError
 SCORES = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95": ("HD95, px", 2), "assd": ("ASSD, px", 2)}
 """What is compared: how it is called, and to how many digits it is given."""
 
+DISTRIBUTIONS = {column: SCORES[column][0] for column in ("dice", "hd95")}
+"""Columns whose distribution over films is drawn, and how the axis is called."""
+
 REACHED = 0.95
 """The validation Dice that recipes are timed to."""
 
@@ -84,9 +87,10 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
         *_speed(recipes),
     ]
     for name, scored in sets.items():
-        body += _film_set(name, scored)
-        for label, own in scored.items():
-            print(f"{name}: {label}: " + ", ".join(_row(label, own)[1:]))
+        rows = [_row(label, own) for label, own in scored.items()]
+        body += _film_set(name, scored, rows)
+        for label, *scores in rows:
+            print(f"{name}: {label}: " + ", ".join(scores))
     body += ["<h2>Configurations</h2>", *_configurations(recipes)]
     write_text(out, page.document("jaxseg: " + ", ".join(r.label for r in recipes), body))
     print(f"comparison: {out}")
@@ -105,8 +109,8 @@ def over_seeds(runs: Sequence[RunDirectory]) -> dict[str, Any]:
     for name in tests[0]:
         values = [test[name] for test in tests]
         if all(isinstance(value, float) for value in values):
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            scores[name] = {"mean": float(np.mean(values)), "spread": spread, "values": values}
+            mean = float(np.mean(values))
+            scores[name] = {"mean": mean, "spread": _spread(values), "values": values}
     seeds = [run.read_config()["configuration"]["seed"] for run in runs]
     return {"seeds": seeds, "images": tests[0]["images"], "test": scores}
 
@@ -269,12 +273,12 @@ def _reached(row: Mapping[str, Any]) -> bool:
     return (row["validation_dice"] or 0) >= REACHED
 
 
-def _film_set(name: str, scored: Mapping[str, Scored]) -> list[str]:
+def _film_set(name: str, scored: Mapping[str, Scored], rows: Sequence[Sequence[str]]) -> list[str]:
     headers = ("", "seeds", "films", "Dice", "95 % interval", "spread of seeds", "worst film")
     headers += tuple(title for title, _ in list(SCORES.values())[1:])
     parts = [
         f"<h2>{html.escape(name[0].upper() + name[1:])}</h2>",
-        page.table(headers, [_row(label, own) for label, own in scored.items()]),
+        page.table(headers, rows),
         '<p class="note">Means over films of the mean over seeds, on the masks\' own grids; the '
         "interval is a 95 % percentile bootstrap over films, the spread the standard deviation of "
         "the seeds' means. Left out as undefined, films: "
@@ -294,8 +298,8 @@ def _film_set(name: str, scored: Mapping[str, Scored]) -> list[str]:
             ),
         ]
     columns = {label: {c: own.mean(c) for c in SCORES} for label, own in scored.items()}
-    titles = {column: SCORES[column][0] for column in ("dice", "hd95")}
-    parts.append(page.picture(pictures.distributions(columns, titles), "Distribution over films"))
+    drawn = pictures.distributions(columns, DISTRIBUTIONS)
+    parts.append(page.picture(drawn, "Distribution over films"))
     diagrams = {
         label: pooled_calibration(own.calibrations)
         for label, own in scored.items()
@@ -320,10 +324,15 @@ def _row(label: str, own: Scored) -> tuple[str, ...]:
         str(len(own.ids)),
         page.number(dice.mean),
         f"{page.number(dice.low)} to {page.number(dice.high)}",
-        page.number(float(np.std(by_seed, ddof=1))) if len(by_seed) > 1 else "-",
+        "-" if (spread := _spread(by_seed)) is None else page.number(spread),
         page.number(float(defined.min()) if len(defined) else None),
         *others,
     )
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    """Standard deviation over seeds, n - 1; None of one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _undefined(own: Scored) -> str:

@@ -49,14 +49,13 @@ def evaluate(options: Options) -> None:
         InputError: The run, a film or an option will not do.
     """
     run = RunDirectory(options.run)
-    configuration = run.configuration()
-    arrays, indices = films_to_score(run, options.images, options.masks, options.mask_values)
     learnt = trained.load(run)
-    classes = configuration.mask_values()
+    classes = learnt.configuration.mask_values()
+    options.made.check_classes(len(classes))
+    arrays, indices = films_to_score(run, options.images, options.masks, options.mask_values)
     mesh = make_mesh()
     state = replicate(learnt.state, mesh)
-    rows = rows_for(configuration.batch_size, mesh)
-    options.made.check_classes(len(classes))
+    rows = rows_for(learnt.configuration.batch_size, mesh)
     predict = options.made.averaged(make_predict(learnt.model))
     mend = options.made.labels if options.made.mends() else None
     scores = score(

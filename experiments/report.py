@@ -25,9 +25,6 @@ from experiments.score_table import ScoreTable
 from jaxseg import metrics
 from jaxseg.types import InputError
 
-DISTRIBUTIONS = {"dice": "Dice", "hd95": "HD95, px"}
-"""Columns whose distribution over films is drawn, and how the axis is called."""
-
 
 def machine() -> dict[str, Any]:
     """The device and the versions that a run's figures come from."""
@@ -75,7 +72,7 @@ def write(run: RunDirectory) -> None:
         *_film_classes(scores),
         "<h2>Distribution over the test films</h2>",
         page.picture(
-            pictures.distributions({"films": scores.columns}, DISTRIBUTIONS),
+            pictures.distributions({"films": scores.columns}, comparison.DISTRIBUTIONS),
             "Share of films at or below each Dice, and each HD95",
         ),
         *_calibration(test.get("calibration")),

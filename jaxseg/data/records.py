@@ -92,8 +92,8 @@ class StoredFilms:
         mask = decode_mask(mask_file, f"mask of {record.id}")
         if preprocessing == "none":
             film = decode_resized_film(film_file, record.id, size, film_resize)
-            return Pair(film, resize_mask(mask, size), mask)
-        film = preprocess(decode_film(film_file, record.id), preprocessing)
+        else:
+            film = preprocess(decode_film(film_file, record.id), preprocessing)
         return at_size(film, mask, size, film_resize)
 
     def files(self, index: int) -> tuple[bytes, bytes]:

@@ -144,8 +144,7 @@ def held_out_split(
             f"held-out source {held_out!r}: {which} comes from there; "
             f"the sources are {shown or 'not known: the archive has no metadata sheets'}"
         )
-    bound = {group for group, is_tested in zip(groups, tested, strict=True) if is_tested}
-    free = np.array([group not in bound for group in groups], bool)
+    free = ~leaked(groups, np.flatnonzero(tested), np.arange(len(groups)))
     validation = free & (np.asarray(split) == "validation")
     return np.flatnonzero(free & ~validation), np.flatnonzero(validation), np.flatnonzero(tested)
 
@@ -166,8 +165,7 @@ def choosing_split(
         from, and those that it validates with.
     """
     _, tested = seed_split(ids)
-    bound = {groups[film] for film in tested}
-    free = np.array([group not in bound for group in groups], bool)
+    free = ~leaked(groups, tested, np.arange(len(ids)))
     names = np.asarray(split)
     return np.flatnonzero(free & (names == "train")), np.flatnonzero(free & (names == "validation"))
 
