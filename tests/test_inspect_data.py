@@ -153,7 +153,7 @@ def test_a_held_out_source_is_tested_on_and_nothing_of_it_is_learnt(archive, dat
         ("source:nowhere", ["no film comes from there", "https://phantom.example.org/first"]),
         ("source:https", ["every film comes from there"]),
         ("source:", ["held-out source ''"]),
-        ("random", ["--split", "'random' is none of seed, grouped and source:TEXT"]),
+        ("random", ["--split", "'random' is none of seed, grouped, choosing and source:TEXT"]),
     ],
 )
 def test_a_split_that_will_not_do_is_named(archive, data_dir, capsys, monkeypatch, split, words):
