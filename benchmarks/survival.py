@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from experiments import command, trained
-from experiments.run_directory import RunDirectory
+from experiments.run_directory import CLOCKED, RunDirectory
 from jaxseg.data import phantom
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +75,9 @@ def difference(one: RunDirectory, other: RunDirectory) -> str | None:
     for (path, a), (_, b) in zip(*map(jax.tree.leaves_with_path, states), strict=True):
         if np.asarray(a).tobytes() != np.asarray(b).tobytes():
             return jax.tree_util.keystr(path)
-    rows = [[{**row, "images_per_second": 0} for row in run.read_metrics()] for run in (one, other)]
+    rows = [
+        [{**row, **dict.fromkeys(CLOCKED, 0)} for row in run.read_metrics()] for run in (one, other)
+    ]
     if rows[0] != rows[1]:
         return "metrics.jsonl"
     if one.read_steps() != other.read_steps():

@@ -1,7 +1,7 @@
 """Shows what a data set holds: its report, its near duplicates as pictures, what each split leaks.
 
     python -m experiments.inspect_data [RUN] [--manual-dir DIR] [--data-dir DIR]
-        [--data-config NAME] [--split seed|grouped|source:TEXT] [--skip-bad] [--out DIR]
+        [--data-config NAME] [--split RULE] [--skip-bad] [--out DIR]
 
 With a run it shows the run's data, and its Dice with and without the test films that leaked.
 """
@@ -48,7 +48,7 @@ class Options:
     data_config: str = "all"
     """Which classes: all, covid, normal, lung_opacity or viral_pneumonia."""
     split: str = "grouped"
-    """Split to count films of: seed, grouped or source:TEXT."""
+    """Split to count films of: seed, grouped, choosing or source:TEXT."""
     skip_bad: bool = False
     """Leave out films that will not do, and count them in the report, in place of an error."""
     out: Path | None = None

@@ -14,6 +14,9 @@ from experiments.configuration import PLACES, Configuration, from_json
 from experiments.configurations import CONFIGURATIONS
 from jaxseg.types import InputError
 
+CLOCKED = ("images_per_second", "train_seconds")
+"""What a row of ``metrics.jsonl`` has from the clock, so that no two runs have it alike."""
+
 
 class RunDirectory:
     """The files of one run.
