@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxseg.models import Dropout, UNet, UpConv
+from jaxseg.models import Dropout, UNet, UpConv, unet
 from jaxseg.models.dropout import bits_and_threshold
 from jaxseg.models.layers import BatchNorm, glorot_uniform
 
@@ -322,6 +322,58 @@ def test_dropout_of_a_length_that_no_word_divides_and_of_vectors():
     assert set(np.unique(dropped(Dropout(0.5), jnp.ones((64,))))) == {0.0, 2.0}
 
 
+def training_value_and_gradients(model, variables, x):
+    """Of the sum of the squared logits, with the logits and the collections after it."""
+
+    def loss(params):
+        logits, updated = model.apply(
+            {**variables, "params": params},
+            x,
+            train=True,
+            rngs={"dropout": jax.random.key(1)},
+            mutable=["batch_stats"],
+        )
+        return jnp.square(logits).sum(), (logits, updated)
+
+    return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+
+@pytest.mark.parametrize("norm", ["none", "group", "batch"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_films_computed_a_few_at_once_are_the_films_of_the_whole_batch(norm, count):
+    x = images(5, 8, 16, 1)
+    options = {"widths": (4, 8), "norm": norm, "dropout": 0.25, "decoder_dropout": 0.5}
+    whole, pieces = UNet(**options, films_at_once=5), UNet(**options, films_at_once=count)
+    variables = initialised(whole)
+    jax.tree.map(np.testing.assert_array_equal, pieces.init(jax.random.key(0), x), variables)
+    theirs = training_value_and_gradients(whole, variables, x)
+    ours = training_value_and_gradients(pieces, variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+    np.testing.assert_allclose(
+        pieces.apply(variables, x), whole.apply(variables, x), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_lone_cpu_computes_as_many_films_at_once_as_fit_its_cache(monkeypatch):
+    monkeypatch.setattr(unet, "CACHED_BYTES", 3 * 8 * 8 * 4 * 4)
+    model, x = UNet(widths=(4, 8)), images(7, 8, 8, 1)
+    variables = initialised(model)
+
+    def pieces(**options):
+        program = jax.make_jaxpr(lambda x: model.clone(**options).apply(variables, x))(x)
+        shapes = [[v.aval.shape for v in equation.invars] for equation in program.eqns]
+        return [of[0][0] for of in shapes if (1, 1, 4, 1) in of]  # The head's kernel.
+
+    assert pieces() == [7]
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert pieces() == [3, 3, 1]
+    assert pieces(layout="plain") == [7]
+    assert pieces(films_at_once=4, layout="plain") == [4, 3]
+    monkeypatch.setattr(unet, "CACHED_BYTES", 1)
+    monkeypatch.setattr(unet, "MOST_PIECES", 2)
+    assert pieces() == [4, 3]
+
+
 @pytest.mark.parametrize("remat", [pytest.param((0,), marks=pytest.mark.slow), (0, 1)])
 def test_remat_changes_neither_values_nor_gradients_nor_parameters(remat):
     x = images(2, 8, 16, 1)
@@ -332,17 +384,9 @@ def test_remat_changes_neither_values_nor_gradients_nor_parameters(remat):
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
 
     def value_and_gradients(model):
-        def loss(params):
-            logits, updated = model.apply(
-                {**variables, "params": params},
-                x,
-                train=True,
-                rngs={"dropout": jax.random.key(1)},
-                mutable=["batch_stats"],
-            )
-            return jnp.square(logits).sum(), (logits, updated)
-
-        return jax.value_and_grad(loss, has_aux=True)
+        return lambda params: training_value_and_gradients(
+            model, {**variables, "params": params}, x
+        )
 
     theirs, ours = (jax.jit(value_and_gradients(m))(variables["params"]) for m in (plain, again))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
@@ -361,6 +405,7 @@ def test_remat_changes_neither_values_nor_gradients_nor_parameters(remat):
         (UNet(norm="layer"), (1, 16, 16, 1), "norm is 'layer'"),
         (UNet(dropout=(0.1, 0.2)), (1, 16, 16, 1), "dropout has 2 rates, the network has 4 pools"),
         (UNet(dropout=1.0), (1, 16, 16, 1), r"dropout rate 1.0 is outside \[0, 1\)"),
+        (UNet(films_at_once=0), (1, 16, 16, 1), "films_at_once is 0; it must be at least 1"),
         (UNet(), (16, 16, 1), r"images has shape \(16, 16, 1\)"),
     ],
 )

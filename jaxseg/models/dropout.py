@@ -49,7 +49,12 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "B ..."], *, train: bool, rows: Rows | None = None
+        self,
+        x: Float[jax.Array, "B ..."],
+        *,
+        train: bool,
+        rows: Rows | None = None,
+        rng: jax.Array | None = None,
     ) -> Float[jax.Array, "B ..."]:
         """Zeroes each value with probability ``rate`` and scales the others by 1 / (1 - rate).
 
@@ -57,15 +62,17 @@ class Dropout(nn.Module):
             x: Features.
             train: False returns them as they are.
             rows: ``[B]``, each row's index in the global batch; None counts from 0.
+            rng: The key; None takes the module's own, of the collection ``dropout``.
         """
         bits, threshold = bits_and_threshold(self.rate)
         if not train or threshold == 0:
             return x
+        rng = self.make_rng("dropout") if rng is None else rng
         rows = jnp.arange(x.shape[0]) if rows is None else jnp.asarray(rows)
         length, *rest = x.shape[1:] or (1,)
         draws = WORD // bits
         count = -(-length // draws)
-        words = _words(self.make_rng("dropout"), rows, count * math.prod(rest))
+        words = _words(rng, rows, count * math.prod(rest))
         if self.packed or self.columns == 1:
             words = words.reshape(-1, count, 1, *rest)
         else:

@@ -1,5 +1,6 @@
 """The U-Net of Ronneberger, Fischer and Brox (MICCAI 2015), for any size of image."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,15 @@ from jaxseg.models.layers import NORMS, Initializer, UpConv, glorot_uniform, rat
 from jaxseg.types import Images, Logits, Rows, Valid
 
 LAYOUTS = ("auto", "plain", "packed")
+
+DROPOUTS = ("dropout", "decoder_dropout", "skip_dropout")
+"""The names that a level's dropout layers begin with."""
+
+CACHED_BYTES = 2**23
+"""What the finest features of films computed at once may take on a CPU."""
+
+MOST_PIECES = 8
+"""Into which a batch is cut on a CPU; the program is compiled for each."""
 
 
 class UNet(nn.Module):
@@ -40,6 +50,10 @@ class UNet(nn.Module):
             the fine levels side by side in the channels, for TPUs; see `packing`), or "auto",
             packed where JAX's default device is a TPU. To compile for devices that are not there,
             name one.
+        films_at_once: How many films of a batch to compute at a time, never what comes out: layers
+            whose features fit a processor's cache take half the time (benchmarks/README.md). None
+            is as many as fit where the layout is "auto" and JAX's only device a CPU, and the whole
+            batch elsewhere. Training with batch norm takes the whole batch whatever is said.
 
     Examples:
         >>> import jax
@@ -62,8 +76,8 @@ class UNet(nn.Module):
     axis_name: str | None = None
     remat: Sequence[int] = ()
     layout: str = "auto"
+    films_at_once: int | None = None
 
-    @nn.compact
     def __call__(
         self,
         images: Images,
@@ -89,8 +103,8 @@ class UNet(nn.Module):
             float32 logits ``[B, H, W, num_classes]``.
 
         Raises:
-            ValueError: If ``norm``, ``layout``, ``dropout``, ``remat`` or the rank or dtype of
-                ``images`` does not fit.
+            ValueError: If ``norm``, ``layout``, ``dropout``, ``remat``, ``films_at_once`` or the
+                rank or dtype of ``images`` does not fit.
         """
         if images.ndim != 4:
             raise ValueError(f"images has shape {images.shape}; it must be [B, H, W, C]")
@@ -98,6 +112,26 @@ class UNet(nn.Module):
             raise ValueError(f"norm is {self.norm!r}; it must be one of {', '.join(NORMS)}")
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout is {self.layout!r}; it must be one of {', '.join(LAYOUTS)}")
+        rng = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+        count = self._films_at_once(images.shape, train)
+        if count is None:
+            return self._logits(images, train, valid, rows, rng)
+        rows = jnp.arange(images.shape[0]) if rows is None else jnp.asarray(rows)
+        # Every piece has the same key: dropout draws by the row.
+        pieces = [slice(first, first + count) for first in range(0, images.shape[0], count)]
+        return jnp.concatenate(
+            [self._logits(images[piece], train, None, rows[piece], rng) for piece in pieces]
+        )
+
+    @nn.compact
+    def _logits(
+        self,
+        images: jax.Array,
+        train: bool,
+        valid: jax.Array | None,
+        rows: jax.Array | None,
+        rng: jax.Array | None,
+    ) -> jax.Array:
         levels = len(self.widths) - 1
         rates = rates_per_level(self.dropout, levels)
         if unknown := set(self.remat) - set(range(levels + 1)):
@@ -116,7 +150,8 @@ class UNet(nn.Module):
         # them the bits.
         def dropout(x: jax.Array, rate: float, level: int, name: str) -> jax.Array:
             layer = Dropout(rate, columns[level], packed, name=f"{name}_{level}")
-            return layer(x, train=train, rows=rows)
+            key = None if rng is None else jax.random.fold_in(rng, 3 * level + DROPOUTS.index(name))
+            return layer(x, train=train, rows=rows, rng=key)
 
         def convolve(name: str, level: int, *parts: jax.Array) -> jax.Array:
             block = double_conv(self.widths[level], shares[level], name=name)
@@ -150,6 +185,21 @@ class UNet(nn.Module):
         logits = Convolution(self.num_classes, 1, shares[0], name="head", **options)([x])
         logits = packing.unpack(logits, shares[0])
         return logits[:, :height, :width].astype(jnp.float32)
+
+    def _films_at_once(self, shape: tuple[int, ...], train: bool) -> int | None:
+        """None where the batch is to be computed whole."""
+        films, *size, _ = shape
+        count = self.films_at_once
+        if count is not None and count < 1:
+            raise ValueError(f"films_at_once is {count}; it must be at least 1")
+        # An exported batch has no number of films.
+        if not isinstance(films, int) or self.is_initializing() or (train and self.norm == "batch"):
+            return None
+        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+        if count is None and self.layout == "auto" and alone:
+            film = math.prod(size) * self.widths[0] * jnp.dtype(self.dtype).itemsize
+            count = max(1, CACHED_BYTES // film, -(-films // MOST_PIECES))
+        return None if count is None or count >= films else count
 
     def _packed(self) -> bool:
         return self.layout == "packed" or (self.layout == "auto" and jax.default_backend() == "tpu")
