@@ -8,9 +8,10 @@ With no argument films are drawn, so that nothing need be downloaded.
 import dataclasses
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,13 +22,14 @@ import tyro
 from jax.sharding import Mesh
 from tyro.conf import OmitArgPrefixes, arg
 
-from experiments import command, comparison, input_path, report
+from experiments import command, input_path, report
 from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films, load
 from experiments.progress import Progress, StepsPerCall
 from experiments.run_directory import RunDirectory, write_json
 from experiments.scoring import draw_examples, foreground, mean_over_classes, score
+from experiments.seeds import train_seeds
 from experiments.tracing import Trace
 from jaxseg import metrics, parallel
 from jaxseg.augment import make_augment
@@ -37,6 +39,9 @@ from jaxseg.training import TrainState, make_eval_step, make_train_step
 from jaxseg.types import InputError
 
 ONE_PROCESS = command.Devices()
+
+ONE_AT_A_TIME = threading.Lock()
+"""Seeds that are trained side by side prepare their films and draw one after another."""
 
 CHECKPOINT_SECONDS = 600.0
 """Besides one after every epoch, a checkpoint is saved this often."""
@@ -55,8 +60,9 @@ class Options:
     profile: Path | None = None
     """Folder for a trace of a few steps, which TensorBoard and Perfetto open."""
     seeds: int = 1
-    """Train so many seeds from --seed on, one after another, each in a folder of its own within
-    --workdir, where summary.json then has the mean and the spread of their scores."""
+    """Train so many seeds from --seed on, side by side where one process has several devices, each
+    in a folder of its own within --workdir, where summary.json then has the mean and the spread of
+    their scores."""
 
     def __post_init__(self) -> None:
         """Raises InputError where there is no seed to train."""
@@ -71,8 +77,17 @@ def train(
     *,
     resume: bool,
     profile: Path | None = None,
+    preemption: parallel.Preemption | None = None,
 ) -> None:
     """Trains, scores the test films and writes the report.
+
+    Args:
+        configuration: What to train.
+        run: Where it is kept.
+        mesh: The devices.
+        resume: Whether to go on with what lies there.
+        profile: Folder for a trace of a few steps.
+        preemption: What tells of a SIGTERM, where several runs share it; else the run's own does.
 
     Raises:
         InputError: The folder, the data or an option will not do.
@@ -80,7 +95,8 @@ def train(
         Preempted: SIGTERM came; the state was saved.
     """
     trace = Trace(profile)
-    films = open_run(configuration, run, resume=resume)
+    with ONE_AT_A_TIME:
+        films = open_run(configuration, run, resume=resume)
     rows = check_rows(configuration, mesh)
     model = configuration.model()
     steps_per_epoch = math.ceil(len(films.train) / configuration.batch_size)
@@ -104,7 +120,7 @@ def train(
 
     with (
         Checkpoints(run.checkpoints) as checkpoints,
-        parallel.Preemption() as preemption,
+        nullcontext(preemption) if preemption else parallel.Preemption() as preemption,
         closing(trace),
     ):
         progress = Progress()
@@ -196,37 +212,9 @@ def train(
             **report.machine(),
         },
     )
-    draw_examples(run.examples, make_predict(model), state, films.arrays, films.test, scores)
-    report.write(run)
-
-
-def train_seeds(
-    configuration: Configuration,
-    workdir: Path,
-    mesh: Mesh,
-    *,
-    seeds: int,
-    resume: bool,
-    profile: Path | None = None,
-) -> None:
-    """Trains several seeds, a run each in ``seed-N``, and compares them.
-
-    Raises:
-        InputError, Diverged, Preempted: As `train`, for the seed that it was at.
-    """
-    runs = []
-    for seed in range(configuration.seed, configuration.seed + seeds):
-        own = dataclasses.replace(configuration, seed=seed)
-        runs.append(RunDirectory(workdir / f"seed-{seed}"))
-        if runs[-1].check_usable(own, resume=resume) and runs[-1].read_summary() is not None:
-            command.say(f"seed {seed} is trained already")
-            continue
-        command.say(f"seed {seed}: {runs[-1].path}")
-        train(own, runs[-1], mesh, resume=resume, profile=profile)
-        profile = None
-    if parallel.is_lead():
-        write_json(workdir / "summary.json", comparison.over_seeds(runs))
-        comparison.write(runs, workdir / "comparison.html")
+    with ONE_AT_A_TIME:
+        draw_examples(run.examples, make_predict(model), state, films.arrays, films.test, scores)
+        report.write(run)
 
 
 def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -> Films:
@@ -356,11 +344,19 @@ def main() -> None:
             raise InputError("--workdir: several processes need it, on a disk that they share")
         workdir = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     command.say(f"run directory: {workdir}")
-    how = {"resume": options.resume, "profile": options.profile}
+    configuration, resume, profile = options.configuration, options.resume, options.profile
     if options.seeds == 1:
-        train(options.configuration, RunDirectory(workdir), mesh, **how)
-    else:
-        train_seeds(options.configuration, workdir, mesh, seeds=options.seeds, **how)
+        train(configuration, RunDirectory(workdir), mesh, resume=resume, profile=profile)
+        return
+
+    def train_one(
+        own: Configuration, run: RunDirectory, group: Mesh, preemption: parallel.Preemption
+    ) -> None:
+        # One process can write one trace.
+        traced = profile if own.seed == configuration.seed else None
+        train(own, run, group, resume=resume, profile=traced, preemption=preemption)
+
+    train_seeds(train_one, configuration, workdir, mesh, seeds=options.seeds, resume=resume)
 
 
 if __name__ == "__main__":

@@ -149,5 +149,5 @@ def _needing_flatbuffers(function: Callable[[], Any]) -> Any:
         return function()
     except ImportError as error:
         raise InputError(
-            "exported networks need flatbuffers: pip install 'jaxseg[export]'"
+            "exported networks need flatbuffers: pip install flatbuffers"
         ) from error
