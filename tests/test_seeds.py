@@ -127,10 +127,11 @@ def test_seeds_side_by_side_are_all_saved_at_sigterm_and_go_on(job, tmp_path):
     [
         (1, (8, 1), [(8, 1)]),
         (2, (8, 1), [(4, 1)] * 2),
-        (3, (8, 1), [(2, 1)] * 3),
-        (3, (4, 2), [(1, 2)] * 3),
+        (2, (4, 2), [(2, 2)] * 2),
+        (6, (8, 1), [(4, 1)] * 2),
         (8, (8, 1), [(1, 1)] * 8),
-        # Two rounds of one device each would take longer than nine of eight devices.
+        # Three of two devices would leave two idle, nine in two rounds seven.
+        (3, (8, 1), [(8, 1)]),
         (9, (8, 1), [(8, 1)]),
         (16, (8, 1), [(1, 1)] * 8),
     ],
