@@ -68,22 +68,21 @@ def ensemble(options: Options) -> None:
     def joint(states: Any, images: Images) -> Logits:
         return inference.ensemble_logits(each(states, images))
 
-    classes = tuple(configuration.mask_values())
-    scores = score(joint, states, arrays, indices, mesh, rows=rows, class_names=classes)
-    compiled = parallel.jit_rows(lambda *given: inference.disagreement(each(*given)), mesh)
-    on_host = {"images": arrays.images}
-    doubts = []
-    for start in range(0, len(indices), rows):
-        batch = indices[start : start + rows]
-        padded = np.pad(batch, (0, rows - len(batch)), constant_values=-1)
-        taken = parallel.take_batch(on_host, padded, mesh)
-        doubts.append(parallel.to_host(compiled(states, taken["images"]))[: len(batch)])
-    disagreement = np.concatenate(doubts).astype(np.float64)
+    scores = score(
+        joint,
+        states,
+        arrays,
+        indices,
+        mesh,
+        rows=rows,
+        class_names=tuple(configuration.mask_values()),
+        # The compiler finds that these networks are those of `joint` and computes them once.
+        also={"disagreement": lambda *given: inference.disagreement(each(*given))},
+    )
+    disagreement = scores.columns["disagreement"]
 
     options.out.mkdir(parents=True, exist_ok=True)
-    table = scores.table()
-    table.columns["disagreement"] = disagreement
-    table.write(options.out / "per_image.csv")
+    scores.table().write(options.out / "per_image.csv")
     found = finds_bad_masks(disagreement, scores.columns["dice"])
     write_json(
         options.out / "ensemble.json",

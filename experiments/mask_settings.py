@@ -2,15 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
 
+from experiments.scoring import Predict
 from jaxseg import inference
 from jaxseg.inference.views import Flip
-from jaxseg.types import Images, InputError, Logits
+from jaxseg.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class MaskSettings:
         if objects > 1 and self.threshold != 0.5:
             raise InputError("--threshold: of several classes the most probable is taken")
 
-    def averaged(self, predict: Callable[[Any, Images], Logits]) -> Callable[[Any, Images], Logits]:
+    def averaged(self, predict: Predict) -> Predict:
         """The prediction from all views that are asked for."""
         return inference.average_views(predict, flips=self.flips, scales=self.scales)
 

@@ -1,7 +1,7 @@
 """Scores of a set of films: per film on the reference mask's own grid, and the table of means."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ PER_FILM = "pixel_accuracy"
 Predict = Callable[[Any, Images], Logits]
 """Logits of a batch, of whatever state its maker learnt."""
 
+Measure = Callable[[Any, Images], jax.Array]
+"""One number for each film of a batch, float ``[B]``, by what was learnt."""
+
 
 class Scores:
     """The scores of some films.
@@ -39,10 +42,11 @@ class Scores:
         ids: The films.
         classes: Their classes, empty text where unknown.
         columns: For each of `COLUMNS`, and ``dice_network_size``, a float64 value per film, NaN
-            where undefined: of several classes the mean over those that are defined.
+            where undefined: of several classes the mean over those that are defined. Then what
+            was asked for besides.
         soft_dice_pooled: The unthresholded Dice over all pixels of all films, at the network's
             size; of several classes their mean.
-        by_class: The same columns for each class by its name, background and pixel accuracy left
+        by_class: `COLUMNS` but the pixel accuracy for each class by its name, background left
             out; empty where there is but one class.
         calibration: Of all pixels of all films, on the masks' own grids.
     """
@@ -97,7 +101,8 @@ class Scores:
 
     def table(self) -> ScoreTable:
         """A line per film."""
-        columns = {name: self.columns[name] for name in (*COLUMNS, "dice_network_size")}
+        first = (*COLUMNS, "dice_network_size")
+        columns = {name: self.columns[name] for name in dict.fromkeys((*first, *self.columns))}
         for label, own in self.by_class.items():
             columns |= {f"{name}_{label}": own[name] for name in COLUMNS if name != PER_FILM}
         return ScoreTable(self.ids, self.classes, columns)
@@ -112,6 +117,7 @@ def score(
     *,
     rows: int,
     class_names: Sequence[str] = (),
+    also: Mapping[str, Measure] | None = None,
     mend: Callable[[np.ndarray], np.ndarray] | None = None,
     stop: Preemption | None = None,
 ) -> Scores:
@@ -128,6 +134,7 @@ def score(
         mesh: The devices.
         rows: Films at once, an even share for every device.
         class_names: Of several classes, background left out; none for one class.
+        also: What else to measure of each film, by the name of its column.
         mend: Decides on the host, of one film's logits ``[H, W, K]`` on its mask's grid, the labels
             int32 ``[H, W]`` that are scored, in place of the above. Neither the scores at the
             network's size nor the calibration see it.
@@ -139,7 +146,7 @@ def score(
     Raises:
         Preempted: SIGTERM came.
     """
-    score_rows = _compiled(predict, mesh, mend)
+    score_rows = _compiled(predict, mesh, also or {}, mend)
     parts: list[tuple[np.ndarray, Any]] = []
     with progress_bar("scoring", len(indices)) as bar:
         for batch in _batches_of_one_grid(arrays, indices, rows):
@@ -171,7 +178,7 @@ def score(
         columns={name: mean_over_classes(values) for name, values in columns.items()},
         soft_dice_pooled=float(foreground(metrics.soft_dice_score(metrics.pooled(soft))).mean()),
         by_class={
-            label: {name: values[:, i] for name, values in columns.items() if name != PER_FILM}
+            label: {name: columns[name][:, i] for name in COLUMNS if name != PER_FILM}
             for i, label in enumerate(class_names if len(class_names) > 1 else ())
         },
         calibration=metrics.pooled(calibration),
@@ -275,7 +282,10 @@ def _distances(predicted: Array, actual: jax.Array, classes: int) -> tuple[jax.A
 
 
 def _compiled(
-    predict: Predict, mesh: Mesh, mend: Callable[[np.ndarray], np.ndarray] | None
+    predict: Predict,
+    mesh: Mesh,
+    also: Mapping[str, Measure],
+    mend: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Callable[..., Any]:
     def decided(logits: jax.Array) -> Array:
         if mend is None:
@@ -306,6 +316,9 @@ def _compiled(
                 "dice_network_size": metrics.dice(at_network_size),
                 "hd95": hd95,
                 "assd": assd,
+                **{
+                    name: measure(state, films["images"])[:, None] for name, measure in also.items()
+                },
             },
             metrics.soft_dice_sums(logits, labels),
             metrics.calibration_sums(resized, masks),
