@@ -25,6 +25,11 @@ from jaxseg.types import InputError
 SCORES = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95": ("HD95, px", 2), "assd": ("ASSD, px", 2)}
 """What is compared: how it is called, and to how many digits it is given."""
 
+HEADERS = (
+    "", "seeds", "films", "Dice", "95 % interval", "spread of seeds", "worst film",
+    *(title for title, _ in list(SCORES.values())[1:]),
+)  # fmt: skip
+
 DISTRIBUTIONS = {column: SCORES[column][0] for column in ("dice", "hd95")}
 """Columns whose distribution over films is drawn, and how the axis is called."""
 
@@ -78,7 +83,7 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
     recipes = gather(runs)
     sets = film_sets(recipes)
     body = [
-        f"<h1>{len(recipes)} recipes, {len(runs)} runs</h1>",
+        f"<h1>Recipes: {len(recipes)}, runs: {len(runs)}</h1>",
         '<p class="warning">For research, not for diagnosis.</p>',
         page.table(
             ("", "seeds", "parameters", "films learnt from", "epochs", "seconds of training"),
@@ -90,7 +95,8 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
         rows = [_row(label, own) for label, own in scored.items()]
         body += _film_set(name, scored, rows)
         for label, *scores in rows:
-            print(f"{name}: {label}: " + ", ".join(scores))
+            told = zip(HEADERS[1:], scores, strict=True)
+            print(f"{name}: {label}: " + ", ".join(f"{title} {score}" for title, score in told))
     body += ["<h2>Configurations</h2>", *_configurations(recipes)]
     write_text(out, page.document("jaxseg: " + ", ".join(r.label for r in recipes), body))
     print(f"comparison: {out}")
@@ -102,17 +108,26 @@ def over_seeds(runs: Sequence[RunDirectory]) -> dict[str, Any]:
     Returns:
         ``seeds``, and under ``test`` for every score of the runs' summaries that is one number its
         ``mean``, its ``spread`` (the standard deviation over seeds, n - 1; None of one) and the
-        ``values``.
+        ``values``; of several classes under ``classes`` the same for each.
     """
     tests = [(run.read_summary() or {})["test"] for run in runs]
+    scores = _over_seeds(tests)
+    if classes := tests[0].get("classes"):
+        scores["classes"] = {
+            name: _over_seeds([test["classes"][name] for test in tests]) for name in classes
+        }
+    seeds = [run.read_config()["configuration"]["seed"] for run in runs]
+    return {"seeds": seeds, "images": tests[0]["images"], "test": scores}
+
+
+def _over_seeds(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     scores = {}
     for name in tests[0]:
         values = [test[name] for test in tests]
         if all(isinstance(value, float) for value in values):
             mean = float(np.mean(values))
             scores[name] = {"mean": mean, "spread": _spread(values), "values": values}
-    seeds = [run.read_config()["configuration"]["seed"] for run in runs]
-    return {"seeds": seeds, "images": tests[0]["images"], "test": scores}
+    return scores
 
 
 def gather(runs: Sequence[RunDirectory]) -> list[Recipe]:
@@ -274,11 +289,9 @@ def _reached(row: Mapping[str, Any]) -> bool:
 
 
 def _film_set(name: str, scored: Mapping[str, Scored], rows: Sequence[Sequence[str]]) -> list[str]:
-    headers = ("", "seeds", "films", "Dice", "95 % interval", "spread of seeds", "worst film")
-    headers += tuple(title for title, _ in list(SCORES.values())[1:])
     parts = [
         f"<h2>{html.escape(name[0].upper() + name[1:])}</h2>",
-        page.table(headers, rows),
+        page.table(HEADERS, rows),
         '<p class="note">Means over films of the mean over seeds, on the masks\' own grids; the '
         "interval is a 95 % percentile bootstrap over films, the spread the standard deviation of "
         "the seeds' means. Left out as undefined, films: "
@@ -287,6 +300,10 @@ def _film_set(name: str, scored: Mapping[str, Scored], rows: Sequence[Sequence[s
     ]
     reference, *others = scored.items()
     for label, own in others:
+        if not set(own.ids) & set(reference[1].ids):
+            note = f"{label} and {reference[0]} have no film in common to compare."
+            parts.append(f'<p class="note">{html.escape(note)}</p>')
+            continue
         parts += [
             f"<h3>{html.escape(f'{label} less {reference[0]}, film by film')}</h3>",
             page.table(
@@ -306,7 +323,12 @@ def _film_set(name: str, scored: Mapping[str, Scored], rows: Sequence[Sequence[s
         if own.calibrations
     }
     if diagrams:
-        parts.append(page.picture(pictures.reliability(diagrams), "Reliability diagram"))
+        parts += [
+            "<h3>Reliability</h3>",
+            page.picture(pictures.reliability(diagrams), "Reliability diagram"),
+            '<p class="note">Of the pixels that were given a probability, the share that is so; on '
+            "the grey line as many as were promised. Below, how many pixels there are.</p>",
+        ]
     return parts
 
 

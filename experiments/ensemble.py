@@ -110,6 +110,7 @@ def ensemble(options: Options) -> None:
             np.stack([metrics.predicted_labels(own) for own in logits]),
             np.asarray(inference.mutual_information(logits)),
             captions,
+            [path.name for path in options.runs],
         ),
     )
     print(report.one_line(scores.summary()))

@@ -71,14 +71,19 @@ def examples(
     truths: Sequence[np.ndarray],
     predictions: Sequence[np.ndarray],
     captions: Sequence[str],
+    *,
+    names: Sequence[str] = (),
 ) -> bytes:
     """Film, truth, prediction and both contours on the film, a row each; a PNG.
+
+    Of several classes each has a colour of its own.
 
     Args:
         films: uint8 ``[H, W]``.
         truths: Class ids ``[Hm, Wm]`` each, 0 the background.
         predictions: The same, each of its truth's shape.
         captions: What stands beside each row.
+        names: Of the classes but the background, for the legend.
     """
     classes = max(1, *(int(labels.max()) for labels in (*truths, *predictions)))
     figure = Figure(figsize=(10.6, 2.55 * len(films) + 0.35), layout="constrained")
@@ -91,24 +96,20 @@ def examples(
         film = np.asarray(
             Image.fromarray(film).resize(truth.shape[::-1], Image.Resampling.BILINEAR)
         )
-        brightest = (255, classes, classes, 255)
-        for panel, picture, white in zip(
-            panels, (film, truth, predicted, film), brightest, strict=True
-        ):
-            panel.imshow(picture, cmap="gray", vmin=0, vmax=white)
+        shown = (mask(labels, classes=classes).convert("RGB") for labels in (truth, predicted))
+        for panel, picture in zip(panels, (film, *shown, film), strict=True):
+            panel.imshow(picture, cmap="gray", vmin=0, vmax=255)
             panel.set(xticks=[], yticks=[])
         panels[0].set_ylabel(caption, fontsize=8)
         for label in range(1, classes + 1):
-            draw_contour(panels[3], truth == label, TRUTH, "solid")
-            draw_contour(panels[3], predicted == label, PREDICTION, "dashed")
-    handles = [
-        axes[0, 3].plot([], [], color=color, ls=style, lw=1.4)[0]
-        for color, style in ((TRUTH, "solid"), (PREDICTION, "dashed"))
-    ]
-    figure.legend(
-        handles, ["truth", "prediction"], loc="outside lower right", ncols=2, frameon=False,
-        fontsize=9,
-    )  # fmt: skip
+            of_class = None if classes == 1 else _hex(label)
+            draw_contour(panels[3], truth == label, of_class or TRUTH, "solid")
+            draw_contour(panels[3], predicted == label, of_class or PREDICTION, "dashed")
+    lines = [("truth", TRUTH, "-"), ("prediction", PREDICTION, "--")]
+    if classes > 1:
+        lines = [(name, "black", style) for name, _, style in lines]
+        lines += [(name, _hex(label), "-") for label, name in enumerate(names, 1)]
+    _legend(figure, axes[0, 3], lines)
     return _png(figure)
 
 
@@ -164,7 +165,11 @@ def reliability(named: Mapping[str, Mapping[str, Sequence[float | None]]]) -> by
 
 
 def uncertainty(
-    films: np.ndarray, masks: np.ndarray, maps: np.ndarray, captions: Sequence[str]
+    films: np.ndarray,
+    masks: np.ndarray,
+    maps: np.ndarray,
+    captions: Sequence[str],
+    names: Sequence[str],
 ) -> bytes:
     """Film, the members' outlines on it, and where they disagree, a row each; a PNG.
 
@@ -173,10 +178,11 @@ def uncertainty(
         masks: Class ids ``[members, films, H, W]``, 0 the background.
         maps: Mutual information ``[films, H, W]`` in nats.
         captions: What stands beside each row.
+        names: Of the members.
     """
     figure = Figure(figsize=(8.4, 2.55 * len(films) + 0.35), layout="constrained")
     axes = figure.subplots(len(films), 3, squeeze=False)
-    titles = ("film", "every network's outline", "disagreement, nats")
+    titles = ("film", "every network's outlines", "mutual information, nats")
     for panel, title in zip(axes[0], titles, strict=True):
         panel.set_title(title, fontsize=10)
     shades = Normalize(0, max(float(maps.max()), 1e-6))
@@ -191,7 +197,18 @@ def uncertainty(
             panel.set(xticks=[], yticks=[])
         panels[0].set_ylabel(caption, fontsize=8)
     figure.colorbar(ScalarMappable(shades, "cividis"), ax=axes[:, 2], shrink=0.6)
+    lines = zip(names, itertools.cycle(LINES))
+    _legend(figure, axes[0, 1], [(name, color, "-") for name, (color, _) in lines])
     return _png(figure)
+
+
+def _legend(figure: Figure, panel: Any, lines: Sequence[tuple[str, str, str]]) -> None:
+    """Says below the picture what lines of a name, colour and style mean."""
+    handles = [panel.plot([], [], color=color, ls=style, lw=1.4)[0] for _, color, style in lines]
+    figure.legend(
+        handles, [name for name, *_ in lines], loc="outside lower right", ncols=len(lines),
+        frameon=False, fontsize=9,
+    )  # fmt: skip
 
 
 def _plain(panel: Any) -> None:
@@ -258,3 +275,8 @@ def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     return content.getvalue()
+
+
+def _hex(number: int) -> str:
+    """A class's colour as Matplotlib takes it."""
+    return "#" + bytes(_colour(number)).hex()

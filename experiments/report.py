@@ -64,7 +64,8 @@ def write(run: RunDirectory) -> None:
         '<p class="warning">For research, not for diagnosis.</p>',
         "<h2>Scores on the test films</h2>",
         page.facts(_score_rows(test), numbers=True),
-        '<p class="note">Taken per film on the reference mask\'s own grid, at a threshold of 0.5; '
+        '<p class="note">Taken per film on the reference mask\'s own grid, each pixel of the '
+        "class that is the most probable; "
         "distances are pixels of that grid. The interval is a 95 % percentile bootstrap over "
         f"films. Left out because undefined: Dice of {test['undefined']} films, distances of "
         f"{test['undefined_distances']}.</p>",

@@ -246,9 +246,9 @@ def draw_examples(
         f"HD95 {scores.columns['hd95'][row]:.1f} px"
         for row in chosen
     ]
-    write_bytes(
-        path, pictures.examples([film[..., 0] for film in films], truths, predictions, captions)
-    )
+    images = [film[..., 0] for film in films]
+    names = list(scores.by_class)
+    write_bytes(path, pictures.examples(images, truths, predictions, captions, names=names))
 
 
 def _batches_of_one_grid(

@@ -97,6 +97,8 @@ def train(
     trace = Trace(profile)
     with ONE_AT_A_TIME:
         films = open_run(configuration, run, resume=resume)
+    counts = [len(chosen) for chosen in (films.train, films.validation, films.test)]
+    command.say("films: {} to learn from, {} to choose the epoch by, {} to test on".format(*counts))
     rows = check_rows(configuration, mesh)
     model = configuration.model()
     steps_per_epoch = math.ceil(len(films.train) / configuration.batch_size)
@@ -173,7 +175,9 @@ def train(
             row |= {"train_seconds": progress.train_seconds}
             if parallel.is_lead():
                 run.log(row)
-            command.say(", ".join(f"{name} {_short(value)}" for name, value in row.items()))
+            told = {name: value for name, value in row.items() if name != "epoch"}
+            said = ", ".join(f"{name} {_short(value)}" for name, value in told.items())
+            command.say(f"epoch {epoch + 1} of {configuration.epochs}, {said}")
             progress = progress.next_epoch()
             checkpoints.save(state, dataclasses.asdict(progress), score=row.get("validation_dice"))
             saved_at = time.monotonic()

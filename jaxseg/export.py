@@ -148,6 +148,4 @@ def _needing_flatbuffers(function: Callable[[], Any]) -> Any:
     try:
         return function()
     except ImportError as error:
-        raise InputError(
-            "exported networks need flatbuffers: pip install flatbuffers"
-        ) from error
+        raise InputError("exported networks need flatbuffers: pip install flatbuffers") from error

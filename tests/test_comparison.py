@@ -196,7 +196,7 @@ def test_pictures_of_uncertainty_are_drawn_whatever_the_masks_are():
     films = np.zeros((2, 8, 8), np.uint8)
     masks = np.zeros((3, 2, 8, 8), np.int32)
     masks[0, 0, 2:5, 2:5] = 1
-    png = pictures.uncertainty(films, masks, np.zeros((2, 8, 8)), ["a", "b"])
+    png = pictures.uncertainty(films, masks, np.zeros((2, 8, 8)), ["a", "b"], ["one", "two"])
     assert png.startswith(b"\x89PNG")
 
 

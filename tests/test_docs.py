@@ -44,11 +44,10 @@ def test_the_page_on_own_models_trains_one(capsys):
 
 @pytest.mark.slow
 def test_the_readme_trains_and_scores(capsys):
-    space = run(narrower(code_of("README.md")))
-    assert int(space["state"].step) == 10
-    loss, dice = (float(word.strip("[]")) for word in capsys.readouterr().out.split())
-    assert 0 < loss < 1.5
-    assert 0 <= dice <= 1
+    space = run(code_of("README.md"))
+    assert int(space["state"].step) == 40
+    # All object would have 0.67.
+    assert 0.85 < float(capsys.readouterr().out.strip(" []\n")) <= 1
 
 
 @pytest.mark.slow

@@ -349,9 +349,8 @@ def test_films_computed_a_few_at_once_are_the_films_of_the_whole_batch(norm, cou
     theirs = training_value_and_gradients(whole, variables, x)
     ours = training_value_and_gradients(pieces, variables, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
-    np.testing.assert_allclose(
-        pieces.apply(variables, x), whole.apply(variables, x), rtol=1e-5, atol=1e-6
-    )
+    few, all_at_once = (applied(model, variables, x) for model in (pieces, whole))
+    np.testing.assert_allclose(few, all_at_once, rtol=1e-5, atol=1e-6)
 
 
 def test_a_lone_cpu_computes_as_many_films_at_once_as_fit_its_cache(monkeypatch):

@@ -89,7 +89,7 @@ def test_seeds_side_by_side_are_the_seeds_one_after_another(job, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 seeds side by side, 1 devices each" in done.stdout
     for seed in (5, 6):
-        assert f"seed {seed}: step 3, epoch 1" in done.stdout
+        assert f"seed {seed}: epoch 1 of 2, step 3" in done.stdout
         alone, beside = (RunDirectory(place / f"seed-{seed}") for place in (folder, tmp_path))
         assert learnt(beside) == learnt(alone)
     assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [5, 6]
@@ -97,11 +97,11 @@ def test_seeds_side_by_side_are_the_seeds_one_after_another(job, tmp_path):
 
 def test_seeds_side_by_side_are_all_saved_at_sigterm_and_go_on(job, tmp_path):
     options = replaced(job[0], workdir=tmp_path)
-    whole = command("train", *replaced(options, epochs=60), environment=devices(2))
+    whole = command("train", *replaced(options, epochs=12), environment=devices(2))
     assert whole.returncode == 0, whole.stderr
     expected = [learnt(RunDirectory(tmp_path / f"seed-{seed}")) for seed in (5, 6)]
 
-    options = replaced(options, workdir=tmp_path / "stopped", epochs=60)
+    options = replaced(options, workdir=tmp_path / "stopped", epochs=12)
     runs = [RunDirectory(tmp_path / "stopped" / f"seed-{seed}") for seed in (5, 6)]
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *map(str, options)],

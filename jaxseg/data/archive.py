@@ -138,7 +138,8 @@ class Archive:
         if absent := [name for name in classes if name not in self.classes]:
             raise InputError(
                 f"{self.path}: holds no films of {', '.join(absent)}; "
-                f"the classes present are {', '.join(self.classes)}"
+                f"the classes present are {', '.join(self.classes)} (configurations "
+                f"{', '.join(name.lower().replace(' ', '_') for name in self.classes)})"
             )
         films, faults = [], list(self._strays)
         for name in classes:
@@ -180,9 +181,9 @@ class Archive:
         """Warns with both counts where a class has fewer films than the release.
 
         Args:
-            classes: names of class folders that the archive has.
+            classes: names of class folders; one that the archive lacks is passed over.
         """
-        counts = {name: len(self._paired[name][0]) for name in classes}
+        counts = {name: len(self._paired[name][0]) for name in classes if name in self.classes}
         fewer = [
             f"{name} {count} of {RELEASE_COUNTS[name]}"
             for name, count in counts.items()

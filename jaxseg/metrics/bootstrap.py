@@ -92,6 +92,9 @@ def bootstrap_mean(
     defined = values[~np.isnan(values)]
     mean, means = _resampled_means(key, defined, level, resamples)
     low, high = _ends(means, level)
+    if len(defined):
+        # No mean lies outside its values, though rounding may.
+        low, high = (float(np.clip(end, defined.min(), defined.max())) for end in (low, high))
     return Interval(mean, low, high, len(defined), len(values) - len(defined))
 
 

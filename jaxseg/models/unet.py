@@ -126,12 +126,12 @@ class UNet(nn.Module):
     @nn.compact
     def _logits(
         self,
-        images: jax.Array,
+        images: Images,
         train: bool,
-        valid: jax.Array | None,
-        rows: jax.Array | None,
+        valid: Valid | None,
+        rows: Rows | None,
         rng: jax.Array | None,
-    ) -> jax.Array:
+    ) -> Logits:
         levels = len(self.widths) - 1
         rates = rates_per_level(self.dropout, levels)
         if unknown := set(self.remat) - set(range(levels + 1)):
