@@ -174,9 +174,12 @@ def test_absent_classes_are_told_from_those_present(folder):
     with open_archive(folder) as archive:
         assert archive.classes == ("COVID", "Viral Pneumonia")
         with pytest.raises(
-            InputError, match=r"of Lung_Opacity, Normal; .* COVID, Viral Pneumonia$"
+            InputError,
+            match=r"of Lung_Opacity, Normal; .* COVID, Viral Pneumonia \(configurations covid, viral_",
         ):
             archive.films(ALL_CLASSES)
+        with pytest.warns(PartialReleaseWarning, match="COVID 3 of 3616, Viral Pneumonia"):
+            archive.warn_if_partial(ALL_CLASSES)
 
 
 def test_an_empty_or_absent_directory_says_what_to_put_there(tmp_path):
