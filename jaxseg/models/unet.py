@@ -186,14 +186,15 @@ class UNet(nn.Module):
         logits = packing.unpack(logits, shares[0])
         return logits[:, :height, :width].astype(jnp.float32)
 
-    def _films_at_once(self, shape: tuple[int, ...], train: bool) -> int | None:
+    def _films_at_once(self, shape: tuple[Any, ...], train: bool) -> int | None:
         """None where the batch is to be computed whole."""
         films, *size, _ = shape
         count = self.films_at_once
         if count is not None and count < 1:
             raise ValueError(f"films_at_once is {count}; it must be at least 1")
-        # An exported batch has no number of films.
-        if not isinstance(films, int) or self.is_initializing() or (train and self.norm == "batch"):
+        # What is exported has names for sizes.
+        named = not all(isinstance(side, int) for side in (films, *size))
+        if named or self.is_initializing() or (train and self.norm == "batch"):
             return None
         alone = jax.default_backend() == "cpu" and jax.device_count() == 1
         if count is None and self.layout == "auto" and alone:
