@@ -1,13 +1,10 @@
 """What every command shares: one clear line for a bad input, Ctrl-C, warnings, progress bars."""
 
-import contextlib
 import dataclasses
 import signal
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import logging
@@ -22,8 +19,6 @@ DIVERGED = 3
 PREEMPTED = 75
 """What sysexits.h calls a temporary failure: the same command with --resume goes on."""
 INTERRUPTED = 130
-
-_SPEAKER: ContextVar[str] = ContextVar("speaker", default="")
 
 
 class Preempted(Exception):
@@ -112,16 +107,15 @@ def bar(title: str) -> Callable[[int, int], None]:
 def progress_bar(title: str, total: int, unit: str = "film", *, done: int = 0) -> tqdm:
     """A bar with rate and time left, gone when it is done, silent unless on a terminal.
 
-    Of several processes only the first draws one, of several threads the main one.
+    Of several processes only the first draws one.
     """
-    draws = parallel.is_lead() and threading.current_thread() is threading.main_thread()
     return tqdm(
         total=total,
         initial=done,
         desc=title,
         unit=unit,
         leave=False,
-        disable=None if draws else True,
+        disable=None if parallel.is_lead() else True,
         smoothing=0.1,
     )
 
@@ -129,17 +123,7 @@ def progress_bar(title: str, total: int, unit: str = "film", *, done: int = 0) -
 def say(line: str) -> None:
     """Prints a line at once; of several processes only the first does."""
     if parallel.is_lead():
-        print(f"{_SPEAKER.get()}{line}", flush=True)
-
-
-@contextlib.contextmanager
-def speaking_for(name: str) -> Iterator[None]:
-    """Begins each line that the block's thread says with a name."""
-    before = _SPEAKER.set(f"{name}: ")
-    try:
-        yield
-    finally:
-        _SPEAKER.reset(before)
+        print(line, flush=True)
 
 
 def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:

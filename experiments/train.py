@@ -8,7 +8,6 @@ With no argument films are drawn, so that nothing need be downloaded.
 import dataclasses
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
@@ -40,9 +39,6 @@ from jaxseg.types import InputError
 
 ONE_PROCESS = command.Devices()
 
-ONE_AT_A_TIME = threading.Lock()
-"""Seeds that are trained side by side prepare their films and draw one after another."""
-
 CHECKPOINT_SECONDS = 600.0
 """Besides one after every epoch, a checkpoint is saved this often."""
 
@@ -60,9 +56,8 @@ class Options:
     profile: Path | None = None
     """Folder for a trace of a few steps, which TensorBoard and Perfetto open."""
     seeds: int = 1
-    """Train so many seeds from --seed on, side by side where one process has several devices, each
-    in a folder of its own within --workdir, where summary.json then has the mean and the spread of
-    their scores."""
+    """Train so many seeds from --seed on, one after another, each in a folder of its own within
+    --workdir, where summary.json then has the mean and the spread of their scores."""
 
     def __post_init__(self) -> None:
         """Raises InputError where there is no seed to train."""
@@ -95,8 +90,7 @@ def train(
         Preempted: SIGTERM came; the state was saved.
     """
     trace = Trace(profile)
-    with ONE_AT_A_TIME:
-        films = open_run(configuration, run, resume=resume)
+    films = open_run(configuration, run, resume=resume)
     counts = [len(chosen) for chosen in (films.train, films.validation, films.test)]
     command.say("films: {} to learn from, {} to choose the epoch by, {} to test on".format(*counts))
     rows = check_rows(configuration, mesh)
@@ -216,9 +210,8 @@ def train(
             **report.machine(),
         },
     )
-    with ONE_AT_A_TIME:
-        draw_examples(run.examples, make_predict(model), state, films.arrays, films.test, scores)
-        report.write(run)
+    draw_examples(run.examples, make_predict(model), state, films.arrays, films.test, scores)
+    report.write(run)
 
 
 def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -> Films:

@@ -3,10 +3,8 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -15,9 +13,7 @@ import pytest
 from scipy import stats
 
 from experiments import films, trained
-from experiments.run_directory import CLOCKED, RunDirectory
-from experiments.seeds import device_groups
-from jaxseg import parallel
+from experiments.run_directory import RunDirectory
 from jaxseg.data import phantom
 from jaxseg.types import InputError
 
@@ -65,84 +61,6 @@ def test_the_job_has_a_run_for_each_seed_and_what_they_say_together(job):
     assert together["test"]["dice_mean"]["mean"] == pytest.approx(sum(dice) / 2)
     assert together["test"]["dice_mean"]["spread"] == pytest.approx(abs(dice[0] - dice[1]) / 2**0.5)
     assert (folder / "comparison.html").exists()
-
-
-def replaced(options, **values):
-    """The options with others for some, by name."""
-    options = list(options)
-    for name, value in values.items():
-        options[options.index(f"--{name}") + 1] = value
-    return options
-
-
-def learnt(run):
-    """What a run measured, without what a clock gives."""
-    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    rows = [{k: v for k, v in row.items() if k not in CLOCKED} for row in rows]
-    return rows, run.test_scores.read_text()
-
-
-def test_seeds_side_by_side_are_the_seeds_one_after_another(job, tmp_path):
-    options, folder = job
-    options = replaced(options, workdir=tmp_path)
-    done = command("train", *options, environment=devices(2))
-    assert done.returncode == 0, done.stderr
-    assert "2 seeds side by side, 1 devices each" in done.stdout
-    for seed in (5, 6):
-        assert f"seed {seed}: epoch 1 of 2, step 3" in done.stdout
-        alone, beside = (RunDirectory(place / f"seed-{seed}") for place in (folder, tmp_path))
-        assert learnt(beside) == learnt(alone)
-    assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [5, 6]
-
-
-def test_seeds_side_by_side_are_all_saved_at_sigterm_and_go_on(job, tmp_path):
-    options = replaced(job[0], workdir=tmp_path)
-    whole = command("train", *replaced(options, epochs=12), environment=devices(2))
-    assert whole.returncode == 0, whole.stderr
-    expected = [learnt(RunDirectory(tmp_path / f"seed-{seed}")) for seed in (5, 6)]
-
-    options = replaced(options, workdir=tmp_path / "stopped", epochs=12)
-    runs = [RunDirectory(tmp_path / "stopped" / f"seed-{seed}") for seed in (5, 6)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", *map(str, options)],
-        cwd=ROOT, env=devices(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    until = time.monotonic() + 200
-    while not all(run.metrics.exists() and run.metrics.read_text() for run in runs):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 75, errors
-    assert not any(run.summary.exists() for run in runs)
-    again = command("train", *options, "--resume", environment=devices(2))
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("going on after step") == 2
-    assert [learnt(run) for run in runs] == expected
-
-
-@pytest.mark.parametrize(
-    ("seeds", "shape", "groups"),
-    [
-        (1, (8, 1), [(8, 1)]),
-        (2, (8, 1), [(4, 1)] * 2),
-        (2, (4, 2), [(2, 2)] * 2),
-        (6, (8, 1), [(4, 1)] * 2),
-        (8, (8, 1), [(1, 1)] * 8),
-        # Three of two devices would leave two idle, nine in two rounds seven.
-        (3, (8, 1), [(8, 1)]),
-        (9, (8, 1), [(8, 1)]),
-        (16, (8, 1), [(1, 1)] * 8),
-    ],
-)
-def test_devices_are_shared_out_so_that_all_seeds_are_done_soonest(seeds, shape, groups):
-    mesh = parallel.make_mesh(jax.devices()[:8], data=shape[0], spatial=shape[1])
-    found = device_groups(mesh, seeds)
-    assert [group.devices.shape for group in found] == groups
-    assert all(group.axis_names == mesh.axis_names for group in found)
-    used = [device for group in found for device in group.devices.flat]
-    assert len(set(used)) == len(used)
 
 
 def test_the_job_goes_on_where_it_stopped_and_ends_the_same(job):

@@ -144,10 +144,6 @@ class Preemption:
             return multihost_utils.reached_preemption_sync_point(self._calls)
         return self._signalled
 
-    def ask(self) -> None:
-        """Has `noticed` say True on one process, as after a signal."""
-        self._signalled = True
-
     def __enter__(self) -> "Preemption":
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._take_note)
@@ -158,7 +154,7 @@ class Preemption:
             signal.signal(signal.SIGTERM, self._before)
 
     def _take_note(self, *_: object) -> None:
-        self.ask()
+        self._signalled = True
 
 
 def _processes_launched() -> set[str]:
