@@ -11,39 +11,39 @@ from experiments.configuration import Configuration
 from experiments.run_directory import RunDirectory, write_json
 from jaxseg import parallel
 
-Train = Callable[[Configuration, RunDirectory, Mesh, parallel.Preemption], None]
-"""``train(configuration, run, mesh, preemption)`` trains one seed."""
-
 
 def train_seeds(
-    train: Train,
+    train: Callable[..., None],
     configuration: Configuration,
     workdir: Path,
     mesh: Mesh,
     *,
     seeds: int,
     resume: bool,
+    profile: Path | None = None,
 ) -> None:
     """Trains seeds from the configuration's own on, a run each in ``seed-N``, and compares them.
 
-    Raises:
-        InputError: A folder, the data or an option will not do.
-        Diverged: A seed gave no finite numbers.
-        Preempted: SIGTERM came; the seed that was being trained is saved.
+    Args:
+        train: ``experiments.train.train``, which raises what this raises.
+        configuration: What to train.
+        workdir: The job's folder.
+        mesh: The devices.
+        seeds: How many.
+        resume: Whether to go on with what lies there.
+        profile: Folder for a trace of the first seed that is trained now.
     """
-    runs, waiting = [], []
+    runs = []
     for seed in range(configuration.seed, configuration.seed + seeds):
         own = dataclasses.replace(configuration, seed=seed)
         runs.append(RunDirectory(workdir / f"seed-{seed}"))
         if runs[-1].check_usable(own, resume=resume) and runs[-1].read_summary() is not None:
             command.say(f"seed {seed} is trained already")
-        else:
-            waiting.append((own, runs[-1]))
-
-    with parallel.Preemption() as preemption:
-        for own, run in waiting:
-            command.say(f"seed {own.seed}: {run.path}")
-            train(own, run, mesh, preemption)
+            continue
+        command.say(f"seed {seed}: {runs[-1].path}")
+        train(own, runs[-1], mesh, resume=resume, profile=profile)
+        # A process can write one trace.
+        profile = None
     if parallel.is_lead():
         write_json(workdir / "summary.json", comparison.over_seeds(runs))
         comparison.write(runs, workdir / "comparison.html")

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,7 +72,6 @@ def train(
     *,
     resume: bool,
     profile: Path | None = None,
-    preemption: parallel.Preemption | None = None,
 ) -> None:
     """Trains, scores the test films and writes the report.
 
@@ -82,7 +81,6 @@ def train(
         mesh: The devices.
         resume: Whether to go on with what lies there.
         profile: Folder for a trace of a few steps.
-        preemption: What tells of a SIGTERM, where several runs share it; else the run's own does.
 
     Raises:
         InputError: The folder, the data or an option will not do.
@@ -116,7 +114,7 @@ def train(
 
     with (
         Checkpoints(run.checkpoints) as checkpoints,
-        nullcontext(preemption) if preemption else parallel.Preemption() as preemption,
+        parallel.Preemption() as preemption,
         closing(trace),
     ):
         progress = Progress()
@@ -341,19 +339,11 @@ def main() -> None:
             raise InputError("--workdir: several processes need it, on a disk that they share")
         workdir = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     command.say(f"run directory: {workdir}")
-    configuration, resume, profile = options.configuration, options.resume, options.profile
+    how = {"resume": options.resume, "profile": options.profile}
     if options.seeds == 1:
-        train(configuration, RunDirectory(workdir), mesh, resume=resume, profile=profile)
-        return
-
-    def train_one(
-        own: Configuration, run: RunDirectory, group: Mesh, preemption: parallel.Preemption
-    ) -> None:
-        # One process can write one trace.
-        traced = profile if own.seed == configuration.seed else None
-        train(own, run, group, resume=resume, profile=traced, preemption=preemption)
-
-    train_seeds(train_one, configuration, workdir, mesh, seeds=options.seeds, resume=resume)
+        train(options.configuration, RunDirectory(workdir), mesh, **how)
+    else:
+        train_seeds(train, options.configuration, workdir, mesh, seeds=options.seeds, **how)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
 
 
-def devices(count):
-    flags = f"--xla_force_host_platform_device_count={count}"
-    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-
-
-def command(name, *arguments, environment=None):
-    environment = environment or devices(1)
+def command(name, *arguments):
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,

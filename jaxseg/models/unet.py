@@ -150,7 +150,8 @@ class UNet(nn.Module):
         # them the bits.
         def dropout(x: jax.Array, rate: float, level: int, name: str) -> jax.Array:
             layer = Dropout(rate, columns[level], packed, name=f"{name}_{level}")
-            key = None if rng is None else jax.random.fold_in(rng, 3 * level + DROPOUTS.index(name))
+            place = len(DROPOUTS) * level + DROPOUTS.index(name)
+            key = None if rng is None else jax.random.fold_in(rng, place)
             return layer(x, train=train, rows=rows, rng=key)
 
         def convolve(name: str, level: int, *parts: jax.Array) -> jax.Array:
