@@ -1,10 +1,12 @@
 """What every command shares: one clear line for a bad input, Ctrl-C, warnings, progress bars."""
 
+import contextlib
 import dataclasses
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from absl import logging
@@ -19,6 +21,8 @@ DIVERGED = 3
 PREEMPTED = 75
 """What sysexits.h calls a temporary failure: the same command with --resume goes on."""
 INTERRUPTED = 130
+
+_SPEAKER: ContextVar[str] = ContextVar("speaker", default="")
 
 
 class Preempted(Exception):
@@ -112,7 +116,7 @@ def progress_bar(title: str, total: int, unit: str = "film", *, done: int = 0) -
     return tqdm(
         total=total,
         initial=done,
-        desc=title,
+        desc=_SPEAKER.get() + title,
         unit=unit,
         leave=False,
         disable=None if parallel.is_lead() else True,
@@ -123,7 +127,17 @@ def progress_bar(title: str, total: int, unit: str = "film", *, done: int = 0) -
 def say(line: str) -> None:
     """Prints a line at once; of several processes only the first does."""
     if parallel.is_lead():
-        print(line, flush=True)
+        print(_SPEAKER.get() + line, flush=True)
+
+
+@contextlib.contextmanager
+def speaking_for(name: str) -> Iterator[None]:
+    """Begins each line and each bar of the block with a name."""
+    before = _SPEAKER.set(f"{name}: ")
+    try:
+        yield
+    finally:
+        _SPEAKER.reset(before)
 
 
 def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:

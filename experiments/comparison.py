@@ -5,7 +5,6 @@ over its seeds; intervals are over films. Differences are taken film by film, on
 recipes were scored on and neither learnt from.
 """
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import page, pictures, score_table
+from experiments import score_table
 from experiments.configuration import PLACES
-from experiments.run_directory import RunDirectory, write_text
+from experiments.run_directory import RunDirectory
 from experiments.score_table import ScoreTable
 from jaxseg import metrics
 from jaxseg.types import InputError
@@ -25,16 +24,8 @@ from jaxseg.types import InputError
 SCORES = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95": ("HD95, px", 2), "assd": ("ASSD, px", 2)}
 """What is compared: how it is called, and to how many digits it is given."""
 
-HEADERS = (
-    "", "seeds", "films", "Dice", "95 % interval", "spread of seeds", "worst film",
-    *(title for title, _ in list(SCORES.values())[1:]),
-)  # fmt: skip
-
 DISTRIBUTIONS = {column: SCORES[column][0] for column in ("dice", "hd95")}
 """Columns whose distribution over films is drawn, and how the axis is called."""
-
-REACHED = 0.95
-"""The validation Dice that recipes are timed to."""
 
 Calibration = dict[str, list[float]]
 
@@ -73,35 +64,6 @@ class Scored:
         return self.by_seed[column].mean(axis=0)
 
 
-def write(runs: Sequence[RunDirectory], out: Path) -> None:
-    """Writes one page that compares finished runs, and says the scores.
-
-    Raises:
-        InputError: A run is none, is not finished, or is named twice; or seeds of one recipe were
-            scored on different films.
-    """
-    recipes = gather(runs)
-    sets = film_sets(recipes)
-    body = [
-        f"<h1>Recipes: {len(recipes)}, runs: {len(runs)}</h1>",
-        '<p class="warning">For research, not for diagnosis.</p>',
-        page.table(
-            ("", "seeds", "parameters", "films learnt from", "epochs", "seconds of training"),
-            [_cost(recipe) for recipe in recipes],
-        ),
-        *_speed(recipes),
-    ]
-    for name, scored in sets.items():
-        rows = [_row(label, own) for label, own in scored.items()]
-        body += _film_set(name, scored, rows)
-        for label, *scores in rows:
-            told = zip(HEADERS[1:], scores, strict=True)
-            print(f"{name}: {label}: " + ", ".join(f"{title} {score}" for title, score in told))
-    body += ["<h2>Configurations</h2>", *_configurations(recipes)]
-    write_text(out, page.document("jaxseg: " + ", ".join(r.label for r in recipes), body))
-    print(f"comparison: {out}")
-
-
 def over_seeds(runs: Sequence[RunDirectory]) -> dict[str, Any]:
     """What ``summary.json`` says of several seeds of one configuration.
 
@@ -126,7 +88,7 @@ def _over_seeds(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [test[name] for test in tests]
         if all(isinstance(value, float) for value in values):
             mean = float(np.mean(values))
-            scores[name] = {"mean": mean, "spread": _spread(values), "values": values}
+            scores[name] = {"mean": mean, "spread": spread(values), "values": values}
     return scores
 
 
@@ -254,135 +216,6 @@ def _scored(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> Scored:
     return Scored(ids, columns, calibrations)
 
 
-def _cost(recipe: Recipe) -> tuple[str, ...]:
-    summaries = [run.read_summary() or {} for run in recipe.runs]
-    seconds = [summary["train_seconds"] for summary in summaries]
-    return (
-        recipe.label,
-        str(len(recipe.runs)),
-        f"{summaries[0]['parameters']:,}",
-        f"{summaries[0]['films']['train']:,}",
-        str(recipe.configuration["epochs"]),
-        f"{np.mean(seconds):,.0f}",
-    )
-
-
-def _speed(recipes: Sequence[Recipe]) -> list[str]:
-    """How long recipes with validation films took to a Dice of `REACHED` on them."""
-    rows = []
-    for recipe in recipes:
-        logs = [run.read_metrics() for run in recipe.runs]
-        if not any("validation_dice" in row for row in logs[0]):
-            continue
-        reached = [next(filter(_reached, log), {}) for log in logs]
-        for title, name in (("epochs", "epoch"), ("seconds", "train_seconds")):
-            cells = [f"{row[name]:,.0f}" if row.get(name) else "never" for row in reached]
-            rows.append((f"{recipe.label}: {title}", ", ".join(cells)))
-    if not rows:
-        return []
-    title = f"Training until the validation films' mean Dice is {REACHED:g}, a number a seed"
-    return [f"<h2>{title}</h2>", page.table(("", ""), rows)]
-
-
-def _reached(row: Mapping[str, Any]) -> bool:
-    return (row["validation_dice"] or 0) >= REACHED
-
-
-def _film_set(name: str, scored: Mapping[str, Scored], rows: Sequence[Sequence[str]]) -> list[str]:
-    parts = [
-        f"<h2>{html.escape(name[0].upper() + name[1:])}</h2>",
-        page.table(HEADERS, rows),
-        '<p class="note">Means over films of the mean over seeds, on the masks\' own grids; the '
-        "interval is a 95 % percentile bootstrap over films, the spread the standard deviation of "
-        "the seeds' means. Left out as undefined, films: "
-        + "; ".join(html.escape(f"{label}: {_undefined(own)}") for label, own in scored.items())
-        + ".</p>",
-    ]
-    reference, *others = scored.items()
-    for label, own in others:
-        if not set(own.ids) & set(reference[1].ids):
-            note = f"{label} and {reference[0]} have no film in common to compare."
-            parts.append(f'<p class="note">{html.escape(note)}</p>')
-            continue
-        parts += [
-            f"<h3>{html.escape(f'{label} less {reference[0]}, film by film')}</h3>",
-            page.table(
-                ("", "difference", "95 % interval", "p", "films"),
-                [
-                    _difference_row(column, found)
-                    for column, found in differences(own, reference[1]).items()
-                ],
-            ),
-        ]
-    columns = {label: {c: own.mean(c) for c in SCORES} for label, own in scored.items()}
-    drawn = pictures.distributions(columns, DISTRIBUTIONS)
-    parts.append(page.picture(drawn, "Distribution over films"))
-    diagrams = {
-        label: pooled_calibration(own.calibrations)
-        for label, own in scored.items()
-        if own.calibrations
-    }
-    if diagrams:
-        parts += [
-            "<h3>Reliability</h3>",
-            page.picture(pictures.reliability(diagrams), "Reliability diagram"),
-            '<p class="note">Of the pixels that were given a probability, the share that is so; on '
-            "the grey line as many as were promised. Below, how many pixels there are.</p>",
-        ]
-    return parts
-
-
-def _row(label: str, own: Scored) -> tuple[str, ...]:
-    dice = metrics.bootstrap_mean(jax.random.key(0), own.mean("dice"))
-    by_seed = [float(metrics.mean_over_images(values).mean) for values in own.by_seed["dice"]]
-    defined = own.by_seed["dice"][~np.isnan(own.by_seed["dice"])]
-    others = [
-        page.number(float(metrics.mean_over_images(own.mean(name)).mean), digits)
-        for name, (_, digits) in list(SCORES.items())[1:]
-    ]
-    return (
-        label,
-        str(len(by_seed)),
-        str(len(own.ids)),
-        page.number(dice.mean),
-        f"{page.number(dice.low)} to {page.number(dice.high)}",
-        "-" if (spread := _spread(by_seed)) is None else page.number(spread),
-        page.number(float(defined.min()) if len(defined) else None),
-        *others,
-    )
-
-
-def _spread(values: Sequence[float]) -> float | None:
+def spread(values: Sequence[float]) -> float | None:
     """Standard deviation over seeds, n - 1; None of one."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def _undefined(own: Scored) -> str:
-    counts = {SCORES[name][0].split(",")[0]: int(np.isnan(own.mean(name)).sum()) for name in SCORES}
-    return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
-
-
-def _difference_row(column: str, found: metrics.PairedInterval) -> tuple[str, ...]:
-    title, digits = SCORES[column]
-    low, high = page.number(found.low, digits), page.number(found.high, digits)
-    return (
-        title,
-        f"{found.difference:+.{digits}f}",
-        f"{low} to {high}",
-        page.number(found.p_value),
-        str(found.images),
-    )
-
-
-def _configurations(recipes: Sequence[Recipe]) -> list[str]:
-    """What all share, then what tells each."""
-    shared = {
-        name: value
-        for name, value in recipes[0].configuration.items()
-        if all(other.configuration.get(name) == value for other in recipes)
-    }
-    parts = [page.facts(shared.items())]
-    for recipe in recipes:
-        own = {k: v for k, v in recipe.configuration.items() if k not in shared}
-        parts += [f"<h3>{html.escape(recipe.label)}</h3>", page.facts(own.items())]
-    return parts

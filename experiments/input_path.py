@@ -5,6 +5,7 @@ Either way a step sees the same films, the same bytes; only what lies where diff
 
 import collections
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -31,9 +32,12 @@ SHARE = 0.5
 BATCHES_AHEAD = 2
 """So many batches lie on the devices before the steps that learn from them."""
 
-Steps = Callable[[TrainState, int], tuple[TrainState, Mapping[str, np.ndarray]]]
-"""``steps(state, count)`` does the next ``count`` steps of an epoch and waits for them; it gives
-the state, and what each of them measured, ``[count]`` by name."""
+Measured = Mapping[str, np.ndarray]
+"""What each of some steps measured, ``[count]`` by name."""
+
+Steps = Callable[[TrainState, int], tuple[TrainState, Callable[[], Measured]]]
+"""``steps(state, count)`` has the devices do the next ``count`` steps of an epoch; it gives the
+state to be, and a function that waits for the steps and gives what they measured."""
 
 
 class InputPath(Protocol):
@@ -66,11 +70,11 @@ class DeviceResident:
         """See `InputPath`."""
         indices = iter(order[first:])
 
-        def steps(state: TrainState, count: int) -> tuple[TrainState, Mapping[str, np.ndarray]]:
+        def steps(state: TrainState, count: int) -> tuple[TrainState, Callable[[], Measured]]:
             next_indices = np.stack(list(itertools.islice(indices, count)))
             placed = parallel.place(next_indices, self._over_rows)
             state, measured = self._many_steps(state, self._films, placed)
-            return state, jax.device_get(measured)
+            return state, functools.partial(jax.device_get, measured)
 
         yield steps
 
@@ -156,7 +160,7 @@ class Streaming:
             placed = (parallel.join_rows(batch, self._mesh, rows=rows) for batch in batches)
             ahead = collections.deque(itertools.islice(placed, BATCHES_AHEAD))
 
-            def steps(state: TrainState, count: int) -> tuple[TrainState, Mapping[str, np.ndarray]]:
+            def steps(state: TrainState, count: int) -> tuple[TrainState, Callable[[], Measured]]:
                 measured = []
                 for _ in range(count):
                     state, of_this_step = self._step(state, ahead.popleft())
@@ -164,7 +168,7 @@ class Streaming:
                     jax.block_until_ready(measured[-1:])
                     measured.append(of_this_step)
                     ahead.extend(itertools.islice(placed, 1))
-                return state, jax.tree.map(lambda *m: np.stack(m), *jax.device_get(measured))
+                return state, lambda: _stacked(jax.device_get(measured))
 
             yield steps
 
@@ -216,6 +220,10 @@ def choose(configuration: Configuration, films: Films, step: Step, mesh: Mesh) -
         options = {"train": films.train, "batch_size": configuration.batch_size}
         return Sharded(step, arrays, mesh, **options)
     return DeviceResident(step, arrays, mesh)
+
+
+def _stacked(measured: Sequence[Measured]) -> Measured:
+    return jax.tree.map(lambda *values: np.stack(values), *measured)
 
 
 def free_megabytes(devices: Sequence[Any]) -> float:

@@ -2,8 +2,8 @@
 
     python -m experiments.report RUN ... [--out FILE]
 
-Of several runs there is another one, which compares them (`experiments.comparison`). Nothing is
-fetched from elsewhere; they print on paper as they stand.
+Of several runs there is another one, which compares them (`experiments.comparison_page`). Nothing
+is fetched from elsewhere; they print on paper as they stand.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import jax
 import tyro
 from tyro.conf import Positional
 
-from experiments import command, comparison, page, pictures, score_table
+from experiments import command, comparison, comparison_page, page, pictures, score_table
 from experiments.page import number
 from experiments.run_directory import RunDirectory, write_bytes, write_text
 from experiments.score_table import ScoreTable
@@ -224,7 +224,7 @@ def main() -> None:
     for run in runs:
         write(run)
     if len(runs) > 1:
-        comparison.write(runs, options.out)
+        comparison_page.write(runs, options.out)
 
 
 if __name__ == "__main__":

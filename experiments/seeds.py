@@ -1,19 +1,24 @@
-"""Several seeds of one configuration as one job, one after another."""
+"""Several seeds of one configuration as one job: side by side where there are devices for it."""
 
+import collections
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 from jax.sharding import Mesh
 
-from experiments import command, comparison
+from experiments import command, comparison, comparison_page
 from experiments.configuration import Configuration
 from experiments.run_directory import RunDirectory, write_json
 from jaxseg import parallel
 
+Turns = Generator[None, None, None]
+"""Work that yields whenever it would wait for its devices."""
+
 
 def train_seeds(
-    train: Callable[..., None],
+    train: Callable[..., Turns],
     configuration: Configuration,
     workdir: Path,
     mesh: Mesh,
@@ -25,25 +30,94 @@ def train_seeds(
     """Trains seeds from the configuration's own on, a run each in ``seed-N``, and compares them.
 
     Args:
-        train: ``experiments.train.train``, which raises what this raises.
+        train: ``experiments.train.train``.
         configuration: What to train.
         workdir: The job's folder.
         mesh: The devices.
         seeds: How many.
         resume: Whether to go on with what lies there.
         profile: Folder for a trace of the first seed that is trained now.
+
+    Raises:
+        InputError: A folder, the data or an option will not do.
+        Diverged: A seed gave no finite numbers; those beside it were trained to their end.
+        Preempted: SIGTERM came; all that were being trained are saved.
     """
-    runs = []
+    runs, waiting = [], collections.deque()
     for seed in range(configuration.seed, configuration.seed + seeds):
         own = dataclasses.replace(configuration, seed=seed)
         runs.append(RunDirectory(workdir / f"seed-{seed}"))
         if runs[-1].check_usable(own, resume=resume) and runs[-1].read_summary() is not None:
             command.say(f"seed {seed} is trained already")
-            continue
-        command.say(f"seed {seed}: {runs[-1].path}")
-        train(own, runs[-1], mesh, resume=resume, profile=profile)
-        # A process can write one trace.
-        profile = None
+        else:
+            waiting.append((own, runs[-1]))
+
+    def one_after_another(group: Mesh) -> Turns:
+        nonlocal profile
+        while waiting and not preemption.noticed():
+            own, run = waiting.popleft()
+            # A process can write one trace.
+            traced, profile = profile, None
+            training = train(own, run, group, preemption, resume=resume, profile=traced)
+            yield from _named(f"seed {own.seed}", training)
+
+    with parallel.Preemption() as preemption:
+        groups = parallel.split(mesh, best_count(len(waiting), parallel.most_parts(mesh)))
+        if len(groups) > 1:
+            command.say(f"{len(groups)} seeds side by side, {groups[0].size} devices each")
+        in_turns(map(one_after_another, groups))
+        if waiting:
+            raise command.Preempted(f"{len(waiting)} seeds are not begun")
     if parallel.is_lead():
         write_json(workdir / "summary.json", comparison.over_seeds(runs))
-        comparison.write(runs, workdir / "comparison.html")
+        comparison_page.write(runs, workdir / "comparison.html")
+
+
+def in_turns(trainings: Iterable[Turns]) -> None:
+    """Goes on with each until it waits for its devices, then with the next, until all have ended.
+
+    Raises:
+        Preempted: One was; so were the others, at their next turn.
+        Diverged: One did; the others have ended as they should.
+    """
+    going, ended_early = collections.deque(trainings), []
+    try:
+        while going:
+            try:
+                next(going[0])
+            except StopIteration:
+                going.popleft()
+            except (command.Preempted, command.Diverged) as error:
+                ended_early.append(error)
+                going.popleft()
+            else:
+                going.rotate(-1)
+    finally:
+        for training in going:
+            training.close()
+    if ended_early:
+        raise ended_early[0]
+
+
+def best_count(seeds: int, most: int) -> int:
+    """Into how many groups to part the devices so that all seeds are trained soonest.
+
+    A group trains one seed at a time, its steps taking as much longer as it has fewer devices.
+
+    Args:
+        seeds: How many there are to train.
+        most: Devices, or groups of devices that share a film's height, that there are.
+    """
+    counts = range(1, max(1, min(seeds, most)) + 1)
+    return min(counts, key=lambda count: (math.ceil(seeds / count) / (most // count), -count))
+
+
+def _named(name: str, training: Turns) -> Turns:
+    """The same training, its lines beginning with a name."""
+    while True:
+        with command.speaking_for(name):
+            try:
+                next(training)
+            except StopIteration:
+                return
+        yield

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from experiments.films import Films, load
 from experiments.progress import Progress, StepsPerCall
 from experiments.run_directory import RunDirectory, write_json
 from experiments.scoring import draw_examples, foreground, mean_over_classes, score
-from experiments.seeds import train_seeds
+from experiments.seeds import Turns, in_turns, train_seeds
 from experiments.tracing import Trace
 from jaxseg import metrics, parallel
 from jaxseg.augment import make_augment
@@ -56,8 +56,8 @@ class Options:
     profile: Path | None = None
     """Folder for a trace of a few steps, which TensorBoard and Perfetto open."""
     seeds: int = 1
-    """Train so many seeds from --seed on, one after another, each in a folder of its own within
-    --workdir, where summary.json then has the mean and the spread of their scores."""
+    """Train so many seeds from --seed on, side by side where there are devices for it, each in a
+    folder of its own within --workdir, where summary.json then has the scores' mean and spread."""
 
     def __post_init__(self) -> None:
         """Raises InputError where there is no seed to train."""
@@ -69,18 +69,24 @@ def train(
     configuration: Configuration,
     run: RunDirectory,
     mesh: Mesh,
+    preemption: parallel.Preemption,
     *,
     resume: bool,
     profile: Path | None = None,
-) -> None:
+) -> Turns:
     """Trains, scores the test films and writes the report.
 
     Args:
         configuration: What to train.
         run: Where it is kept.
         mesh: The devices.
+        preemption: Says when to save and end.
         resume: Whether to go on with what lies there.
         profile: Folder for a trace of a few steps.
+
+    Yields:
+        Nothing, whenever its devices are at work and it would wait for them: time to give other
+        devices other seeds' work.
 
     Raises:
         InputError: The folder, the data or an option will not do.
@@ -112,11 +118,7 @@ def train(
     inputs = input_path.choose(configuration, films, step, mesh)
     evaluate = parallel.jit_rows(make_eval_step(model, configuration.loss), mesh)
 
-    with (
-        Checkpoints(run.checkpoints) as checkpoints,
-        parallel.Preemption() as preemption,
-        closing(trace),
-    ):
+    with Checkpoints(run.checkpoints) as checkpoints, closing(trace):
         progress = Progress()
         if (latest := checkpoints.latest_step()) is not None:
             state, saved = checkpoints.restore(state, latest)
@@ -150,7 +152,9 @@ def train(
                     count = min(steps_now, steps_per_epoch - first)
                     with trace.call(int(state.step), count):
                         began = time.perf_counter()
-                        state, measured = take_steps(state, count)
+                        state, at_work = take_steps(state, count)
+                        yield
+                        measured = at_work()
                         seconds = time.perf_counter() - began
                     progress = progress.add(measured, seconds, timed=calls.record(count, seconds))
                     if parallel.is_lead():
@@ -162,7 +166,7 @@ def train(
                     bar.set_postfix(loss=f"{progress.loss():.4f}")
                     progress = progress.between_calls(time.perf_counter() - turn_began - seconds)
             row = {"step": int(state.step), "epoch": epoch + 1, "loss": progress.loss()}
-            row |= validate(evaluate, state, films, mesh, rows=rows)
+            row |= yield from validate(evaluate, state, films, mesh, rows=rows)
             row |= {"skipped": progress.skipped, "images_per_second": progress.images_per_second()}
             row |= {"train_seconds": progress.train_seconds}
             if parallel.is_lead():
@@ -291,8 +295,11 @@ def epoch_order(
 
 def validate(
     evaluate: Callable[..., Any], state: TrainState, films: Films, mesh: Mesh, *, rows: int
-) -> dict[str, float]:
-    """Mean loss and Dice over the validation films, at the network's size; nothing without any."""
+) -> Generator[None, None, dict[str, float]]:
+    """Mean loss and Dice over the validation films, at the network's size; nothing without any.
+
+    Yields as `train` does.
+    """
     if not len(films.validation):
         return {}
     losses, dice = [], []
@@ -301,7 +308,9 @@ def validate(
         indices = films.validation[start : start + rows]
         padded = np.pad(indices, (0, rows - len(indices)), constant_values=-1)
         batch = parallel.take_batch(on_host, padded, mesh)
-        result = parallel.to_host(evaluate(state, batch))
+        at_work = evaluate(state, batch)
+        yield
+        result = parallel.to_host(at_work)
         losses.append(result.loss[: len(indices)])
         values = foreground(np.asarray(metrics.dice(result.counts)))[: len(indices)]
         dice.append(mean_over_classes(values))
@@ -341,7 +350,9 @@ def main() -> None:
     command.say(f"run directory: {workdir}")
     how = {"resume": options.resume, "profile": options.profile}
     if options.seeds == 1:
-        train(options.configuration, RunDirectory(workdir), mesh, **how)
+        with parallel.Preemption() as preemption:
+            run = RunDirectory(workdir)
+            in_turns([train(options.configuration, run, mesh, preemption, **how)])
     else:
         train_seeds(train, options.configuration, workdir, mesh, seeds=options.seeds, **how)
 

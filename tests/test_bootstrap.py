@@ -93,6 +93,15 @@ def test_equal_values_have_an_interval_of_no_width():
     assert interval == metrics.Interval(0.75, 0.75, 0.75, images=5, undefined=0)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.5])
+def test_no_end_lies_outside_the_values(value):
+    # A third of all resamples hold zeros alone, whose mean comes out of centred float32.
+    low = interval_of(KEY, np.append(np.zeros(10), value)).low
+    assert 0 <= low < 1e-8
+    high = interval_of(KEY, np.append(np.ones(10), 1 - value)).high
+    assert 1 - 1e-8 < high <= 1
+
+
 @pytest.mark.parametrize(("values", "mean"), [([], math.nan), ([0.5], 0.5), ([math.nan], math.nan)])
 def test_fewer_than_two_images_have_no_interval(values, mean):
     interval = interval_of(KEY, np.array(values))

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments import comparison, ensemble, page, pictures, score_table
+from experiments import comparison, comparison_page, ensemble, page, pictures, score_table
 from experiments.configuration import PLACES
 from experiments.configurations import CONFIGURATIONS
 from experiments.run_directory import RunDirectory, write_json
@@ -123,7 +123,7 @@ def test_the_page_has_seeds_spread_intervals_and_the_time_to_a_dice(tmp_path, ca
         for seed, own in enumerate(dice)
     ]
     runs.append(finished(tmp_path / "b", [0.95, 0.9, 0.85], name="lungs"))
-    comparison.write(runs, tmp_path / "comparison.html")
+    comparison_page.write(runs, tmp_path / "comparison.html")
     text = (tmp_path / "comparison.html").read_text()
     cells = [html.unescape(re.sub("<[^>]+>", "|", row)) for row in text.split("<tr>")]
     row = next(row for row in cells if row.startswith("|phantom|") and " to " in row)
@@ -137,7 +137,35 @@ def test_the_page_has_seeds_spread_intervals_and_the_time_to_a_dice(tmp_path, ca
     assert any("never" in row for row in cells)
     assert text.count("data:image/png;base64,") == 2
     assert not re.search(r"(?:src|href)=.?https?:", text)
-    assert "phantom" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "test films of split grouped: phantom: seeds 3, films 3, Dice 0.7000" in said
+    assert "lungs less phantom: Dice +0.2000 (0.1500 to 0.2500), IoU +" in said
+
+
+def test_recipes_without_a_film_in_common_are_not_compared(tmp_path, capsys):
+    runs = [
+        finished(tmp_path / "a", [0.9, 0.8]),
+        finished(tmp_path / "b", [0.9, 0.8], name="lungs", ids=["other0", "other1"]),
+    ]
+    comparison_page.write(runs, tmp_path / "comparison.html")
+    text = (tmp_path / "comparison.html").read_text()
+    assert "There is no film that both were scored on" in text
+    assert "nan" not in re.sub('data:[^"]*', "", text)
+    assert "lungs less phantom: no film in common" in capsys.readouterr().out
+
+
+def test_seeds_have_their_classes_scores_together(tmp_path):
+    runs = []
+    for seed, (left, heart) in enumerate([(0.9, 0.5), (0.8, 0.9)]):
+        runs.append(finished(tmp_path / f"{seed}", [0.9, 0.8], seed=seed))
+        classes = {"left": {"dice_mean": left}, "heart": {"dice_mean": heart}}
+        write_json(runs[-1].summary, {"test": {"images": 2, "dice_mean": 0.85, "classes": classes}})
+    together = comparison.over_seeds(runs)
+    assert together["seeds"] == [0, 1]
+    assert together["test"]["dice_mean"]["mean"] == 0.85
+    classes = together["test"]["classes"]
+    assert classes["left"]["dice_mean"]["mean"] == pytest.approx(0.85)
+    assert classes["heart"]["dice_mean"]["spread"] == pytest.approx(np.std([0.5, 0.9], ddof=1))
 
 
 def test_films_from_elsewhere_come_under_their_folders_name(tmp_path):

@@ -23,6 +23,7 @@ from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films
 from experiments.input_path import DeviceResident, Sharded, Streaming
 from experiments.run_directory import RunDirectory
+from experiments.seeds import in_turns
 from jaxseg import losses, parallel
 from jaxseg.data import phantom
 from jaxseg.data.arrays import load_arrays
@@ -102,7 +103,8 @@ def test_both_paths_give_the_films_of_the_order_from_any_step_on(
     state, parts = nothing_learnt(mesh), []
     with inputs.epoch(ORDER, first) as take_steps:
         for count in (1, len(ORDER) - first - 1):
-            state, measured = take_steps(state, count)
+            state, at_work = take_steps(state, count)
+            measured = at_work()
             assert len(measured["valid"]) == count
             parts.append(measured)
     batches = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -174,7 +176,8 @@ def test_films_kept_in_shards_are_each_seen_once_an_epoch_where_they_lie(arrays)
         order = np.full((2, 8), -1, np.int32)
         order[:, :4].flat[:7] = np.random.default_rng(seed).permutation(train_films)
         with inputs.epoch(order, 0) as take_steps:
-            state, measured = take_steps(state, 2)
+            state, at_work = take_steps(state, 2)
+            measured = at_work()
         lying = found(measured["images"], arrays["images"])
         np.testing.assert_array_equal(measured["labels"], arrays["labels"][lying])
         films = np.where(measured["valid"], lying, -1)
@@ -185,7 +188,8 @@ def test_films_kept_in_shards_are_each_seen_once_an_epoch_where_they_lie(arrays)
             held = train_films[device::4]
             assert own[own >= 0].tolist() == [film for film in order.ravel() if film in held]
         with inputs.epoch(order, 1) as take_steps:
-            state, rest = take_steps(state, 1)
+            state, at_work = take_steps(state, 1)
+            rest = at_work()
         np.testing.assert_array_equal(rest["images"][0], measured["images"][1])
         shuffles.append(films.tolist())
     assert shuffles[0] != shuffles[1]
@@ -236,7 +240,8 @@ def test_both_paths_learn_the_same(stored, arrays):
         state = TrainState.create(model, tx, jax.random.key(0), arrays["images"])
         state = parallel.replicate(state, mesh)
         with opened(kind, step, stored, arrays, mesh).epoch(ORDER, 0) as take_steps:
-            state, measured = take_steps(state, len(ORDER))
+            state, at_work = take_steps(state, len(ORDER))
+            measured = at_work()
         assert measured["images"].tolist() == [4, 4, 1]
         learnt[kind] = {"loss": measured["loss"], "params": jax.device_get(state.params)}
     jax.tree.map(
@@ -252,7 +257,8 @@ def test_films_on_the_device_cross_to_it_once(arrays):
         state, _ = take_steps(state, 3)
         # Indices are placed and what was measured fetched, both explicitly; nothing else moves.
         with jax.transfer_guard("disallow"):
-            take_steps(state, 3)
+            _, at_work = take_steps(state, 3)
+            at_work()
 
 
 @pytest.mark.parametrize("unroll", [True, False])
@@ -367,6 +373,11 @@ def test_devices_that_say_nothing_share_the_machines_memory():
     assert four == pytest.approx(one / 4, rel=0.2)
 
 
+def to_the_end(configuration, run, mesh, *, resume):
+    with parallel.Preemption() as preemption:
+        in_turns([train.train(configuration, run, mesh, preemption, resume=resume)])
+
+
 @pytest.mark.slow
 def test_a_streamed_run_preempted_in_mid_epoch_ends_with_the_same_bits(tmp_path, monkeypatch):
     phantom.write_archive(tmp_path, films=dict.fromkeys(phantom.CLASSES, 10), seed=1)
@@ -377,14 +388,14 @@ def test_a_streamed_run_preempted_in_mid_epoch_ends_with_the_same_bits(tmp_path,
     mesh = parallel.make_mesh(jax.devices()[:1])
     unbroken, broken = (RunDirectory(tmp_path / name) for name in ("unbroken", "broken"))
     with jax.numpy_dtype_promotion("standard"):
-        train.train(configuration, unbroken, mesh, resume=False)
+        to_the_end(configuration, unbroken, mesh, resume=False)
         calls = itertools.count(1)
         with monkeypatch.context() as patched:
             patched.setattr(parallel.Preemption, "noticed", lambda _: next(calls) == 10)
             with pytest.raises(command.Preempted, match="saved step 9 of"):
-                train.train(configuration, broken, mesh, resume=True)
+                to_the_end(configuration, broken, mesh, resume=True)
         assert_threads_end()
-        train.train(configuration, broken, mesh, resume=True)
+        to_the_end(configuration, broken, mesh, resume=True)
     assert unbroken.read_metrics()[0]["step"] == 6, "step 9 is in mid-epoch"
     assert broken.read_steps() == unbroken.read_steps()
     summaries = [run.read_summary() or {} for run in (broken, unbroken)]

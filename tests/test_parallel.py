@@ -76,6 +76,53 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(shape, words):
 
 
 @pytest.mark.parametrize(
+    ("spatial", "parts", "shape"), [(1, 3, (2, 1)), (1, 8, (1, 1)), (2, 2, (2, 2)), (2, 4, (1, 2))]
+)
+def test_parts_of_a_mesh_share_no_device(spatial, parts, shape):
+    mesh = parallel.make_mesh(spatial=spatial)
+    assert parallel.most_parts(mesh) == 8 // spatial
+    found = parallel.split(mesh, parts)
+    assert [part.devices.shape for part in found] == [shape] * parts
+    assert all(part.axis_names == mesh.axis_names for part in found)
+    used = [device for part in found for device in part.devices.flat]
+    assert len(set(used)) == len(used)
+    rows = set(map(tuple, mesh.devices.tolist()))
+    assert {row for part in found for row in map(tuple, part.devices.tolist())} <= rows
+
+
+class OfProcess:
+    """Stands for a device of another process."""
+
+    def __init__(self, process_index):
+        self.process_index = process_index
+
+
+def owners_of(mesh):
+    return [device.process_index for device in mesh.devices.flat]
+
+
+@pytest.mark.parametrize("owners", [[0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 0, 1]])
+def test_every_part_has_devices_of_every_process(owners):
+    mesh = parallel.make_mesh(list(map(OfProcess, owners)))
+    assert parallel.most_parts(mesh) == 3
+    parts = parallel.split(mesh, 3)
+    assert list(map(owners_of, parts)) == [[0, 1]] * 3
+    assert {device for part in parts for device in part.devices.flat} == set(mesh.devices.flat)
+
+
+def test_processes_that_share_a_row_all_have_all_devices():
+    mesh = parallel.make_mesh(list(map(OfProcess, [0, 1, 0, 1])), spatial=2)
+    assert parallel.most_parts(mesh) == 1
+    assert parallel.split(mesh, 1) == [mesh]
+
+
+@pytest.mark.parametrize("parts", [0, 9])
+def test_more_parts_than_there_are_rows_are_refused(parts):
+    with pytest.raises(InputError, match="only into 1 to 8"):
+        parallel.split(parallel.make_mesh(), parts)
+
+
+@pytest.mark.parametrize(
     ("shape", "words"),
     [((10, 8), "10 rows cannot be shared out evenly over 4"), ((4, 7), "7 pixels of height")],
 )

@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -13,17 +15,22 @@ import pytest
 from scipy import stats
 
 from experiments import films, trained
-from experiments.run_directory import RunDirectory
+from experiments.command import Diverged, Preempted
+from experiments.run_directory import CLOCKED, RunDirectory
+from experiments.seeds import best_count, in_turns
 from jaxseg.data import phantom
 from jaxseg.types import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.slow
+
+def devices(count):
+    flags = f"--xla_force_host_platform_device_count={count}"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-def command(name, *arguments):
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+def command(name, *arguments, environment=None):
+    environment = environment or devices(1)
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
@@ -46,6 +53,7 @@ def job(tmp_path_factory):
     return options, folder / "job"
 
 
+@pytest.mark.slow
 def test_the_job_has_a_run_for_each_seed_and_what_they_say_together(job):
     _, folder = job
     runs = [RunDirectory(folder / f"seed-{seed}") for seed in (5, 6)]
@@ -58,6 +66,64 @@ def test_the_job_has_a_run_for_each_seed_and_what_they_say_together(job):
     assert (folder / "comparison.html").exists()
 
 
+def replaced(options, **values):
+    """The options with others for some, by name."""
+    options = list(options)
+    for name, value in values.items():
+        options[options.index(f"--{name}") + 1] = value
+    return options
+
+
+def learnt(run):
+    """What a run measured, without what a clock gives."""
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    rows = [{k: v for k, v in row.items() if k not in CLOCKED} for row in rows]
+    return rows, run.test_scores.read_text()
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_are_the_seeds_one_after_another(job, tmp_path):
+    options, folder = job
+    options = replaced(options, workdir=tmp_path)
+    done = command("train", *options, environment=devices(2))
+    assert done.returncode == 0, done.stderr
+    assert "2 seeds side by side, 1 devices each" in done.stdout
+    for seed in (5, 6):
+        assert f"seed {seed}: epoch 1 of 2" in done.stdout
+        alone, beside = (RunDirectory(place / f"seed-{seed}") for place in (folder, tmp_path))
+        assert learnt(beside) == learnt(alone)
+    assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [5, 6]
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_are_all_saved_at_sigterm_and_go_on(job, tmp_path):
+    options = replaced(job[0], workdir=tmp_path)
+    whole = command("train", *replaced(options, epochs=60), environment=devices(2))
+    assert whole.returncode == 0, whole.stderr
+    expected = [learnt(RunDirectory(tmp_path / f"seed-{seed}")) for seed in (5, 6)]
+
+    options = replaced(options, workdir=tmp_path / "stopped", epochs=60)
+    runs = [RunDirectory(tmp_path / "stopped" / f"seed-{seed}") for seed in (5, 6)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *map(str, options)],
+        cwd=ROOT, env=devices(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 200
+    while not all(run.metrics.exists() and run.metrics.read_text() for run in runs):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 75, errors
+    assert not any(run.summary.exists() for run in runs)
+    again = command("train", *options, "--resume", environment=devices(2))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("going on after step") == 2
+    assert [learnt(run) for run in runs] == expected
+
+
+@pytest.mark.slow
 def test_the_job_goes_on_where_it_stopped_and_ends_the_same(job):
     options, folder = job
     before = (folder / "seed-6" / "summary.json").read_text()
@@ -72,6 +138,7 @@ def test_the_job_goes_on_where_it_stopped_and_ends_the_same(job):
     assert "is used already" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 def test_the_ensembles_masks_are_those_of_the_mean_probability(job, tmp_path):
     _, folder = job
@@ -118,6 +185,7 @@ def test_the_ensembles_masks_are_those_of_the_mean_probability(job, tmp_path):
         assert (tmp_path / "joint" / name).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_runs_that_see_films_differently_are_no_ensemble(job):
     from experiments import ensemble
 
@@ -133,3 +201,49 @@ def test_runs_that_see_films_differently_are_no_ensemble(job):
     finally:
         config.write_text(kept)
     assert jax.process_count() == 1
+
+
+def work(name, turns, done, ends_by=None):
+    for turn in range(turns):
+        done.append((name, turn))
+        yield
+    if ends_by is not None:
+        raise ends_by
+
+
+def test_each_has_a_turn_while_the_others_wait():
+    done = []
+    in_turns([work("a", 3, done), work("b", 1, done), work("c", 2, done)])
+    assert done == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("c", 1), ("a", 2)]
+
+
+@pytest.mark.parametrize("error", [Diverged("nan"), Preempted("saved")])
+def test_one_that_diverges_or_is_preempted_lets_the_others_end(error):
+    done = []
+    with pytest.raises(type(error)):
+        in_turns([work("a", 1, done, error), work("b", 3, done)])
+    assert done == [("a", 0), ("b", 0), ("b", 1), ("b", 2)]
+
+
+def test_another_error_closes_the_others_at_once():
+    closed = []
+
+    def waits():
+        try:
+            while True:
+                yield
+        finally:
+            closed.append(True)
+
+    with pytest.raises(InputError):
+        in_turns([waits(), work("a", 1, [], InputError("a folder")), waits()])
+    assert closed == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "most", "count"),
+    # Three seeds on eight devices: three times all are sooner than two each, with two idle.
+    [(0, 8, 1), (1, 8, 1), (2, 8, 2), (3, 8, 1), (3, 3, 3), (8, 8, 8), (9, 8, 1), (16, 8, 8)],
+)
+def test_devices_are_shared_out_so_that_all_seeds_are_done_soonest(seeds, most, count):
+    assert best_count(seeds, most) == count

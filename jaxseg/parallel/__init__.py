@@ -13,6 +13,7 @@ from jaxseg.parallel.mesh import (
     SPATIAL,
     join_rows,
     make_mesh,
+    most_parts,
     over_batch,
     over_rows,
     place,
@@ -21,6 +22,7 @@ from jaxseg.parallel.mesh import (
     rows_for,
     rows_on,
     shard_batch,
+    split,
     take_batch,
 )
 from jaxseg.parallel.processes import (
@@ -47,6 +49,7 @@ __all__ = [
     "join_rows",
     "local_copy",
     "make_mesh",
+    "most_parts",
     "over_batch",
     "over_rows",
     "place",
@@ -56,6 +59,7 @@ __all__ = [
     "rows_for",
     "rows_on",
     "shard_batch",
+    "split",
     "take_batch",
     "to_host",
     "together",

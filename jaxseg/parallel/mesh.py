@@ -65,6 +65,50 @@ def make_mesh(
     return Mesh(_near_together(devices, data, spatial), (DATA, SPATIAL))
 
 
+def most_parts(mesh: Mesh) -> int:
+    """The most parts that `split` can make of a mesh."""
+    return min(map(len, _rows_by_process(mesh)))
+
+
+def split(mesh: Mesh, parts: int) -> list[Mesh]:
+    """Parts a mesh's devices, so that several programs can run side by side.
+
+    Every part has devices of every process, which thus all run all programs; those of a row of the
+    axis ``data`` stay together. Devices that are no even share are left out.
+
+    Args:
+        mesh: The devices.
+        parts: How many.
+
+    Returns:
+        Meshes of equal shape without a device in common; the mesh itself for one part.
+
+    Raises:
+        InputError: There are fewer rows of devices in a process than parts, or no parts.
+
+    Examples:
+        >>> import jax
+        >>> from jaxseg import parallel
+        >>> mesh = parallel.make_mesh(jax.devices()[:1])
+        >>> parallel.split(mesh, 1) == [mesh]
+        True
+    """
+    most = most_parts(mesh)
+    if not 1 <= parts <= most:
+        raise InputError(f"mesh: cannot be split into {parts} parts, only into 1 to {most}")
+    if parts == 1:
+        return [mesh]
+    share = most // parts
+    groups = _rows_by_process(mesh)
+    return [
+        Mesh(
+            np.concatenate([rows[part * share : (part + 1) * share] for rows in groups]),
+            mesh.axis_names,
+        )
+        for part in range(parts)
+    ]
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -228,6 +272,15 @@ def join_rows(batch: Mapping[str, np.ndarray], mesh: Mesh, *, rows: int) -> dict
         return jax.make_array_from_callback(shape, over_batch(mesh, array.ndim), part)
 
     return {name: put(array) for name, array in batch.items()}
+
+
+def _rows_by_process(mesh: Mesh) -> list[np.ndarray]:
+    """Each process's rows of devices; of processes that share a row one for all."""
+    owners = [{device.process_index for device in row} for row in mesh.devices]
+    if any(len(row) > 1 for row in owners):
+        return [mesh.devices[:1]]
+    processes = sorted(set.union(*owners))
+    return [mesh.devices[[row == {process} for row in owners]] for process in processes]
 
 
 def _put(array: Any, sharding: NamedSharding) -> jax.Array:

@@ -129,7 +129,7 @@ class Preemption:
 
     On one process a signal handler takes note, while the ``with`` block lasts. On several JAX's
     preemption service does: once any process has the signal, `noticed` turns True in all of them
-    in the same call, counted from the start.
+    in the same call, counted from the start, and stays so.
     """
 
     def __init__(self) -> None:
@@ -140,8 +140,8 @@ class Preemption:
     def noticed(self) -> bool:
         """Whether to save and end now; every process calls it equally often."""
         self._calls += 1
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(self._calls)
+        if jax.process_count() > 1 and not self._signalled:
+            self._signalled = multihost_utils.reached_preemption_sync_point(self._calls)
         return self._signalled
 
     def __enter__(self) -> "Preemption":
