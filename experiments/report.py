@@ -93,8 +93,8 @@ def write(run: RunDirectory) -> None:
         page.facts(summary["versions"].items()),
     ]
     write_text(run.report, page.document(f"jaxseg: {configuration.name}", body))
-    print(one_line(test))
-    print(f"report: {run.report}")
+    command.say(one_line(test))
+    command.say(f"report: {run.report}")
 
 
 def one_line(test: Mapping[str, Any]) -> str:

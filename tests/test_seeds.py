@@ -22,6 +22,7 @@ from jaxseg.data import phantom
 from jaxseg.types import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
+EPOCHS = 12
 
 
 def devices(count):
@@ -45,7 +46,7 @@ def job(tmp_path_factory):
     phantom.write_archive(folder / "films", films=counts, seed=1)
     options = [
         "phantom", "--manual-dir", folder / "films", "--data-dir", folder / "data",
-        "--workdir", folder / "job", "--size", 32, "--widths", 4, 8, "--epochs", 2,
+        "--workdir", folder / "job", "--size", 32, "--widths", 4, 8, "--epochs", EPOCHS,
         "--batch-size", 8, "--seed", 5, "--seeds", 2,
     ]  # fmt: skip
     done = command("train", *options)
@@ -66,14 +67,6 @@ def test_the_job_has_a_run_for_each_seed_and_what_they_say_together(job):
     assert (folder / "comparison.html").exists()
 
 
-def replaced(options, **values):
-    """The options with others for some, by name."""
-    options = list(options)
-    for name, value in values.items():
-        options[options.index(f"--{name}") + 1] = value
-    return options
-
-
 def learnt(run):
     """What a run measured, without what a clock gives."""
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
@@ -82,28 +75,10 @@ def learnt(run):
 
 
 @pytest.mark.slow
-def test_seeds_side_by_side_are_the_seeds_one_after_another(job, tmp_path):
-    options, folder = job
-    options = replaced(options, workdir=tmp_path)
-    done = command("train", *options, environment=devices(2))
-    assert done.returncode == 0, done.stderr
-    assert "2 seeds side by side, 1 devices each" in done.stdout
-    for seed in (5, 6):
-        assert f"seed {seed}: epoch 1 of 2" in done.stdout
-        alone, beside = (RunDirectory(place / f"seed-{seed}") for place in (folder, tmp_path))
-        assert learnt(beside) == learnt(alone)
-    assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [5, 6]
-
-
-@pytest.mark.slow
-def test_seeds_side_by_side_are_all_saved_at_sigterm_and_go_on(job, tmp_path):
-    options = replaced(job[0], workdir=tmp_path)
-    whole = command("train", *replaced(options, epochs=60), environment=devices(2))
-    assert whole.returncode == 0, whole.stderr
-    expected = [learnt(RunDirectory(tmp_path / f"seed-{seed}")) for seed in (5, 6)]
-
-    options = replaced(options, workdir=tmp_path / "stopped", epochs=60)
-    runs = [RunDirectory(tmp_path / "stopped" / f"seed-{seed}") for seed in (5, 6)]
+def test_seeds_side_by_side_and_stopped_are_the_seeds_one_after_another(job, tmp_path):
+    options, folder = list(job[0]), job[1]
+    options[options.index("--workdir") + 1] = tmp_path
+    runs = [RunDirectory(tmp_path / f"seed-{seed}") for seed in (5, 6)]
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *map(str, options)],
         cwd=ROOT, env=devices(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -112,15 +87,19 @@ def test_seeds_side_by_side_are_all_saved_at_sigterm_and_go_on(job, tmp_path):
     while not all(run.metrics.exists() and run.metrics.read_text() for run in runs):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
-        time.sleep(0.1)
+        time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=100)
+    said, errors = process.communicate(timeout=100)
     assert process.returncode == 75, errors
+    assert "2 seeds side by side, 1 devices each" in said
+    assert all(f"seed {seed}: epoch 1 of {EPOCHS}" in said for seed in (5, 6))
     assert not any(run.summary.exists() for run in runs)
+
     again = command("train", *options, "--resume", environment=devices(2))
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("going on after step") == 2
-    assert [learnt(run) for run in runs] == expected
+    assert list(map(learnt, runs)) == [learnt(RunDirectory(folder / run.path.name)) for run in runs]
+    assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [5, 6]
 
 
 @pytest.mark.slow
