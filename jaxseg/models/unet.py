@@ -49,7 +49,8 @@ class UNet(nn.Module):
         layout: How features lie in memory, never what they are: "plain", "packed" (columns of
             the fine levels side by side in the channels, for TPUs; see `packing`), or "auto",
             packed where JAX's default device is a TPU. To compile for devices that are not there,
-            name one.
+            name one. With a hundred images and more on each TPU chip "plain" moves no more memory
+            and computes less (benchmarks/README.md).
         films_at_once: How many films of a batch to compute at a time, never what comes out: layers
             whose features fit a processor's cache take half the time (benchmarks/README.md). None
             is as many as fit where the layout is "auto" and JAX's only device a CPU, and the whole
