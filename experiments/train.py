@@ -141,7 +141,8 @@ def train(
                 while first < steps_per_epoch:
                     turn_began = time.perf_counter()
                     late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-                    steps_now, late = map(int, parallel.from_lead(np.array([calls.steps, late])))
+                    planned = np.array([calls.steps, late], np.int32)
+                    steps_now, late = map(int, parallel.from_lead(planned, mesh))
                     preempted = preemption.noticed()
                     if late or preempted:
                         checkpoints.save(state, dataclasses.asdict(progress))

@@ -70,15 +70,24 @@ class Checkpoints:
         )
         self._directory = Path(directory).absolute()
         _check_writable(self._directory)
+        # Else the processes of two runs side by side would wait for each other's saves.
+        together = ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix="-".join(self._directory.parts[-2:])
+        )
         self._saving: int | None = None
         self._manager = ocp.CheckpointManager(
             self._directory,
             item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(type_handler_registry=whole_leaves),
-                "progress": ocp.JsonCheckpointHandler(),
+                "state": ocp.PyTreeCheckpointHandler(
+                    type_handler_registry=whole_leaves, multiprocessing_options=together
+                ),
+                "progress": ocp.JsonCheckpointHandler(multiprocessing_options=together),
             },
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=kept, best_fn=_score, cleanup_tmp_directories=True
+                preservation_policy=kept,
+                best_fn=_score,
+                cleanup_tmp_directories=True,
+                multiprocessing_options=together,
             ),
         )
 

@@ -164,7 +164,7 @@ def test_one_process_needs_no_coordinator():
     parallel.initialize("127.0.0.1:1", num_processes=1, process_id=0)
     assert parallel.is_lead()
     tree = {"a": np.arange(3)}
-    assert parallel.from_lead(tree) is tree
+    assert parallel.from_lead(tree, parallel.make_mesh()) is tree
     np.testing.assert_array_equal(parallel.to_host(jnp.arange(3)), np.arange(3))
 
 

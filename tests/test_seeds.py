@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -100,6 +101,32 @@ def test_seeds_side_by_side_and_stopped_are_the_seeds_one_after_another(job, tmp
     assert again.stdout.count("going on after step") == 2
     assert list(map(learnt, runs)) == [learnt(RunDirectory(folder / run.path.name)) for run in runs]
     assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [5, 6]
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_in_two_processes_learn_what_one_learns(job, tmp_path):
+    options, folder = list(job[0]), job[1]
+    options[options.index("--workdir") + 1] = tmp_path
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "experiments.train", *map(str, options),
+                "--coordinator", address, "--num-processes", "2", "--process-id", str(number),
+            ],
+            cwd=ROOT, env=devices(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    assert "2 seeds side by side, 2 devices each" in ended[0][0]
+    for seed in (5, 6):
+        many, one = (RunDirectory(place / f"seed-{seed}") for place in (tmp_path, folder))
+        losses = [[row["loss"] for row in run.read_steps()] for run in (many, one)]
+        np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 @pytest.mark.slow

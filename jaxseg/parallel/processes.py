@@ -4,19 +4,22 @@ JAX's own distributed runtime does the work; on a single process all of this is 
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxseg.parallel.mesh import replicated
 from jaxseg.types import InputError
 
 Tree = TypeVar("Tree")
@@ -82,11 +85,27 @@ def is_lead() -> bool:
     return jax.process_index() == 0
 
 
-def from_lead(tree: Tree) -> Tree:
-    """The lead's values in every process, as NumPy arrays; all must call it, with like trees."""
+def from_lead(tree: Tree, mesh: Mesh) -> Tree:
+    """The lead's values in every process, as NumPy arrays; all must call it, with like trees.
+
+    They pass through the mesh's devices, so that no others need come to the end of their work.
+
+    Args:
+        tree: Arrays of 32 bits and less.
+        mesh: Devices of every process.
+    """
     if jax.process_count() == 1:
         return tree
-    return multihost_utils.broadcast_one_to_all(tree)
+    owners = [device.process_index for device in mesh.devices.flat]
+    rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+    def share(array: Any) -> np.ndarray:
+        own = np.asarray(array)[None]
+        shape = (len(owners), *own.shape[1:])
+        of_each_device = jax.make_array_from_callback(shape, rows, lambda _: own)
+        return np.asarray(_row(mesh, owners.index(0))(of_each_device).addressable_data(0))
+
+    return jax.tree.map(share, tree)
 
 
 def to_host(tree: Any) -> Any:
@@ -155,6 +174,12 @@ class Preemption:
 
     def _take_note(self, *_: object) -> None:
         self._signalled = True
+
+
+@functools.cache
+def _row(mesh: Mesh, number: int) -> Callable[[jax.Array], jax.Array]:
+    """Compiles what takes one row of an array to all devices."""
+    return jax.jit(lambda array: array[number], out_shardings=replicated(mesh))
 
 
 def _processes_launched() -> set[str]:
