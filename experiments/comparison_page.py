@@ -25,7 +25,7 @@ from jaxseg import metrics
 
 HEADERS = (
     "", "seeds", "films", "Dice", "95 % interval", "spread of seeds", "worst film",
-    *(title for title, _ in list(SCORES.values())[1:]),
+    *(title for title, _ in list(SCORES.values())[1:]), "calibration error",
 )  # fmt: skip
 
 REACHED = 0.95
@@ -143,6 +143,7 @@ def _row(label: str, own: Scored) -> tuple[str, ...]:
     dice = metrics.bootstrap_mean(jax.random.key(0), own.mean("dice"))
     by_seed = [float(metrics.mean_over_images(values).mean) for values in own.by_seed["dice"]]
     defined = own.by_seed["dice"][~np.isnan(own.by_seed["dice"])]
+    errors = [calibration["expected_error"] for calibration in own.calibrations]
     others = [
         page.number(float(metrics.mean_over_images(own.mean(name)).mean), digits)
         for name, (_, digits) in list(SCORES.items())[1:]
@@ -156,6 +157,7 @@ def _row(label: str, own: Scored) -> tuple[str, ...]:
         "-" if (seeds := spread(by_seed)) is None else page.number(seeds),
         page.number(float(defined.min()) if len(defined) else None),
         *others,
+        page.number(float(np.mean(errors)) if errors else None),
     )
 
 

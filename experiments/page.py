@@ -68,4 +68,6 @@ def picture(png: bytes, alternative: str) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {own}" for name, own in value.items())
     return "-" if value is None else str(value)

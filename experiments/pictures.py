@@ -122,7 +122,8 @@ def distributions(
         named: By what the legend calls it, a value per film for each column; NaN is left out.
         columns: What each panel shows, and how its axis is called.
     """
-    figure = Figure(figsize=(4.6 * len(columns), 3.2), layout="constrained")
+    height = 3.2 + _legend_height(named)
+    figure = Figure(figsize=(4.6 * len(columns), height), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for panel, (column, title) in zip(panels, columns.items(), strict=True):
         for (name, scores), (color, stroke) in zip(named.items(), itertools.cycle(LINES)):
@@ -131,8 +132,7 @@ def distributions(
             panel.step(values, shares, where="post", color=color, ls=stroke, label=name)
         panel.set(xlabel=title, ylabel="share of films at or below", ylim=(0, 1.02))
         _plain(panel)
-    if len(named) > 1:
-        panels[0].legend(frameon=False, fontsize=8, loc="upper left")
+    _legend_above(figure, panels[0])
     return _png(figure)
 
 
@@ -143,7 +143,7 @@ def reliability(named: Mapping[str, Mapping[str, Sequence[float | None]]]) -> by
         named: By what the legend calls it, ``confidence``, ``frequency`` and ``share`` of every
             bin, None in empty ones.
     """
-    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    figure = Figure(figsize=(4.6, 4.4 + _legend_height(named)), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     upper.plot([0, 1], [0, 1], color="#999999", lw=0.8)
     for (name, bins), (color, stroke) in zip(named.items(), itertools.cycle(LINES)):
@@ -159,8 +159,7 @@ def reliability(named: Mapping[str, Mapping[str, Sequence[float | None]]]) -> by
     lower.set(xlabel="probability", ylabel="share of pixels", yscale="log")
     for panel in (upper, lower):
         _plain(panel)
-    if len(named) > 1:
-        upper.legend(frameon=False, fontsize=8)
+    _legend_above(figure, upper)
     return _png(figure)
 
 
@@ -209,6 +208,18 @@ def _legend(figure: Figure, panel: Any, lines: Sequence[tuple[str, str, str]]) -
         handles, [name for name, *_ in lines], loc="outside lower right", ncols=len(lines),
         frameon=False, fontsize=9,
     )  # fmt: skip
+
+
+def _legend_height(named: Mapping[str, Any]) -> float:
+    """Inches that `_legend_above` takes."""
+    return 0.2 * len(named) if len(named) > 1 else 0.0
+
+
+def _legend_above(figure: Figure, panel: Any) -> None:
+    """Names a panel's labelled lines above the picture, a row each; nothing of a single one."""
+    handles, names = panel.get_legend_handles_labels()
+    if len(names) > 1:
+        figure.legend(handles, names, loc="outside upper left", frameon=False, fontsize=8)
 
 
 def _plain(panel: Any) -> None:
