@@ -61,13 +61,13 @@ def train_seeds(
             training = train(own, run, group, preemption, resume=resume, profile=traced)
             yield from _named(f"seed {own.seed}", training)
 
-    with parallel.Preemption() as preemption:
-        groups = parallel.split(mesh, best_count(len(waiting), parallel.most_parts(mesh)))
-        if len(groups) > 1:
-            command.say(f"{len(groups)} seeds side by side, {groups[0].size} devices each")
-        in_turns(map(one_after_another, groups))
-        if waiting:
-            raise command.Preempted(f"{len(waiting)} seeds are not begun")
+    preemption = parallel.Preemption()
+    groups = parallel.split(mesh, best_count(len(waiting), parallel.most_parts(mesh)))
+    if len(groups) > 1:
+        command.say(f"{len(groups)} seeds side by side, {groups[0].size} devices each")
+    in_turns(map(one_after_another, groups))
+    if waiting:
+        raise command.Preempted(f"{len(waiting)} seeds are not begun")
     if parallel.is_lead():
         write_json(workdir / "summary.json", comparison.over_seeds(runs))
         comparison_page.write(runs, workdir / "comparison.html")

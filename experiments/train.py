@@ -118,7 +118,7 @@ def train(
     inputs = input_path.choose(configuration, films, step, mesh)
     evaluate = parallel.jit_rows(make_eval_step(model, configuration.loss), mesh)
 
-    with Checkpoints(run.checkpoints) as checkpoints, closing(trace):
+    with Checkpoints(run.checkpoints) as checkpoints, preemption, closing(trace):
         progress = Progress()
         if (latest := checkpoints.latest_step()) is not None:
             state, saved = checkpoints.restore(state, latest)
@@ -351,9 +351,8 @@ def main() -> None:
     command.say(f"run directory: {workdir}")
     how = {"resume": options.resume, "profile": options.profile}
     if options.seeds == 1:
-        with parallel.Preemption() as preemption:
-            run = RunDirectory(workdir)
-            in_turns([train(options.configuration, run, mesh, preemption, **how)])
+        run, preemption = RunDirectory(workdir), parallel.Preemption()
+        in_turns([train(options.configuration, run, mesh, preemption, **how)])
     else:
         train_seeds(train, options.configuration, workdir, mesh, seeds=options.seeds, **how)
 

@@ -374,8 +374,7 @@ def test_devices_that_say_nothing_share_the_machines_memory():
 
 
 def to_the_end(configuration, run, mesh, *, resume):
-    with parallel.Preemption() as preemption:
-        in_turns([train.train(configuration, run, mesh, preemption, resume=resume)])
+    in_turns([train.train(configuration, run, mesh, parallel.Preemption(), resume=resume)])
 
 
 @pytest.mark.slow

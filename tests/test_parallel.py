@@ -1,5 +1,6 @@
 """What lies where on a mesh, and how processes join."""
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -214,6 +215,19 @@ def test_sigterm_is_noticed_between_steps_and_the_handler_is_put_back():
         assert not preemption.noticed()
         signal.raise_signal(signal.SIGTERM)
         assert preemption.noticed()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_handler_stays_until_the_last_of_several_blocks_ends():
+    before = signal.getsignal(signal.SIGTERM)
+    preemption = parallel.Preemption()
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    first.enter_context(preemption)
+    second.enter_context(preemption)
+    first.close()
+    signal.raise_signal(signal.SIGTERM)
+    assert preemption.noticed()
+    second.close()
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -146,14 +146,15 @@ def together(what: str) -> Iterator[None]:
 class Preemption:
     """Notices that the machine is about to be taken away (SIGTERM), at the same step everywhere.
 
-    On one process a signal handler takes note, while the ``with`` block lasts. On several JAX's
-    preemption service does: once any process has the signal, `noticed` turns True in all of them
-    in the same call, counted from the start, and stays so.
+    On one process a signal handler takes note while any ``with`` block of it lasts. On several
+    JAX's preemption service does: once any process has the signal, `noticed` turns True in all of
+    them in the same call, counted from the start, and stays so.
     """
 
     def __init__(self) -> None:
         self._calls = 0
         self._signalled = False
+        self._blocks = 0
         self._before: Any = None
 
     def noticed(self) -> bool:
@@ -164,12 +165,15 @@ class Preemption:
         return self._signalled
 
     def __enter__(self) -> "Preemption":
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+        self._blocks += 1
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._blocks == 1 and jax.process_count() == 1 and in_main_thread:
             self._before = signal.signal(signal.SIGTERM, self._take_note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
+        self._blocks -= 1
+        if self._blocks == 0 and self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
     def _take_note(self, *_: object) -> None:
