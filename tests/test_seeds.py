@@ -70,8 +70,7 @@ def test_the_job_has_a_run_for_each_seed_and_what_they_say_together(job):
 
 def learnt(run):
     """What a run measured, without what a clock gives."""
-    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    rows = [{k: v for k, v in row.items() if k not in CLOCKED} for row in rows]
+    rows = [{k: v for k, v in row.items() if k not in CLOCKED} for row in run.read_metrics()]
     return rows, run.test_scores.read_text()
 
 
@@ -85,7 +84,7 @@ def test_seeds_side_by_side_and_stopped_are_the_seeds_one_after_another(job, tmp
         cwd=ROOT, env=devices(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     until = time.monotonic() + 200
-    while not all(run.metrics.exists() and run.metrics.read_text() for run in runs):
+    while not all(run.read_metrics() for run in runs):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.05)
