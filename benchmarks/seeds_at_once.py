@@ -2,8 +2,8 @@
 
     python -m benchmarks.seeds_at_once [--seeds N] [--batch N] [--size N] [--widths W,W,...]
 
-Vectorised, every convolution has a kernel for each seed. `--seeds` of `experiments.train` trains one
-after another on a device.
+Vectorised, every convolution has a kernel for each seed. `--seeds` of `experiments.train` trains
+one after another on a device.
 """
 
 import argparse
