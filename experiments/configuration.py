@@ -54,6 +54,9 @@ class Configuration:
     TEXT, learn from all others."""
     size: int = 256
     """Side in pixels that films are resized to for the network."""
+    label_size: int | None = None
+    """Side that masks are resized to for the loss, where that is more than --size; logits are then
+    resized to it, so that a network learns from finer masks than the films it sees."""
     film_resize: Literal["bilinear", "nearest"] = "bilinear"
     """How films are resized; masks always nearest."""
     preprocessing: Preprocessing = "none"
@@ -115,8 +118,9 @@ class Configuration:
         Raises:
             InputError: Naming the option.
         """
-        for field in ("size", "epochs", "batch_size", "microbatches", "skipped_in_a_row"):
-            if getattr(self, field) < 1:
+        counts = ("size", "label_size", "epochs", "batch_size", "microbatches", "skipped_in_a_row")
+        for field in counts:
+            if (value := getattr(self, field)) is not None and value < 1:
                 raise InputError(f"--{field.replace('_', '-')}: must be at least 1")
         rules = ("seed", "grouped", "choosing")
         if self.split not in rules and not self.split.startswith(SOURCE):
@@ -164,6 +168,10 @@ class Configuration:
         if twice := {value for value in everything if everything.count(value) > 1}:
             raise InputError(f"--classes: {min(twice)} stands for two classes")
         return named
+
+    def size_of_labels(self) -> int:
+        """The side of the labels to learn from, never less than the films'."""
+        return max(self.size, self.label_size or self.size)
 
     def model(self) -> jaxseg.UNet:
         """The network: binary for one class, else a channel for each and for the background."""

@@ -59,6 +59,7 @@ def load(configuration: Configuration) -> Films:
     arrays = load_arrays(
         builder,
         size=configuration.size,
+        label_size=configuration.size_of_labels(),
         film_resize=configuration.film_resize,
         preprocessing=configuration.preprocessing,
         progress=bar("decoding films"),
@@ -144,6 +145,7 @@ def _own(configuration: Configuration, images: Path, masks: Path) -> Films:
         images,
         masks,
         size=configuration.size,
+        label_size=configuration.size_of_labels(),
         classes=tuple(values.values()) if values else None,
         film_resize=configuration.film_resize,
         preprocessing=configuration.preprocessing,

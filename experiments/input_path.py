@@ -207,6 +207,7 @@ def choose(configuration: Configuration, films: Films, step: Step, mesh: Mesh) -
         stream = FilmStream(
             StoredFilms(films.builder),
             size=configuration.size,
+            label_size=configuration.size_of_labels(),
             film_resize=configuration.film_resize,
             preprocessing=configuration.preprocessing,
         )

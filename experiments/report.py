@@ -178,7 +178,7 @@ def _score_rows(test: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Dice, mean over films", number(test["dice_mean"])),
         ("95 % interval", f"{number(low)} to {number(high)}"),
         ("Dice of the worst film", number(test["dice_worst"])),
-        ("Dice at the network's size", number(test["dice_mean_network_size"])),
+        ("Dice at the size learnt from", number(test["dice_mean_network_size"])),
         ("IoU, mean over films", number(test["iou_mean"])),
         ("Hausdorff distance, 95th percentile (HD95), px", number(test["hd95_mean"], 2)),
         ("Average symmetric surface distance (ASSD), px", number(test["assd_mean"], 2)),

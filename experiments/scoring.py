@@ -16,8 +16,8 @@ from experiments.run_directory import write_bytes
 from experiments.score_table import ScoreTable
 from jaxseg import metrics, parallel, surface
 from jaxseg.data.arrays import FilmArrays
-from jaxseg.inference import resize_logits
 from jaxseg.parallel import Preemption
+from jaxseg.resizing import resize_logits
 from jaxseg.types import Array, Images, Logits
 
 COLUMNS = ("dice", "iou", "hd95", "assd", "pixel_accuracy", "precision", "recall")
@@ -44,7 +44,7 @@ class Scores:
         columns: For each of `COLUMNS`, and ``dice_network_size``, a float64 value per film, NaN
             where undefined: of several classes the mean over those that are defined. Then what
             was asked for besides.
-        soft_dice_pooled: The unthresholded Dice over all pixels of all films, at the network's
+        soft_dice_pooled: The unthresholded Dice over all pixels of all films, at the labels'
             size; of several classes their mean.
         by_class: `COLUMNS` but the pixel accuracy for each class by its name, background left
             out; empty where there is but one class.
@@ -137,7 +137,7 @@ def score(
         also: What else to measure of each film, by the name of its column.
         mend: Decides on the host, of one film's logits ``[H, W, K]`` on its mask's grid, the labels
             int32 ``[H, W]`` that are scored, in place of the above. Neither the scores at the
-            network's size nor the calibration see it.
+            labels' size nor the calibration see it.
         stop: Notices a preemption between batches.
 
     Returns:
@@ -299,7 +299,8 @@ def _compiled(
         logits, masks = predict(state, films["images"]), films["masks"].astype(jnp.int32)
         labels = films["labels"].astype(jnp.int32)
         count = functools.partial(metrics.count, num_classes=logits.shape[-1])
-        at_network_size = foreground(count(metrics.predicted_labels(logits), labels))
+        at_labels = resize_logits(logits, (labels.shape[1], labels.shape[2]))
+        at_network_size = foreground(count(metrics.predicted_labels(at_labels), labels))
         height, width = masks.shape[1:]
         resized = resize_logits(logits, (height, width))
         predicted = decided(resized)
@@ -320,7 +321,7 @@ def _compiled(
                     name: measure(state, films["images"])[:, None] for name, measure in also.items()
                 },
             },
-            metrics.soft_dice_sums(logits, labels),
+            metrics.soft_dice_sums(at_labels, labels),
             metrics.calibration_sums(resized, masks),
         )
 

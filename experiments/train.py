@@ -297,7 +297,7 @@ def epoch_order(
 def validate(
     evaluate: Callable[..., Any], state: TrainState, films: Films, mesh: Mesh, *, rows: int
 ) -> Generator[None, None, dict[str, float]]:
-    """Mean loss and Dice over the validation films, at the network's size; nothing without any.
+    """Mean loss and Dice over the validation films, at the labels' size; nothing without any.
 
     Yields as `train` does.
     """

@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Int, Key
 
 from jaxseg import metrics
+from jaxseg.resizing import resize_logits
 from jaxseg.types import Array, Batch, Images
 
 Loss = Callable[..., jax.Array]
@@ -131,6 +132,10 @@ def make_train_step(
 ) -> Step:
     """Makes the pure function that does one update.
 
+    Labels may be finer than the images, as masks often are than the films a network sees: logits
+    are resized bilinearly to the labels' size before the loss. A network that learns from labels
+    at its own size, taken from every other pixel, learns them half a mask's pixel off.
+
     The loss is the sum over rows of loss times ``valid``, over the number of valid rows, both
     over the global batch; so rows that pad a batch change nothing. Where the loss or a gradient
     is not finite, nothing is updated but the step's number.
@@ -208,6 +213,7 @@ def make_train_step(
                 mutable=list(collections),
                 **{name: part[name] for name in model_takes},
             )
+            logits = _at_size_of(logits, part["labels"])
             values = loss(logits, part["labels"], where=part.get("where"))
             if values.ndim == 0:
                 if microbatches > 1:
@@ -253,6 +259,8 @@ def make_train_step(
 def make_eval_step(model: nn.Module, loss: Loss) -> Callable[[TrainState, Batch], Evaluation]:
     """Makes the pure function that evaluates a batch: dropout off, averaged parameters where kept.
 
+    Logits are resized to the labels' size first, as for training.
+
     Args:
         model: A Linen module with ``__call__(images, *, train)``.
         loss: ``loss(logits, labels, *, where)``, one value per image.
@@ -278,6 +286,7 @@ def make_eval_step(model: nn.Module, loss: Loss) -> Callable[[TrainState, Batch]
     def evaluate(state: TrainState, batch: Batch) -> Evaluation:
         labels, where = jnp.asarray(batch["labels"]), batch.get("where")
         logits: Any = model.apply(state.variables(), batch["images"], train=False)
+        logits = _at_size_of(logits, labels)
         predicted = metrics.predicted_labels(logits)
         return Evaluation(
             loss=loss(logits, labels, where=where),
@@ -344,6 +353,12 @@ def make_many_steps(
         return state, jax.tree.map(lambda *values: jnp.stack(values), *measured)
 
     return many_steps
+
+
+def _at_size_of(logits: Any, labels: Array) -> Any:
+    """Logits at the labels' size; those of several depths are left to a loss that takes them."""
+    _, height, width = labels.shape
+    return resize_logits(logits, (height, width)) if hasattr(logits, "ndim") else logits
 
 
 def _valid_rows(batch: Batch) -> jax.Array:

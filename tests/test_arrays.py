@@ -65,6 +65,19 @@ def test_every_film_is_there_once_in_natural_order_at_the_size(builder, size, fi
     assert arrays.images.dtype == arrays.labels.dtype == arrays.masks[0].dtype == np.uint8
 
 
+def test_labels_may_be_finer_than_the_films(builder, folder):
+    fine = load_arrays(builder, size=8, label_size=24)
+    plain = load_arrays(builder, size=8)
+    np.testing.assert_array_equal(fine.images, plain.images)
+    for index, number in enumerate(FILMS["COVID"]):
+        labels = resized(mask_pixels("COVID", number), 24, Image.Resampling.NEAREST) // 255
+        np.testing.assert_array_equal(fine.labels[index], labels)
+    assert plain.labels.shape == (12, 8, 8)
+    folders = folder / "COVID/images", folder / "COVID/masks"
+    own = films_from_folders(*folders, size=8, label_size=24)
+    np.testing.assert_array_equal(own.labels, fine.labels)
+
+
 @pytest.mark.parametrize("method", ["clahe", "equalize"])
 def test_films_are_preprocessed_before_they_are_resized_and_masks_never(builder, folder, method):
     pytest.importorskip("skimage", reason="needs scikit-image")

@@ -54,13 +54,20 @@ def test_the_bound_is_reached():
 
 
 @pytest.mark.parametrize(
-    ("strengths", "size"), [("robust", (96, 96)), ("all", (45, 130)), ("flips", (20, 7))]
+    ("strengths", "size", "finer"),
+    [
+        ("robust", (96, 96), 1),
+        ("all", (45, 130), 1),
+        ("flips", (20, 7), 1),
+        ("robust", (40, 40), 2),
+    ],
 )
-def test_tiles_give_what_pixels_give(strengths, size, monkeypatch):
+def test_tiles_give_what_pixels_give(strengths, size, finer, monkeypatch):
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.random((6, *size, 2), np.float32))
-    labels = jnp.asarray(rng.integers(0, 1000, (6, *size), np.int32))
-    where = jnp.asarray(rng.random((6, *size)) < 0.7)
+    grid = (6, finer * size[0], finer * size[1])
+    labels = jnp.asarray(rng.integers(0, 1000, grid, np.int32))
+    where = jnp.asarray(rng.random(grid) < 0.7)
     strengths = STRENGTHS[strengths]
     matrices = drawn(strengths, size)
 

@@ -78,6 +78,40 @@ def test_films_labels_and_where_are_read_as_scipy_reads_them(move, size):
     np.testing.assert_allclose(film[0, ..., 0][clear], (inside * smooth)[clear], atol=2e-3)
 
 
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("move", MOVES)
+def test_finer_labels_lie_where_scipy_puts_them_and_films_stay_the_same(move, factor):
+    size = (36, 48)
+    fine = (factor * size[0], factor * size[1])
+    images = films((1, *size))[0]
+    _, labels, where = films((1, *fine), seed=1)
+    matrix = matrices(size, **MOVES[move])
+    film, classes, counts = augment.warp(images, labels, matrix, where=where)
+    expected_film, _, _ = augment.warp(images, labels[:, ::factor, ::factor], matrix)
+    np.testing.assert_array_equal(film, expected_film)
+
+    # A fine pixel's centre lies at (i + 0.5) / factor - 0.5 of the film's pixels.
+    linear = np.asarray(matrix[0, :, :2], np.float64)
+    middle = (np.array(size) - 1) / 2
+    still = np.asarray(matrix[0, :, 2]) + middle - linear @ middle
+    half = (1 / factor - 1) / 2
+    offset = factor * (still + linear @ np.full(2, half) - half)
+    place = {"matrix": linear, "offset": offset, "order": 0}
+    at = np.moveaxis(np.indices(fine), 0, -1) @ linear.T + offset
+    clear = (np.abs(at - np.floor(at) - 0.5) > 1e-2).all(-1)
+    assert clear.mean() > 0.9
+    inside = ndimage.affine_transform(np.ones(fine, np.uint8), mode="grid-constant", **place)
+    kept = ndimage.affine_transform(where[0].astype(np.uint8), mode="nearest", **place)
+    expected = ndimage.affine_transform(labels[0], mode="nearest", **place)
+    np.testing.assert_array_equal(classes[0][clear], (inside * expected)[clear])
+    np.testing.assert_array_equal(counts[0][clear], (inside & kept)[clear] == 1)
+
+
+def test_labels_of_other_proportions_than_the_films_are_refused():
+    with pytest.raises(ValueError, match="other proportions"):
+        augment.warp(films((1, 8, 8))[0], films((1, 16, 24))[1], matrices((8, 8)))
+
+
 @pytest.mark.parametrize("size", [(32, 32), (21, 34)])
 def test_moves_by_whole_pixels_are_exact(size):
     images, labels, _ = films((1, *size))

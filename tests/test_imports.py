@@ -14,10 +14,11 @@ BELOW = {
     "models": {"types"},
     "surface": {"types"},
     "metrics": {"types"},
+    "resizing": {"types"},
     "augment": {"types"},
     "data": {"types"},
     "losses": {"types", "surface"},
-    "training": {"types", "models", "surface", "metrics", "losses"},
+    "training": {"types", "models", "surface", "metrics", "losses", "resizing"},
 }
 ABOVE = BELOW["training"] | {"training"}
 BELOW |= {part: ABOVE for part in ("parallel", "checkpoint", "inference", "export")}

@@ -130,7 +130,8 @@ def test_a_resumed_stream_decodes_nothing_of_what_came_before(stored, arrays, mo
 
 @pytest.mark.parametrize("film_resize", ["bilinear", "nearest"])
 def test_a_stream_decodes_as_the_arrays_were_made(film_resize, builder, stored):
-    options = {"size": 24, "film_resize": film_resize, "preprocessing": "complement"}
+    options = {"size": 24, "label_size": 40, "film_resize": film_resize}
+    options["preprocessing"] = "complement"
     arrays = load_arrays(builder, **options)
     with FilmStream(stored, **options).batches(ORDER) as batches:
         for rows, batch in zip(ORDER, batches, strict=True):

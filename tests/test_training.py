@@ -113,6 +113,47 @@ def test_where_leaves_pixels_out_of_the_step_as_cropping_does():
     assert_same(one, other, atol=1e-6)
 
 
+def finer_batch():
+    batch = batch_of(8)
+    return {**batch, "labels": np.random.default_rng(9).integers(0, 2, (8, 32, 32), np.int32)}
+
+
+def test_finer_labels_are_met_by_logits_resized_as_torch_resizes_them():
+    torch = pytest.importorskip("torch", reason="the peer")
+    batch = finer_batch()
+    weight = torch.tensor(1.0, requires_grad=True)
+    offset = torch.tensor(0.0, requires_grad=True)
+    logits = weight * torch.tensor(batch["images"]).permute(0, 3, 1, 2) + offset
+    resized = torch.nn.functional.interpolate(logits, size=(32, 32), mode="bilinear")[:, 0]
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        resized, torch.tensor(batch["labels"], dtype=torch.float32)
+    )
+    loss.backward()
+    mesh, tx = mesh_of(1), optax.sgd(0.5)
+    before = fresh(Affine(), tx, batch, mesh=mesh)
+    evaluated = make_eval_step(Affine(), losses.cross_entropy)(before, batch)
+    step = make_train_step(Affine(), tx, losses.cross_entropy)
+    state, measured = run(step, before, [batch], mesh)
+    np.testing.assert_allclose(measured["loss"], loss.item(), rtol=1e-5)
+    np.testing.assert_allclose(state.params["weight"], 1 - 0.5 * weight.grad.item(), rtol=1e-5)
+    np.testing.assert_allclose(state.params["offset"], -0.5 * offset.grad.item(), atol=1e-6)
+
+    np.testing.assert_allclose(evaluated.loss.mean(), loss.item(), rtol=1e-5)
+    hits = (resized.detach().numpy() > 0) & (batch["labels"] == 1)
+    np.testing.assert_array_equal(evaluated.counts.tp[:, 0], hits.sum((1, 2)))
+
+
+@pytest.mark.parametrize("spatial", [1, 2])
+def test_finer_labels_are_learnt_on_many_devices_as_on_one(spatial):
+    batch, tx = finer_batch(), optax.sgd(0.5)
+    step = make_train_step(MODEL, tx, losses.soft_dice)
+    one = run(step, fresh(MODEL, tx, batch, mesh=mesh_of(1)), [batch], mesh_of(1))
+    mesh = parallel.make_mesh(jax.devices()[:4], spatial=spatial)
+    many = run(step, fresh(MODEL, tx, batch, mesh=mesh), [batch], mesh)
+    assert_same(one[0], many[0], atol=1e-6)
+    np.testing.assert_allclose(one[1]["loss"], many[1]["loss"], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("model", "devices"),
     [

@@ -17,6 +17,7 @@ LUNGS = Configuration(
     data_config="all",
     split="grouped",
     size=256,
+    label_size=256,
     widths=(8, 16, 32, 64, 128),
     norm="batch",
     augment=augment.ROBUST,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Integer
 
 from jaxseg.augment.tiles import patch_side, read_by_tiles
-from jaxseg.types import Array, Images, Labels, Where
+from jaxseg.types import Array, Images
 
 Matrices = Float[Array, "B 2 3"]
 """From an output pixel to where in the film it reads: rows, columns and offset, in pixels from the
@@ -60,8 +60,12 @@ def affine_matrices(
 
 
 def warp(
-    images: Images, labels: Labels, matrices: Matrices, *, where: Where | None = None
-) -> tuple[Float[jax.Array, "B H W C"], Integer[jax.Array, "B H W"], Bool[jax.Array, "B H W"]]:
+    images: Images,
+    labels: Integer[Array, "B Hl Wl"],
+    matrices: Matrices,
+    *,
+    where: Bool[Array, "B Hl Wl"] | None = None,
+) -> tuple[Float[jax.Array, "B H W C"], Integer[jax.Array, "B Hl Wl"], Bool[jax.Array, "B Hl Wl"]]:
     """Moves each film and all that belongs to its pixels by one affine map.
 
     Films are read bilinearly, labels and ``where`` at the nearest pixel. An output pixel whose
@@ -72,13 +76,17 @@ def warp(
 
     Args:
         images: uint8, read as value / 255, or float in [0, 1].
-        labels: Integer class ids.
+        labels: Integer class ids, on the films' grid or a finer one.
         matrices: One for each film, as `affine_matrices` gives them. A map that reaches further
             than `REACH` sides from the centre counts as one that reads outside only.
-        where: The pixels that count; None for all.
+        where: The pixels that count, on the labels' grid; None for all.
 
     Returns:
-        Films (float32, or the floating dtype given), labels (dtype kept) and where, bool.
+        Films (float32, or the floating dtype given), labels (dtype kept) and where, bool, on the
+        labels' grid.
+
+    Raises:
+        ValueError: The labels' height and width are not in the films' proportion.
     """
     films, classes, _, counted = move(
         as_floats(images),
@@ -101,13 +109,13 @@ def as_floats(images: Images) -> Float[jax.Array, "B H W C"]:
 @partial(jax.jit, static_argnames="stretch")
 def move(
     images: Float[jax.Array, "B H W C"],
-    labels: Integer[jax.Array, "B H W"],
-    where: Bool[jax.Array, "B H W"] | None,
+    labels: Integer[jax.Array, "B Hl Wl"],
+    where: Bool[jax.Array, "B Hl Wl"] | None,
     matrices: Float[jax.Array, "B 2 3"],
     *,
     stretch: float | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """What `warp` does; films, labels, the pixels from inside, and those of them that count.
+    """What `warp` does; films, labels, films' pixels from inside, and labels' that count.
 
     Args:
         images: Floats.
@@ -117,24 +125,46 @@ def move(
         stretch: What the sum of the absolute factors in a matrix's row does not exceed, where that
             is known: it lets a TPU read films by tiles.
     """
-    _, height, width, _ = images.shape
+    grid, label_grid = images.shape[1:3], labels.shape[1:3]
+    planes = jnp.moveaxis(images, -1, 1)
+    classes = [labels] if where is None else [labels, where]
+    if grid == label_grid:
+        films, read, inside = _moved(planes, classes, matrices, stretch=stretch)
+        inside_labels = inside
+    else:
+        if label_grid[0] * grid[1] != label_grid[1] * grid[0]:
+            raise ValueError(f"labels of {label_grid} for films of {grid}: other proportions")
+        films, _, inside = _moved(planes, [], matrices, stretch=stretch)
+        none = jnp.zeros((len(planes), 0, *label_grid), planes.dtype)
+        offsets = matrices[..., 2:] * (label_grid[0] / grid[0])
+        finer = jnp.concatenate([matrices[..., :2], offsets], -1)
+        _, read, inside_labels = _moved(none, classes, finer, stretch=stretch)
+    counts = inside_labels if where is None else inside_labels & read[1]
+    return jnp.moveaxis(films, 1, -1), read[0], inside, counts
+
+
+def _moved(
+    films: Float[jax.Array, "B C H W"],
+    classes: list[jax.Array],
+    matrices: Float[jax.Array, "B 2 3"],
+    *,
+    stretch: float | None,
+) -> tuple[jax.Array, list[jax.Array], jax.Array]:
+    """Films and planes of classes on one grid, 0 where they read outside, and the pixels inside."""
+    height, width = films.shape[2:]
     bits = fraction_bits(height, width)
 
-    def one(image: jax.Array, label: jax.Array, where: jax.Array | None, matrix: jax.Array) -> Any:
+    def one(planes: jax.Array, classes: list[jax.Array], matrix: jax.Array) -> Any:
         row, column, fits = _coordinates(matrix, height, width, bits)
         nearest_row, nearest_column = (_nearest(at, bits) for at in (row, column))
         inside = (nearest_row >= 0) & (nearest_row < height)
         inside &= (nearest_column >= 0) & (nearest_column < width) & fits
-        classes = [label] if where is None else [label, where]
-        film, *read = _read(
-            jnp.moveaxis(image, -1, 0), classes, row, column, bits=bits, stretch=stretch
-        )
-        film = jnp.where(inside[None], film, jnp.zeros((), film.dtype))
-        label = jnp.where(inside, read[0], jnp.zeros((), label.dtype))
-        counts = inside if where is None else inside & read[1]
-        return jnp.moveaxis(film, 0, -1), label, inside, counts
+        planes, *read = _read(planes, classes, row, column, bits=bits, stretch=stretch)
+        planes = jnp.where(inside[None], planes, jnp.zeros((), planes.dtype))
+        read = [jnp.where(inside, plane, jnp.zeros((), plane.dtype)) for plane in read]
+        return planes, read, inside
 
-    return jax.vmap(one)(images, labels, where, matrices)
+    return jax.vmap(one)(films, classes, matrices)
 
 
 def _read(
@@ -160,7 +190,9 @@ def _read(
     side = patch_side(stretch)
 
     def by_tiles(films: jax.Array, classes: list[jax.Array]) -> tuple[jax.Array, ...]:
-        planes = jnp.stack([plane.astype(jnp.float32) for plane in classes])
+        planes = jnp.zeros((len(classes), *row.shape), jnp.float32)
+        if classes:
+            planes = jnp.stack([plane.astype(jnp.float32) for plane in classes])
         film, read = read_by_tiles(
             films.astype(jnp.float32), planes, row, column, bits=bits, side=side
         )

@@ -60,6 +60,7 @@ def draw(key: Key[jax.Array, ""], rows: Rows, strengths: Strengths) -> Amounts:
 def make_augment(strengths: Strengths) -> Callable[..., Batch]:
     """Makes the function that changes a batch at random, for `jaxseg.make_train_step`.
 
+    Labels may be on a finer grid than the films, as `jaxseg.make_train_step` takes them.
     In this order: blur, warp (flip, scale, shear, rotation, shift as one map), contrast and
     brightness, gamma, noise. Pixels from outside a film are black, of class 0 and False in
     ``where``, whatever happens to grey values.

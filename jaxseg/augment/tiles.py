@@ -104,6 +104,6 @@ def _tiles(at: Int[jax.Array, "H W"]) -> Int[jax.Array, "T P"]:
 
 
 def _untiled(tiles: Float[jax.Array, "K T P"], height: int, width: int) -> jax.Array:
-    columns = -(-width // TILE)
-    planes = tiles.reshape(len(tiles), -1, columns, TILE, TILE).swapaxes(2, 3)
-    return planes.reshape(len(planes), -1, columns * TILE)[:, :height, :width]
+    rows, columns = (-(-side // TILE) for side in (height, width))
+    planes = tiles.reshape(len(tiles), rows, columns, TILE, TILE).swapaxes(2, 3)
+    return planes.reshape(len(planes), rows * TILE, columns * TILE)[:, :height, :width]

@@ -4,6 +4,7 @@ Decoding and resizing the whole release takes a minute, reading it back memory-m
 it is done once per size and kept.
 """
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class FilmArrays:
 
     Attributes:
         images: uint8 ``[N, S, S, 1]``, 0 to 255, the films at the network's size.
-        labels: uint8 ``[N, S, S]``, the masks at the network's size: 0 and 1, or class ids.
+        labels: uint8 ``[N, L, L]``, the masks at the size they are learnt from: 0 and 1, or class
+            ids.
         masks: uint8, the same on the masks' own grid: ``[N, Hm, Wm]``, or a tuple of N arrays
             ``[Hm, Wm]`` where their sizes differ.
         ids: the films' names.
@@ -48,7 +50,7 @@ class FilmArrays:
     """
 
     images: UInt8[np.ndarray, "N S S 1"]
-    labels: UInt8[np.ndarray, "N S S"]
+    labels: UInt8[np.ndarray, "N L L"]
     masks: UInt8[np.ndarray, "N Hm Wm"] | tuple[UInt8[np.ndarray, "_ _"], ...]
     ids: list[str]
     classes: list[str]
@@ -61,6 +63,7 @@ def load_arrays(
     builder: "jaxseg.data.covid_radiography.Builder",
     *,
     size: int,
+    label_size: int | None = None,
     film_resize: Resize = "bilinear",
     preprocessing: Preprocessing = "none",
     cache_dir: Path | str | None = None,
@@ -68,13 +71,14 @@ def load_arrays(
 ) -> FilmArrays:
     """Gives all films of a prepared data set at one size, memory-mapped from a cache on disk.
 
-    The cache is keyed by the archive's fingerprint, the config, the builder's version, the size,
+    The cache is keyed by the archive's fingerprint, the config, the builder's version, the sizes,
     the resize and the preprocessing. It appears once it is whole, is checked in full at every load,
     and made again where it is damaged.
 
     Args:
         builder: a prepared ``covid_radiography`` builder.
-        size: the side in pixels that films and labels are resized to, 1 or more.
+        size: the side in pixels that films are resized to, 1 or more.
+        label_size: the side that labels are resized to; None for the films'.
         film_resize: how films are resized, ``bilinear`` (antialiased) or ``nearest``; masks always
             nearest.
         preprocessing: what is done to a film's grey values before it is resized.
@@ -86,21 +90,22 @@ def load_arrays(
         The films of all splits. The arrays are read-only.
 
     Raises:
-        InputError: ``size`` is below 1, the preprocessing lacks scikit-image, the cache's folder
+        InputError: a size is below 1, the preprocessing lacks scikit-image, the cache's folder
             is full or cannot be written to, or a record of the data set is damaged.
         ValueError: the builder is not prepared.
     """
-    _check_size(size)
+    label_size = _checked_sizes(size, label_size)
     version_dir = Path(builder.data_dir)
     if not (version_dir / "dataset_info.json").exists():
         raise ValueError(f"{builder.info.full_name} is not prepared: prepare() it first")
     root = Path(cache_dir).expanduser() if cache_dir else version_dir.parents[2] / "arrays"
     config, version = version_dir.parts[-2:]
-    made_with = (config, version, str(size), film_resize, preprocessing, str(_LAYOUT))
+    sizes = str(size) if label_size == size else f"{size}-{label_size}"
+    made_with = (config, version, sizes, film_resize, preprocessing, str(_LAYOUT))
     directory = root / "-".join((builder.fingerprint[:16], *made_with))
     if not cache.is_whole(directory):
         try:
-            _fill_cache(directory, builder, size, film_resize, preprocessing, progress)
+            _fill_cache(directory, builder, size, label_size, film_resize, preprocessing, progress)
         except OSError as error:
             # Another process may have finished first and hold the folder's name.
             if not cache.is_whole(directory):
@@ -113,6 +118,7 @@ def films_from_folders(
     masks_dir: Path | str,
     *,
     size: int,
+    label_size: int | None = None,
     mask_values: Collection[int] | None = None,
     classes: Sequence[Collection[int]] | None = None,
     film_resize: Resize = "bilinear",
@@ -124,7 +130,8 @@ def films_from_folders(
     Args:
         images_dir: PNG or JPEG films of any size and mode; see ``read_film``.
         masks_dir: their masks, each with its film's stem; see ``read_mask``.
-        size: the side in pixels that films and labels are resized to, 1 or more.
+        size: the side in pixels that films are resized to, 1 or more.
+        label_size: the side that labels are resized to; None for the films'.
         mask_values: the grey values that are the object; None: those above 127.
         classes: the mask values of class 1, of class 2 and so on, in place of ``mask_values``;
             see ``read_classes``.
@@ -137,11 +144,11 @@ def films_from_folders(
         classes and sources are empty.
 
     Raises:
-        InputError: a folder is absent or holds no PNG or JPEG, a film has no mask or a mask no
-            film, two files share a stem, a file cannot be read, or no mask has any of
-            ``mask_values`` or of the values of one of ``classes``.
+        InputError: a size is below 1, a folder is absent or holds no PNG or JPEG, a film has no
+            mask or a mask no film, two files share a stem, a file cannot be read, or no mask has
+            any of ``mask_values`` or of the values of one of ``classes``.
     """
-    _check_size(size)
+    label_size = _checked_sizes(size, label_size)
     films, masks = pictures_in(images_dir), pictures_in(masks_dir)
     for stem, film in films.items():
         if stem not in masks:
@@ -157,7 +164,7 @@ def films_from_folders(
             mask = read_mask(masks[stem], mask_values)
         else:
             mask = read_classes(masks[stem], classes)
-        return at_size(film, mask, size, film_resize)
+        return at_size(film, mask, size, label_size, film_resize)
 
     pairs = list(_told(in_threads(pair, ids), len(ids), progress))
     reference = tuple(pair.mask for pair in pairs)
@@ -183,14 +190,19 @@ def _fill_cache(
     directory: Path,
     builder: "jaxseg.data.covid_radiography.Builder",
     size: int,
+    label_size: int,
     film_resize: Resize,
     preprocessing: Preprocessing,
     progress: Progress | None,
 ) -> None:
     stored = StoredFilms(builder)
-
-    def pair(index: int) -> Pair:
-        return stored.pair(index, size=size, film_resize=film_resize, preprocessing=preprocessing)
+    pair = functools.partial(
+        stored.pair,
+        size=size,
+        label_size=label_size,
+        film_resize=film_resize,
+        preprocessing=preprocessing,
+    )
 
     first = {
         film: group["films"][0] for group in builder.report["groups"] for film in group["films"]
@@ -203,12 +215,16 @@ def _fill_cache(
         "split": [record.split for record in stored.records],
     }
     pairs = _told(in_threads(pair, range(len(stored))), len(stored), progress)
-    cache.write(directory, pairs, count=len(stored), size=size, facts=facts)
+    cache.write(directory, pairs, count=len(stored), size=size, label_size=label_size, facts=facts)
 
 
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise InputError(f"size {size}: should be 1 or more pixels")
+def _checked_sizes(size: int, label_size: int | None) -> int:
+    """The labels' size; raises InputError where a size is none."""
+    label_size = size if label_size is None else label_size
+    for name, given in {"size": size, "label_size": label_size}.items():
+        if given < 1:
+            raise InputError(f"{name} {given}: should be 1 or more pixels")
+    return label_size
 
 
 def pictures_in(folder: Path | str) -> dict[str, Path]:

@@ -24,21 +24,30 @@ _CHECKSUMS = "crc32.json"
 
 
 class Pair(NamedTuple):
-    """A film and its labels at the network's size, and the mask on its own grid."""
+    """A film at the network's size, its labels at theirs, and the mask on its own grid."""
 
     image: UInt8[np.ndarray, "S S"]
-    label: UInt8[np.ndarray, "S S"]
+    label: UInt8[np.ndarray, "L L"]
     mask: UInt8[np.ndarray, "Hm Wm"]
 
 
-def write(directory: Path, pairs: Iterable[Pair], count: int, size: int, facts: Mapping) -> None:
+def write(
+    directory: Path,
+    pairs: Iterable[Pair],
+    *,
+    count: int,
+    size: int,
+    label_size: int,
+    facts: Mapping,
+) -> None:
     """Writes the folder; one that is there already and damaged is replaced.
 
     Args:
         directory: the folder's place.
         pairs: the films, written as they come; one or more, their masks of one size.
         count: how many pairs there are.
-        size: the side of images and labels in pixels.
+        size: the side of images in pixels.
+        label_size: the side of labels.
         facts: what else to keep, as JSON has it.
 
     Raises:
@@ -50,7 +59,7 @@ def write(directory: Path, pairs: Iterable[Pair], count: int, size: int, facts: 
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as beside:
         whole = Path(beside) / directory.name
         whole.mkdir()
-        _write_arrays(whole, pairs, count, size)
+        _write_arrays(whole, pairs, count, size, label_size)
         (whole / _FACTS).write_text(json.dumps(facts))
         (whole / _CHECKSUMS).write_text(json.dumps(_checksums(whole)))
         if directory.exists() and not is_whole(directory):
@@ -71,14 +80,16 @@ def read(directory: Path) -> dict[str, Any]:
 
     Returns:
         The facts, and memory-mapped, read-only ``images`` uint8 ``[N, S, S, 1]``, ``labels`` uint8
-        ``[N, S, S]`` and ``masks`` uint8 ``[N, Hm, Wm]``.
+        ``[N, L, L]`` and ``masks`` uint8 ``[N, Hm, Wm]``.
     """
     facts = json.loads((directory / _FACTS).read_text())
     images, labels, masks = (np.load(directory / name, mmap_mode="r") for name in _ARRAYS)
     return {"images": images, "labels": labels, "masks": masks, **facts}
 
 
-def _write_arrays(folder: Path, pairs: Iterable[Pair], count: int, size: int) -> None:
+def _write_arrays(
+    folder: Path, pairs: Iterable[Pair], count: int, size: int, label_size: int
+) -> None:
     """Writes the three arrays pair by pair.
 
     Plain writes, not a memory map: on a full disk these raise, a map kills the process.
@@ -87,7 +98,7 @@ def _write_arrays(folder: Path, pairs: Iterable[Pair], count: int, size: int) ->
     with contextlib.ExitStack() as stack:
         images, labels, masks = (stack.enter_context((folder / n).open("wb")) for n in _ARRAYS)
         _write_header(images, (count, size, size, 1))
-        _write_header(labels, (count, size, size))
+        _write_header(labels, (count, label_size, label_size))
         for pair in pairs:
             if grid is None:
                 grid = pair.mask.shape

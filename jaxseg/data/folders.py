@@ -33,6 +33,7 @@ def load_folders(
     masks_dir: Path | str,
     *,
     size: int,
+    label_size: int | None = None,
     classes: Sequence[Collection[int]] | None = None,
     film_resize: Resize = "bilinear",
     preprocessing: Preprocessing = "none",
@@ -47,7 +48,8 @@ def load_folders(
     Args:
         images_dir: PNG or JPEG films of any size and mode.
         masks_dir: their masks, each with its film's stem.
-        size: the side in pixels that films and labels are resized to, 1 or more.
+        size: the side in pixels that films are resized to, 1 or more.
+        label_size: the side that labels are resized to; None for the films'.
         classes: the mask values of class 1, of class 2 and so on, see
             `jaxseg.data.films.read_classes`; None: one class, the grey values above 127.
         film_resize: how films are resized; masks always nearest.
@@ -64,6 +66,7 @@ def load_folders(
         images_dir,
         masks_dir,
         size=size,
+        label_size=label_size,
         classes=classes,
         film_resize=film_resize,
         preprocessing=preprocessing,

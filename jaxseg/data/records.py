@@ -74,13 +74,20 @@ class StoredFilms:
         return len(self.records)
 
     def pair(
-        self, index: int, *, size: int, film_resize: Resize, preprocessing: Preprocessing
+        self,
+        index: int,
+        *,
+        size: int,
+        label_size: int,
+        film_resize: Resize,
+        preprocessing: Preprocessing,
     ) -> Pair:
         """Decodes a film and its mask; safe to call from several threads.
 
         Args:
             index: the film's place in ``records``.
-            size: the side in pixels that film and labels are resized to.
+            size: the side in pixels that the film is resized to.
+            label_size: the side that its labels are resized to.
             film_resize: how films are resized; masks always nearest.
             preprocessing: what is done to a film's grey values before it is resized.
 
@@ -94,7 +101,7 @@ class StoredFilms:
             film = decode_resized_film(film_file, record.id, size, film_resize)
         else:
             film = preprocess(decode_film(film_file, record.id), preprocessing)
-        return at_size(film, mask, size, film_resize)
+        return at_size(film, mask, size, label_size, film_resize)
 
     def files(self, index: int) -> tuple[bytes, bytes]:
         """A film's and its mask's PNG files, as they are stored.
@@ -131,10 +138,14 @@ class StoredFilms:
 
 
 def at_size(
-    film: UInt8[np.ndarray, "H W"], mask: UInt8[np.ndarray, "Hm Wm"], size: int, film_resize: Resize
+    film: UInt8[np.ndarray, "H W"],
+    mask: UInt8[np.ndarray, "Hm Wm"],
+    size: int,
+    label_size: int,
+    film_resize: Resize,
 ) -> Pair:
-    """A film and its labels at the network's size, and the mask as it is."""
-    return Pair(resize_film(film, size, film_resize), resize_mask(mask, size), mask)
+    """A film at the network's size, its labels at theirs, and the mask as it is."""
+    return Pair(resize_film(film, size, film_resize), resize_mask(mask, label_size), mask)
 
 
 # TFDS's decorators hide the arguments of as_data_source from type checkers: hence the first Any. A

@@ -31,6 +31,7 @@ class FilmStream:
         films: StoredFilms,
         *,
         size: int,
+        label_size: int | None = None,
         film_resize: Resize = "bilinear",
         preprocessing: Preprocessing = "none",
         threads: int | None = None,
@@ -39,7 +40,8 @@ class FilmStream:
 
         Args:
             films: the films.
-            size: the side in pixels that films and labels are resized to, 1 or more.
+            size: the side in pixels that films are resized to, 1 or more.
+            label_size: the side that labels are resized to; None for the films'.
             film_resize: how films are resized, ``bilinear`` (antialiased) or ``nearest``; masks
                 always nearest.
             preprocessing: what is done to a film's grey values before it is resized.
@@ -47,7 +49,11 @@ class FilmStream:
         """
         self._films = films
         self._decode = functools.partial(
-            films.pair, size=size, film_resize=film_resize, preprocessing=preprocessing
+            films.pair,
+            size=size,
+            label_size=size if label_size is None else label_size,
+            film_resize=film_resize,
+            preprocessing=preprocessing,
         )
         self._threads = threads or min(os.cpu_count() or 1, MOST_THREADS)
 
@@ -64,7 +70,7 @@ class FilmStream:
 
         Yields:
             An iterator of dicts: ``images`` uint8 ``[rows, S, S, 1]``, ``labels`` uint8
-            ``[rows, S, S]``, 0 and 1, ``valid`` bool ``[rows]``. Rows that pad hold film 0. A few
+            ``[rows, L, L]``, 0 and 1, ``valid`` bool ``[rows]``. Rows that pad hold film 0. A few
             batches (two a thread) are decoded ahead.
 
         Raises:

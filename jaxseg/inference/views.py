@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxseg.inference.logits import resize_logits
+from jaxseg.resizing import resize_logits
 from jaxseg.types import Images, InputError, Logits
 
 Flip = Literal["left_right", "up_down", "both"]
