@@ -219,13 +219,21 @@ def loss_name(loss: Loss) -> str:
 
 
 def from_json(values: Mapping[str, Any], like: Configuration) -> Configuration:
-    """Reads what `Configuration.as_json` wrote; the loss is taken from ``like``."""
-    known = {field.name for field in dataclasses.fields(Configuration)} - {"loss"}
-    fields = {name: value for name, value in values.items() if name in known}
-    for name in {"widths", "dropout", "remat", "classes"} & set(fields):
-        fields[name] = tuple(fields[name])
-    if "augment" in fields:
-        fields["augment"] = Strengths(**fields["augment"])
-    for name in set(PLACES) & set(fields):
-        fields[name] = None if fields[name] is None else Path(fields[name])
-    return dataclasses.replace(like, **fields)
+    """Reads what `Configuration.as_json` wrote, maybe before there were some of today's fields.
+
+    Args:
+        values: What was written; a field that is not there has the class's default.
+        like: Where the loss is taken from.
+    """
+    own = [field for field in dataclasses.fields(Configuration) if field.name != "loss"]
+    defaults = {
+        field.name: field.default for field in own if field.default is not dataclasses.MISSING
+    }
+    read = {field.name: values[field.name] for field in own if field.name in values}
+    for name in {"widths", "dropout", "remat", "classes"} & set(read):
+        read[name] = tuple(read[name])
+    if "augment" in read:
+        read["augment"] = Strengths(**read["augment"])
+    for name in set(PLACES) & set(read):
+        read[name] = None if read[name] is None else Path(read[name])
+    return dataclasses.replace(like, **(defaults | read))

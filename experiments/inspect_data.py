@@ -3,7 +3,8 @@
     python -m experiments.inspect_data [RUN] [--manual-dir DIR] [--data-dir DIR]
         [--data-config NAME] [--split RULE] [--skip-bad] [--out DIR]
 
-With a run it shows the run's data, and its Dice with and without the test films that leaked.
+With a run it shows the run's data, its Dice with and without the test films that leaked, and that
+of the labels it learnt from.
 """
 
 import csv
@@ -20,11 +21,13 @@ from experiments import command, films, pair_sheet
 from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
 from experiments.run_directory import RunDirectory, write_bytes
+from jaxseg import metrics
 from jaxseg.data.archive import open_archive
 from jaxseg.data.arrays import FilmArrays, load_arrays
 from jaxseg.data.films import decode_film
 from jaxseg.data.likeness import NEAR, closest_pairs, perceptual_hash
 from jaxseg.data.splits import leaked
+from jaxseg.inference import resize_logits_on_host
 from jaxseg.types import InputError
 
 HASHED_SIZE = 128
@@ -39,8 +42,8 @@ class Options:
     """Shows what a data set holds, what looks alike in it, and what its splits leak."""
 
     run: Positional[Path | None] = None
-    """Run directory, to show its data and what its test films leaked; the options below then
-    only say where things lie."""
+    """Run directory, to show its data, what its test films leaked and what its labels lost; the
+    options below then only say where things lie."""
     manual_dir: Path | None = None
     """Folder that holds Kaggle's archive, or its unpacked folder; drawn films unless given."""
     data_dir: Path | None = None
@@ -79,6 +82,7 @@ def inspect_data(options: Options) -> None:
     print_leaks(arrays, configuration.split)
     if run is not None:
         print(dice_with_and_without_leaked(run, arrays, configuration.split))
+        print(dice_of_labels(configuration))
     out = options.out or (version_dir if run is None else run.path)
     out.mkdir(parents=True, exist_ok=True)
     written = write_sheets(out, manual_dir, arrays, builder.report, options.closest)
@@ -133,6 +137,25 @@ def dice_with_and_without_leaked(run: RunDirectory, arrays: FilmArrays, rule: st
         f"Dice of {run.path}, apart for test films with a copy in train: "
         + "; ".join(f"{name}: {part.mean():.6f}" for name, part in parts.items() if len(part))
         + "\n"
+    )
+
+
+def dice_of_labels(configuration: Configuration) -> str:
+    """What masks lose by being resized to labels: these, resized as logits are, against masks.
+
+    A network that does no more than repeat its labels has this Dice.
+    """
+    own = films.load(configuration)
+    size, dice = configuration.size_of_labels(), []
+    for film in own.test:
+        mask = own.arrays.masks[film].astype(np.int32)
+        logits = 2.0 * own.arrays.labels[film][..., None].astype(np.float32) - 1.0
+        labels = resize_logits_on_host(logits, mask.shape)[None]
+        counts = metrics.count(metrics.predicted_labels(labels), mask[None], num_classes=1)
+        dice.append(float(metrics.dice(counts)[0, 0]))
+    return (
+        f"Dice of the labels of {size} x {size} themselves, on the masks' own grid, "
+        f"{len(dice)} test films: {np.nanmean(dice):.6f}\n"
     )
 
 

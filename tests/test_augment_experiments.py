@@ -33,6 +33,13 @@ def test_a_run_kept_before_there_were_strengths_is_still_read():
     assert from_json(kept, like=seed) == seed
 
 
+def test_a_run_kept_before_there_was_a_field_has_not_what_its_configuration_has_today():
+    lungs = CONFIGURATIONS["lungs"]
+    kept = {name: value for name, value in lungs.as_json().items() if name != "label_size"}
+    assert lungs.label_size == 256
+    assert from_json(kept, like=lungs) == dataclasses.replace(lungs, label_size=None)
+
+
 class Asked(Exception):
     """Raised in place of training, with what was asked for."""
 

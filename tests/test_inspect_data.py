@@ -122,6 +122,17 @@ def test_dice_is_reported_with_and_without_the_films_that_leaked(
     assert f"without those, {10 - copied.sum()}: 0.500000" in out
     assert f"those, {copied.sum()}: 0.750000" in out
     assert (directory.path / "same-bytes-1.png").exists()
+    # Labels of 8 pixels a side, by torch.
+    torch = pytest.importorskip("torch", reason="the peer")
+    labels, masks = (array[loaded.test] for array in (loaded.arrays.labels, loaded.arrays.masks))
+    fine = torch.nn.functional.interpolate(
+        torch.tensor(2.0 * labels[:, None] - 1.0), size=masks.shape[1:], mode="bilinear"
+    )
+    again = fine[:, 0].numpy() > 0
+    both = (again & (masks == 1)).sum((1, 2))
+    expected = (2 * both / (again.sum((1, 2)) + masks.sum((1, 2)))).mean()
+    said = f"labels of 8 x 8 themselves, on the masks' own grid, 10 test films: {expected:.6f}"
+    assert said in out
 
 
 def test_a_run_without_scores_is_named(archive, data_dir, tmp_path, capsys, monkeypatch):
