@@ -37,7 +37,7 @@ class Recipe:
     Attributes:
         label: What tells it from the other recipes.
         runs: Its runs, in the order of their seeds.
-        configuration: What they share, as ``config.json`` has it.
+        configuration: What they share, by option.
     """
 
     label: str
@@ -182,8 +182,14 @@ def pooled_calibration(calibrations: Sequence[Mapping[str, Any]]) -> Calibration
 
 
 def _shared(run: RunDirectory) -> dict[str, Any]:
-    configuration = run.read_config()["configuration"]
-    return {k: v for k, v in configuration.items() if k not in (*PLACES, "seed")}
+    """What seeds of a recipe share; options within options as the command line spells them."""
+    shared: dict[str, Any] = {}
+    for name, value in run.read_config()["configuration"].items():
+        if isinstance(value, dict):
+            shared |= {f"{name}.{part}": own for part, own in value.items()}
+        elif name not in (*PLACES, "seed"):
+            shared[name] = value
+    return shared
 
 
 def _label(own: Mapping[str, Any], configurations: Sequence[Mapping[str, Any]]) -> str:

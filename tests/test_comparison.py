@@ -71,22 +71,26 @@ def test_what_is_no_table_of_scores_is_named(tmp_path, text):
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_recipe(tmp_path):
+    less = CONFIGURATIONS["lungs"].as_json()["augment"] | {"rotation": 1.0}
     runs = [
         finished(tmp_path / "a", [0.9, 0.8], seed=1),
         finished(tmp_path / "b", [0.9, 0.8], seed=0, data_dir="elsewhere"),
         finished(tmp_path / "c", [0.9, 0.8], learning_rate=1e-3),
         finished(tmp_path / "d", [0.9, 0.8], name="lungs"),
+        finished(tmp_path / "e", [0.9, 0.8], name="lungs", augment=less),
     ]
     recipes = comparison.gather(runs)
     assert [[run.path.name for run in recipe.runs] for recipe in recipes] == [
         ["b", "a"],
         ["c"],
         ["d"],
+        ["e"],
     ]
     assert [recipe.label for recipe in recipes] == [
         "phantom, learning_rate 0.004",
         "phantom, learning_rate 0.001",
-        "lungs",
+        "lungs, augment.rotation 6.0",
+        "lungs, augment.rotation 1.0",
     ]
     assert "data_dir" in PLACES
 
