@@ -7,7 +7,7 @@ Writes ``evaluation.json`` and ``per_image.csv``.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -37,6 +37,8 @@ class Options:
     """Folder of their masks, each with its film's stem."""
     mask_values: tuple[int, ...] | None = None
     """Grey values that are lung; above 127 unless given. A run with --classes takes its own."""
+    part: Literal["test", "validation", "train"] = "test"
+    """Which of the run's own films; those it learnt from show whether it could have learnt more."""
     out: Path | None = None
     """Where to write; the run directory unless given."""
     made: Annotated[OmitArgPrefixes[MaskSettings], arg(name="")] = AS_TRAINED
@@ -52,7 +54,9 @@ def evaluate(options: Options) -> None:
     learnt = trained.load(run)
     classes = learnt.configuration.mask_values()
     options.made.check_classes(len(classes))
-    arrays, indices = films_to_score(run, options.images, options.masks, options.mask_values)
+    arrays, indices = films_to_score(
+        run, options.images, options.masks, options.mask_values, part=options.part
+    )
     mesh = make_mesh()
     state = replicate(learnt.state, mesh)
     rows = rows_for(learnt.configuration.batch_size, mesh)
@@ -69,7 +73,7 @@ def evaluate(options: Options) -> None:
         out / "evaluation.json",
         {
             "run": options.run.name,
-            "films": "the run's test films" if options.images is None else str(options.images),
+            "films": str(options.images or f"the run's {options.part} films"),
             "mask_values": options.mask_values,
             "masks_made": dataclasses.asdict(options.made),
             "test": summary,
@@ -86,8 +90,10 @@ def films_to_score(
     images: Path | None,
     masks: Path | None,
     mask_values: tuple[int, ...] | None,
+    *,
+    part: str = "test",
 ) -> tuple[FilmArrays, np.ndarray]:
-    """The films of two folders as the run sees films, or the run's own test films.
+    """The films of two folders as the run sees films, or a part of the run's own.
 
     Returns:
         Films, and indices of those to score.
@@ -108,7 +114,11 @@ def films_to_score(
     if images is None or masks is None:
         own = films.load(configuration)
         run.check_same_films(own.fingerprint)
-        return own.arrays, own.test
+        if not len(indices := getattr(own, part)):
+            raise InputError(f"--part: the split {configuration.split} has no {part} films")
+        return own.arrays, indices
+    if part != "test":
+        raise InputError("--part: is of the run's own films, not of --images")
     arrays = films_from_folders(
         images,
         masks,

@@ -144,6 +144,25 @@ def test_evaluating_the_own_test_films_repeats_the_summary(finished, tmp_path, c
         assert ours[name] == pytest.approx(value, rel=1e-4)
 
 
+def test_the_films_that_a_run_learnt_from_are_scored_on_request(
+    finished, tmp_path, capsys, monkeypatch
+):
+    options = [finished.path, "--part", "train", "--out", tmp_path]
+    with jax.numpy_dtype_promotion("standard"):
+        code, _, error = run(evaluate, options, capsys, monkeypatch)
+    assert code == 0, error
+    with (tmp_path / "per_image.csv").open() as file:
+        scored = {row["id"] for row in csv.DictReader(file)}
+    with finished.test_scores.open() as file:
+        tested = {row["id"] for row in csv.DictReader(file)}
+    assert len(scored) == finished.read_summary()["films"]["train"]
+    assert not scored & tested
+    folders = ["--images", tmp_path, "--masks", tmp_path]
+    code, _, error = run(evaluate, [*options, *folders], capsys, monkeypatch)
+    assert code == 2
+    assert "--part: is of the run's own films" in error
+
+
 @pytest.mark.parametrize(
     "made",
     [
