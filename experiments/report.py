@@ -106,7 +106,7 @@ def one_line(test: Mapping[str, Any]) -> str:
     )
     return (
         f"Dice {number(test['dice_mean'])} (95 % interval {low} to {high}, "
-        f"{test['images']} test films), IoU {number(test['iou_mean'])}, "
+        f"{test['images']} films), IoU {number(test['iou_mean'])}, "
         f"HD95 {number(test['hd95_mean'], 2)} px, pixel accuracy {number(test['pixel_accuracy'])}"
         f"{of_classes}"
     )
