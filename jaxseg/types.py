@@ -34,7 +34,8 @@ PerImage = Float[Array, "B"]
 """One float32 per image."""
 
 Batch = Mapping[str, Array]
-"""``images``, ``labels``, optional ``where`` and ``valid``."""
+"""``images``, ``labels``, optional ``where`` and ``valid``. Labels and ``where`` may be on a finer
+grid than the images: the steps resize logits to it."""
 
 
 class InputError(ValueError):
