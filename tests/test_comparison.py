@@ -95,6 +95,15 @@ def test_runs_that_differ_in_their_seed_alone_are_one_recipe(tmp_path):
     assert "data_dir" in PLACES
 
 
+def test_a_run_from_before_there_was_an_option_is_of_the_recipe_that_leaves_it_out(tmp_path):
+    runs = [finished(tmp_path / name, [0.9], seed=seed) for seed, name in enumerate("ab")]
+    kept = json.loads(runs[0].config.read_text())
+    assert kept["configuration"].pop("label_size", "absent") is None
+    write_json(runs[0].config, kept)
+    (recipe,) = comparison.gather(runs)
+    assert len(recipe.runs) == 2
+
+
 def test_a_seed_named_twice_and_an_unfinished_run_are_refused(tmp_path):
     runs = [finished(tmp_path / name, [0.9]) for name in "ab"]
     with pytest.raises(InputError, match="two have one seed"):
