@@ -60,10 +60,10 @@ def draw(key: Key[jax.Array, ""], rows: Rows, strengths: Strengths) -> Amounts:
 def make_augment(strengths: Strengths) -> Callable[..., Batch]:
     """Makes the function that changes a batch at random, for `jaxseg.make_train_step`.
 
-    Labels may be on a finer grid than the films, as `jaxseg.make_train_step` takes them.
     In this order: blur, warp (flip, scale, shear, rotation, shift as one map), contrast and
     brightness, gamma, noise. Pixels from outside a film are black, of class 0 and False in
-    ``where``, whatever happens to grey values.
+    ``where``, whatever happens to grey values. Labels and ``where`` may be on a finer grid than
+    films, as `jaxseg.make_train_step` takes them.
 
     On CPU and GPU most of the cost is reading four film pixels and a label for each pixel, and
     drawing noise; a TPU, which reads single pixels slowly, reads small tiles by matrix products,
