@@ -8,7 +8,6 @@ import pytest
 from experiments import train
 from experiments.configuration import from_json
 from experiments.configurations import CONFIGURATIONS
-from jaxseg import augment
 from jaxseg.data import phantom
 
 
@@ -57,4 +56,5 @@ def test_the_command_line_overrides_a_strength_and_training_uses_it(tmp_path, mo
     monkeypatch.setattr("sys.argv", ["train", *map(str, options)])
     with pytest.raises(Asked) as asked:
         train.main()
-    assert asked.value.args == (dataclasses.replace(augment.ROBUST, noise=0.125),)
+    expected = dataclasses.replace(CONFIGURATIONS["lungs"].augment, noise=0.125)
+    assert asked.value.args == (expected,)
