@@ -255,6 +255,10 @@ def check_rows(configuration: Configuration, mesh: Mesh) -> int:
             f"--spatial-shards: {shards} shards of a {len(configuration.widths)}-level network "
             f"need a --size that is a multiple of {least}, not {configuration.size}"
         )
+    if configuration.size_of_labels() % shards:
+        raise InputError(
+            f"--label-size: {configuration.size_of_labels()} is no multiple of {shards} shards"
+        )
     batch_size, parts = configuration.batch_size, configuration.microbatches
     rows = parallel.rows_for(batch_size, mesh, microbatches=parts)
     if rows > batch_size:

@@ -414,6 +414,12 @@ def test_more_spatial_shards_than_the_coarsest_level_has_rows_are_refused(
     assert_refused(run(train, options, capsys, monkeypatch), *words)
 
 
+def test_finer_labels_that_shards_cannot_share_are_refused(films, tmp_path, capsys, monkeypatch):
+    options = [*on(films, tmp_path), "--label-size", "36", "--spatial-shards", "8"]
+    words = ("--label-size", "36 is no multiple of 8 shards")
+    assert_refused(run(train, options, capsys, monkeypatch), *words)
+
+
 def test_a_checkpoint_folder_that_cannot_be_written_is_named_before_training(
     films, tmp_path, capsys, monkeypatch
 ):
