@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from experiments import score_table
-from experiments.configuration import PLACES, Configuration
+from experiments.configuration import PLACES, with_defaults
 from experiments.run_directory import RunDirectory
 from experiments.score_table import ScoreTable
 from jaxseg import metrics
@@ -183,11 +183,8 @@ def pooled_calibration(calibrations: Sequence[Mapping[str, Any]]) -> Calibration
 
 def _shared(run: RunDirectory) -> dict[str, Any]:
     """What seeds of a recipe share; options within options as the command line spells them."""
-    kept = run.read_config()["configuration"]
-    # A run from before there was an option is as one that leaves it at its default.
-    options = Configuration(name=kept["name"]).as_json() | kept
     shared: dict[str, Any] = {}
-    for name, value in options.items():
+    for name, value in with_defaults(run.read_config()["configuration"]).items():
         if isinstance(value, dict):
             shared |= {f"{name}.{part}": own for part, own in value.items()}
         elif name not in (*PLACES, "seed"):

@@ -218,22 +218,21 @@ def loss_name(loss: Loss) -> str:
     return getattr(loss, "__name__", repr(loss))
 
 
-def from_json(values: Mapping[str, Any], like: Configuration) -> Configuration:
-    """Reads what `Configuration.as_json` wrote, maybe before there were some of today's fields.
+def with_defaults(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Configuration.as_json` wrote, maybe before there were some of today's options.
 
-    Args:
-        values: What was written; a field that is not there has the class's default.
-        like: Where the loss is taken from.
+    A run from before there was an option is as one that leaves it at its default.
     """
-    own = [field for field in dataclasses.fields(Configuration) if field.name != "loss"]
-    defaults = {
-        field.name: field.default for field in own if field.default is not dataclasses.MISSING
-    }
-    read = {field.name: values[field.name] for field in own if field.name in values}
-    for name in {"widths", "dropout", "remat", "classes"} & set(read):
-        read[name] = tuple(read[name])
-    if "augment" in read:
-        read["augment"] = Strengths(**read["augment"])
-    for name in set(PLACES) & set(read):
-        read[name] = None if read[name] is None else Path(read[name])
-    return dataclasses.replace(like, **(defaults | read))
+    return Configuration(name=kept["name"]).as_json() | dict(kept)
+
+
+def from_json(values: Mapping[str, Any], like: Configuration) -> Configuration:
+    """Reads what `Configuration.as_json` wrote; the loss is taken from ``like``."""
+    known = {field.name for field in dataclasses.fields(Configuration)} - {"loss"}
+    fields = {name: value for name, value in with_defaults(values).items() if name in known}
+    for name in ("widths", "dropout", "remat", "classes"):
+        fields[name] = tuple(fields[name])
+    fields["augment"] = Strengths(**fields["augment"])
+    for name in PLACES:
+        fields[name] = None if fields[name] is None else Path(fields[name])
+    return dataclasses.replace(like, **fields)

@@ -55,7 +55,17 @@ def load(configuration: Configuration) -> Films:
         films = _own(configuration, configuration.images, configuration.masks)
         return _enough(films, configuration.images)
     manual_dir = archive_dir(configuration)
-    builder = prepared(configuration, manual_dir)
+    return _enough(of_builder(configuration, prepared(configuration, manual_dir)), manual_dir)
+
+
+def of_builder(
+    configuration: Configuration, builder: "jaxseg.data.covid_radiography.Builder"
+) -> Films:
+    """The films of a prepared data set, at the configuration's sizes and by its split.
+
+    Raises:
+        InputError: An option about the films will not do.
+    """
     arrays = load_arrays(
         builder,
         size=configuration.size,
@@ -65,8 +75,7 @@ def load(configuration: Configuration) -> Films:
         progress=bar("decoding films"),
     )
     films = split(arrays, configuration.split, fingerprint=builder.fingerprint)
-    films = dataclasses.replace(films, builder=builder)
-    return _enough(films, manual_dir)
+    return dataclasses.replace(films, builder=builder)
 
 
 def split(arrays: FilmArrays, rule: str, *, fingerprint: str) -> Films:

@@ -82,7 +82,7 @@ def inspect_data(options: Options) -> None:
     print_leaks(arrays, configuration.split)
     if run is not None:
         print(dice_with_and_without_leaked(run, arrays, configuration.split))
-        print(dice_of_labels(configuration))
+        print(dice_of_labels(films.of_builder(configuration, builder)))
     out = options.out or (version_dir if run is None else run.path)
     out.mkdir(parents=True, exist_ok=True)
     written = write_sheets(out, manual_dir, arrays, builder.report, options.closest)
@@ -140,13 +140,12 @@ def dice_with_and_without_leaked(run: RunDirectory, arrays: FilmArrays, rule: st
     )
 
 
-def dice_of_labels(configuration: Configuration) -> str:
+def dice_of_labels(own: films.Films) -> str:
     """What masks lose by being resized to labels: these, resized as logits are, against masks.
 
     A network that does no more than repeat its labels has this Dice.
     """
-    own = films.load(configuration)
-    size, dice = configuration.size_of_labels(), []
+    size, dice = own.arrays.labels.shape[1], []
     for film in own.test:
         mask = own.arrays.masks[film].astype(np.int32)
         logits = 2.0 * own.arrays.labels[film][..., None].astype(np.float32) - 1.0

@@ -358,7 +358,7 @@ def make_many_steps(
 def _at_size_of(logits: Any, labels: Array) -> Any:
     """Logits at the labels' size; those of several depths are left to a loss that takes them."""
     _, height, width = labels.shape
-    return resize_logits(logits, (height, width)) if hasattr(logits, "ndim") else logits
+    return resize_logits(logits, (height, width)) if isinstance(logits, jax.Array) else logits
 
 
 def _valid_rows(batch: Batch) -> jax.Array:

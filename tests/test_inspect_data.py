@@ -122,8 +122,12 @@ def test_dice_is_reported_with_and_without_the_films_that_leaked(
     assert f"without those, {10 - copied.sum()}: 0.500000" in out
     assert f"those, {copied.sum()}: 0.750000" in out
     assert (directory.path / "same-bytes-1.png").exists()
-    # Labels of 8 pixels a side, by torch.
+    assert "Dice of the labels of 8 x 8 themselves, on the masks' own grid, 10 test films: " in out
+
+
+def test_what_labels_lost_is_what_torch_finds(archive, data_dir):
     torch = pytest.importorskip("torch", reason="the peer")
+    loaded = films.load(configured(archive, data_dir, split="seed"))
     labels, masks = (array[loaded.test] for array in (loaded.arrays.labels, loaded.arrays.masks))
     fine = torch.nn.functional.interpolate(
         torch.tensor(2.0 * labels[:, None] - 1.0), size=masks.shape[1:], mode="bilinear"
@@ -132,7 +136,7 @@ def test_dice_is_reported_with_and_without_the_films_that_leaked(
     both = (again & (masks == 1)).sum((1, 2))
     expected = (2 * both / (again.sum((1, 2)) + masks.sum((1, 2)))).mean()
     said = f"labels of 8 x 8 themselves, on the masks' own grid, 10 test films: {expected:.6f}"
-    assert said in out
+    assert said in inspect_data.dice_of_labels(loaded)
 
 
 def test_a_run_without_scores_is_named(archive, data_dir, tmp_path, capsys, monkeypatch):

@@ -94,13 +94,13 @@ def load_arrays(
             is full or cannot be written to, or a record of the data set is damaged.
         ValueError: the builder is not prepared.
     """
-    label_size = _checked_sizes(size, label_size)
+    _check_sizes(size, label_size)
     version_dir = Path(builder.data_dir)
     if not (version_dir / "dataset_info.json").exists():
         raise ValueError(f"{builder.info.full_name} is not prepared: prepare() it first")
     root = Path(cache_dir).expanduser() if cache_dir else version_dir.parents[2] / "arrays"
     config, version = version_dir.parts[-2:]
-    sizes = str(size) if label_size == size else f"{size}-{label_size}"
+    sizes = str(size) if label_size in (None, size) else f"{size}-{label_size}"
     made_with = (config, version, sizes, film_resize, preprocessing, str(_LAYOUT))
     directory = root / "-".join((builder.fingerprint[:16], *made_with))
     if not cache.is_whole(directory):
@@ -148,7 +148,7 @@ def films_from_folders(
             mask or a mask no film, two files share a stem, a file cannot be read, or no mask has
             any of ``mask_values`` or of the values of one of ``classes``.
     """
-    label_size = _checked_sizes(size, label_size)
+    _check_sizes(size, label_size)
     films, masks = pictures_in(images_dir), pictures_in(masks_dir)
     for stem, film in films.items():
         if stem not in masks:
@@ -190,7 +190,7 @@ def _fill_cache(
     directory: Path,
     builder: "jaxseg.data.covid_radiography.Builder",
     size: int,
-    label_size: int,
+    label_size: int | None,
     film_resize: Resize,
     preprocessing: Preprocessing,
     progress: Progress | None,
@@ -215,16 +215,13 @@ def _fill_cache(
         "split": [record.split for record in stored.records],
     }
     pairs = _told(in_threads(pair, range(len(stored))), len(stored), progress)
-    cache.write(directory, pairs, count=len(stored), size=size, label_size=label_size, facts=facts)
+    cache.write(directory, pairs, count=len(stored), facts=facts)
 
 
-def _checked_sizes(size: int, label_size: int | None) -> int:
-    """The labels' size; raises InputError where a size is none."""
-    label_size = size if label_size is None else label_size
+def _check_sizes(size: int, label_size: int | None) -> None:
     for name, given in {"size": size, "label_size": label_size}.items():
-        if given < 1:
+        if given is not None and given < 1:
             raise InputError(f"{name} {given}: should be 1 or more pixels")
-    return label_size
 
 
 def pictures_in(folder: Path | str) -> dict[str, Path]:

@@ -31,23 +31,13 @@ class Pair(NamedTuple):
     mask: UInt8[np.ndarray, "Hm Wm"]
 
 
-def write(
-    directory: Path,
-    pairs: Iterable[Pair],
-    *,
-    count: int,
-    size: int,
-    label_size: int,
-    facts: Mapping,
-) -> None:
+def write(directory: Path, pairs: Iterable[Pair], *, count: int, facts: Mapping) -> None:
     """Writes the folder; one that is there already and damaged is replaced.
 
     Args:
         directory: the folder's place.
         pairs: the films, written as they come; one or more, their masks of one size.
         count: how many pairs there are.
-        size: the side of images in pixels.
-        label_size: the side of labels.
         facts: what else to keep, as JSON has it.
 
     Raises:
@@ -59,7 +49,7 @@ def write(
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as beside:
         whole = Path(beside) / directory.name
         whole.mkdir()
-        _write_arrays(whole, pairs, count, size, label_size)
+        _write_arrays(whole, pairs, count)
         (whole / _FACTS).write_text(json.dumps(facts))
         (whole / _CHECKSUMS).write_text(json.dumps(_checksums(whole)))
         if directory.exists() and not is_whole(directory):
@@ -87,9 +77,7 @@ def read(directory: Path) -> dict[str, Any]:
     return {"images": images, "labels": labels, "masks": masks, **facts}
 
 
-def _write_arrays(
-    folder: Path, pairs: Iterable[Pair], count: int, size: int, label_size: int
-) -> None:
+def _write_arrays(folder: Path, pairs: Iterable[Pair], count: int) -> None:
     """Writes the three arrays pair by pair.
 
     Plain writes, not a memory map: on a full disk these raise, a map kills the process.
@@ -97,11 +85,11 @@ def _write_arrays(
     grid = None
     with contextlib.ExitStack() as stack:
         images, labels, masks = (stack.enter_context((folder / n).open("wb")) for n in _ARRAYS)
-        _write_header(images, (count, size, size, 1))
-        _write_header(labels, (count, label_size, label_size))
         for pair in pairs:
             if grid is None:
                 grid = pair.mask.shape
+                _write_header(images, (count, *pair.image.shape, 1))
+                _write_header(labels, (count, *pair.label.shape))
                 _write_header(masks, (count, *grid))
             if pair.mask.shape != grid:
                 raise ValueError(f"masks of {grid} and of {pair.mask.shape}")

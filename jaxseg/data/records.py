@@ -78,7 +78,7 @@ class StoredFilms:
         index: int,
         *,
         size: int,
-        label_size: int,
+        label_size: int | None,
         film_resize: Resize,
         preprocessing: Preprocessing,
     ) -> Pair:
@@ -87,7 +87,7 @@ class StoredFilms:
         Args:
             index: the film's place in ``records``.
             size: the side in pixels that the film is resized to.
-            label_size: the side that its labels are resized to.
+            label_size: the side that its labels are resized to; None for the film's.
             film_resize: how films are resized; masks always nearest.
             preprocessing: what is done to a film's grey values before it is resized.
 
@@ -141,11 +141,12 @@ def at_size(
     film: UInt8[np.ndarray, "H W"],
     mask: UInt8[np.ndarray, "Hm Wm"],
     size: int,
-    label_size: int,
+    label_size: int | None,
     film_resize: Resize,
 ) -> Pair:
     """A film at the network's size, its labels at theirs, and the mask as it is."""
-    return Pair(resize_film(film, size, film_resize), resize_mask(mask, label_size), mask)
+    label = resize_mask(mask, size if label_size is None else label_size)
+    return Pair(resize_film(film, size, film_resize), label, mask)
 
 
 # TFDS's decorators hide the arguments of as_data_source from type checkers: hence the first Any. A

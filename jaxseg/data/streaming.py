@@ -51,7 +51,7 @@ class FilmStream:
         self._decode = functools.partial(
             films.pair,
             size=size,
-            label_size=size if label_size is None else label_size,
+            label_size=label_size,
             film_resize=film_resize,
             preprocessing=preprocessing,
         )
