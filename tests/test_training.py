@@ -433,6 +433,34 @@ def test_a_model_without_valid_trains_and_its_loss_falls():
     assert values[-1] < 0.7 * values[0]
 
 
+@pytest.mark.parametrize("form", ["jit", "pmap", "many", "shards"])
+def test_calls_on_several_cpu_devices_do_not_queue(form):
+    # More than 32 that wait can stop for ever there; see `parallel.compiled._without_queue`.
+    def slow_loss(logits, labels, *, where=None):
+        slowed = jax.lax.fori_loop(0, 5000, lambda _, x: jnp.sin(x), logits)
+        return losses.cross_entropy(slowed, labels, where=where)
+
+    batch, tx, mesh = batch_of(8, size=32), optax.sgd(0.1), mesh_of(8)
+    step = make_train_step(Affine(), tx, slow_loss, axis_name="data" if form == "pmap" else None)
+    state, placed = fresh(Affine(), tx, batch, mesh=mesh), parallel.shard_batch(batch, mesh)
+    rows = parallel.over_rows(mesh, axis=1)
+    if form == "jit":
+        compiled, arguments = parallel.jit_step(step, mesh), [placed]
+    elif form == "pmap":
+        shares = jax.tree.map(lambda rows: rows.reshape(8, 1, *rows.shape[1:]), batch)
+        compiled, arguments = parallel.pmap_step(step), [shares]
+    elif form == "many":
+        indices = jax.device_put(np.arange(8, dtype=np.int32)[None], rows)
+        compiled, arguments = parallel.jit_many_steps(step, mesh), [batch, indices]
+    else:
+        indices = jax.device_put(np.zeros((1, 8), np.int32), rows)
+        films = {name: placed[name] for name in batch}
+        compiled, arguments = parallel.jit_many_steps_on_shards(step, mesh), [films, indices]
+    for _ in range(2):
+        state, measured = compiled(state, *arguments)
+        assert all(array.is_ready() for array in jax.tree.leaves((state.params, measured)))
+
+
 def test_a_batch_whose_arrays_differ_in_rows_is_refused():
     with pytest.raises(ValueError, match="differ in rows"):
         parallel.shard_batch(

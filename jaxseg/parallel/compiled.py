@@ -1,5 +1,6 @@
 """Compiled forms of a step: jit over a mesh, many steps as one program, and pmap."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,8 +33,9 @@ def jit_step(step: Step, mesh: Mesh) -> Any:
         mesh: The devices.
 
     Returns:
-        The compiled step, with the numbers that one device gives; a `jax.jit` function, so that it
-        can be lowered for devices that are not there.
+        The compiled step, with the numbers that one device gives. Like a `jax.jit` function it has
+        a ``lower``, so that it can be compiled for devices that are not there. On several CPU
+        devices of one process a call returns when its results are there, elsewhere at once.
 
     Raises:
         ValueError: By the step, when the mesh does not divide a batch's rows or height.
@@ -55,12 +57,13 @@ def jit_step(step: Step, mesh: Mesh) -> Any:
         1
     """
     whole = replicated(mesh)
-    return jax.jit(
+    compiled = jax.jit(
         _on_mesh(step, mesh),
         in_shardings=(whole, None),
         out_shardings=(whole, whole),
         donate_argnums=0,
     )
+    return _without_queue(compiled, mesh.local_devices)
 
 
 def jit_many_steps(step: Step, mesh: Mesh) -> Any:
@@ -76,12 +79,13 @@ def jit_many_steps(step: Step, mesh: Mesh) -> Any:
         indices are shared out, and the state is donated.
     """
     whole = replicated(mesh)
-    return jax.jit(
+    compiled = jax.jit(
         make_many_steps(_on_mesh(step, mesh), unroll=unrolls(mesh)),
         in_shardings=(whole, whole, over_rows(mesh, axis=1)),
         out_shardings=(whole, whole),
         donate_argnums=0,
     )
+    return _without_queue(compiled, mesh.local_devices)
 
 
 def jit_many_steps_on_shards(step: Step, mesh: Mesh) -> Any:
@@ -106,12 +110,13 @@ def jit_many_steps_on_shards(step: Step, mesh: Mesh) -> Any:
         return own(films, indices)
 
     whole = replicated(mesh)
-    return jax.jit(
+    compiled = jax.jit(
         make_many_steps(_on_mesh(step, mesh), unroll=unrolls(mesh), gather=gather),
         in_shardings=(whole, None, over_rows(mesh, axis=1)),
         out_shardings=(whole, whole),
         donate_argnums=0,
     )
+    return _without_queue(compiled, mesh.local_devices)
 
 
 def jit_rows(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
@@ -127,6 +132,7 @@ def jit_rows(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     compiled = jax.jit(
         on_rows, in_shardings=(replicated(mesh), None), out_shardings=over_rows(mesh)
     )
+    compiled = _without_queue(compiled, mesh.local_devices)
     return lambda state, *arrays: compiled(state, arrays)
 
 
@@ -145,7 +151,7 @@ def pmap_step(step: Step, *, devices: Sequence[Any] | None = None) -> Step:
     # On several processes pmap hands out views of the arrays it goes on with: a donated one would
     # take the next call's state with it.
     donated = () if jax.process_count() > 1 else (0,)
-    return jax.pmap(
+    mapped = jax.pmap(
         step,
         axis_name=DATA,
         in_axes=(None, 0),
@@ -153,6 +159,25 @@ def pmap_step(step: Step, *, devices: Sequence[Any] | None = None) -> Step:
         devices=devices,
         donate_argnums=donated,
     )
+    return _without_queue(mapped, jax.local_devices() if devices is None else devices)
+
+
+def _without_queue(compiled: Any, local_devices: Sequence[Any]) -> Any:
+    """The compiled function, waited for where a queue of calls can stop for ever.
+
+    A process launches its CPU devices' programs on one pool of threads, and no more than 32 calls
+    a device. A thread that would launch the next waits, so that where calls wait in line for each
+    other on several devices no thread may be left for the call that all wait for (jax 0.10).
+    """
+    if len(local_devices) == 1 or local_devices[0].platform != "cpu":
+        return compiled
+
+    @functools.wraps(compiled)
+    def waited_for(*args: Any) -> Any:
+        return jax.block_until_ready(compiled(*args))
+
+    waited_for.lower = compiled.lower  # pyright: ignore[reportFunctionMemberAccess]
+    return waited_for
 
 
 def _on_mesh(step: Step, mesh: Mesh) -> Step:
