@@ -48,7 +48,7 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
             ("", "seeds", "parameters", "films learnt from", "epochs", "seconds of training"),
             [_cost(recipe) for recipe in recipes],
         ),
-        *_speed(recipes),
+        *_speed_table(_speed(recipes)),
     ]
     for name, scored in sets.items():
         rows = [_row(label, own) for label, own in scored.items()]
@@ -60,6 +60,8 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
         for title, scores in differing.items():
             told = [f"{column} {value} ({ends})" for column, value, ends, *_ in scores]
             print(f"{name}: {title}: " + (", ".join(told) or "no film in common"))
+    for title, cells in _speed(recipes):
+        print(f"validation Dice {REACHED:g}: {title} {cells}")
     body += ["<h2>Configurations</h2>", *_configurations(recipes)]
     write_text(out, page.document("jaxseg: " + ", ".join(r.label for r in recipes), body))
     print(f"comparison: {out}")
@@ -78,8 +80,8 @@ def _cost(recipe: Recipe) -> tuple[str, ...]:
     )
 
 
-def _speed(recipes: Sequence[Recipe]) -> list[str]:
-    """How long recipes with validation films took to a Dice of `REACHED` on them."""
+def _speed(recipes: Sequence[Recipe]) -> list[tuple[str, str]]:
+    """How long recipes with validation films took to a Dice of `REACHED`, a number a seed."""
     rows = []
     for recipe in recipes:
         logs = [run.read_metrics() for run in recipe.runs]
@@ -89,6 +91,10 @@ def _speed(recipes: Sequence[Recipe]) -> list[str]:
         for title, name in (("epochs", "epoch"), ("seconds", "train_seconds")):
             cells = [f"{row[name]:,.0f}" if row.get(name) else "never" for row in reached]
             rows.append((f"{recipe.label}: {title}", ", ".join(cells)))
+    return rows
+
+
+def _speed_table(rows: Sequence[tuple[str, str]]) -> list[str]:
     if not rows:
         return []
     title = f"Training until the validation films' mean Dice is {REACHED:g}, a number a seed"

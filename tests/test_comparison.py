@@ -153,6 +153,7 @@ def test_the_page_has_seeds_spread_intervals_and_the_time_to_a_dice(tmp_path, ca
     said = capsys.readouterr().out
     assert "test films of split grouped: phantom: seeds 3, films 3, Dice 0.7000" in said
     assert "lungs less phantom: Dice +0.2000 (0.1500 to 0.2500), IoU +" in said
+    assert "validation Dice 0.95: phantom: epochs 1, 2, 3" in said
 
 
 def test_recipes_without_a_film_in_common_are_not_compared(tmp_path, capsys):
