@@ -207,12 +207,12 @@ def _training_rows(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Writes the reports of finished runs anew, and of several one that compares them."""
+    """Writes the report of a finished run anew, or of several one that compares them."""
 
     runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run directories; those that differ in their seed alone are taken as one recipe."""
     out: Path = Path("comparison.html")
-    """Where the comparison goes."""
+    """Where a comparison goes."""
 
 
 def main() -> None:
@@ -221,9 +221,9 @@ def main() -> None:
     runs = [RunDirectory(path) for path in options.runs]
     if not runs:
         raise InputError("RUN: name one or more run directories")
-    for run in runs:
-        write(run)
-    if len(runs) > 1:
+    if len(runs) == 1:
+        write(runs[0])
+    else:
         comparison_page.write(runs, options.out)
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import report
+
+DECIMAL = r"[-+]?\d+\.\d+"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 RUNS = sorted(config.parent for config in (EXPERIMENTS / "results").glob("*/config.json"))
 
@@ -38,3 +41,33 @@ def test_no_result_holds_a_path_of_the_machine_it_was_made_on():
     for run in RUNS:
         for file in run.rglob("*.json*"):
             assert not re.search(r'"/\w+', file.read_text()), file
+
+
+def test_the_readme_says_what_a_report_of_the_published_runs_says(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "comparison.html"
+    before = sorted(EXPERIMENTS.rglob("*"))
+    seed_first = sorted(RUNS, key=lambda run: (not run.name.startswith("seed-"), run.name))
+    monkeypatch.setattr("sys.argv", ["report", *map(str, seed_first), "--out", str(page)])
+    report.main()
+    assert page.exists()
+    assert sorted(EXPERIMENTS.rglob("*")) == before
+    rows = [
+        np.array(re.findall(DECIMAL, row), float)
+        for row in (EXPERIMENTS / "README.md").read_text().splitlines()
+        if row.startswith("|")
+    ]
+    for said in capsys.readouterr().out.splitlines():
+        if " less " in said:
+            found = re.findall(f"({DECIMAL}) \\(({DECIMAL}) to ({DECIMAL})\\)", said)
+            expected = np.array(found, float).ravel()
+            slack = np.repeat([1.1e-4, 1.1e-4, 0.011, 0.011], 3)
+        elif " interval " in said:
+            dice, low, high, *_, worst, iou, hd95, assd, _ = re.findall(DECIMAL, said)
+            expected = np.array([dice, low, high, iou, hd95, assd, worst], float)
+            slack = np.array([1.1e-4] * 4 + [0.011] * 2 + [1.1e-3])
+        else:
+            continue
+        n = len(expected)
+        assert any(len(row) >= n and (np.abs(row[:n] - expected) <= slack).all() for row in rows), (
+            said
+        )
