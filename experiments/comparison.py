@@ -208,7 +208,8 @@ def _short(value: Any) -> str:
 
 
 def _elsewhere(run: RunDirectory) -> list[str]:
-    return [found.parent.name for found in run.path.glob("*/evaluation.json")]
+    found = run.path.glob("*/evaluation.json")
+    return [f.parent.name for f in found if json.loads(f.read_text()).get("part") != "train"]
 
 
 def _scored(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> Scored:

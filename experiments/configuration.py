@@ -223,7 +223,8 @@ def with_defaults(kept: Mapping[str, Any]) -> dict[str, Any]:
 
     A run from before there was an option is as one that leaves it at its default.
     """
-    return Configuration(name=kept["name"]).as_json() | dict(kept)
+    defaults = Configuration(name=kept["name"]).as_json()
+    return defaults | dict(kept) | {"augment": defaults["augment"] | kept.get("augment", {})}
 
 
 def from_json(values: Mapping[str, Any], like: Configuration) -> Configuration:

@@ -22,6 +22,8 @@ from jaxseg.inference import make_predict
 from jaxseg.parallel import make_mesh, replicate, rows_for
 from jaxseg.types import InputError
 
+Part = Literal["test", "validation", "train"]
+
 AS_TRAINED = MaskSettings()
 
 
@@ -37,10 +39,10 @@ class Options:
     """Folder of their masks, each with its film's stem."""
     mask_values: tuple[int, ...] | None = None
     """Grey values that are lung; above 127 unless given. A run with --classes takes its own."""
-    part: Literal["test", "validation", "train"] = "test"
+    part: Part = "test"
     """Which of the run's own films; those it learnt from show whether it could have learnt more."""
     out: Path | None = None
-    """Where to write; the run directory unless given."""
+    """Where to write; unless given the run directory, or there a folder named as --part."""
     made: Annotated[OmitArgPrefixes[MaskSettings], arg(name="")] = AS_TRAINED
 
 
@@ -65,7 +67,7 @@ def evaluate(options: Options) -> None:
     scores = score(
         predict, state, arrays, indices, mesh, rows=rows, class_names=tuple(classes), mend=mend
     )
-    out = options.out or options.run
+    out = options.out or (options.run if options.part == "test" else options.run / options.part)
     out.mkdir(parents=True, exist_ok=True)
     summary = scores.summary()
     scores.table().write(out / "per_image.csv")
@@ -74,6 +76,7 @@ def evaluate(options: Options) -> None:
         {
             "run": options.run.name,
             "films": str(options.images or f"the run's {options.part} films"),
+            "part": None if options.images else options.part,
             "mask_values": options.mask_values,
             "masks_made": dataclasses.asdict(options.made),
             "test": summary,
@@ -91,7 +94,7 @@ def films_to_score(
     masks: Path | None,
     mask_values: tuple[int, ...] | None,
     *,
-    part: str = "test",
+    part: Part = "test",
 ) -> tuple[FilmArrays, np.ndarray]:
     """The films of two folders as the run sees films, or a part of the run's own.
 
@@ -114,7 +117,8 @@ def films_to_score(
     if images is None or masks is None:
         own = films.load(configuration)
         run.check_same_films(own.fingerprint)
-        if not len(indices := getattr(own, part)):
+        indices = getattr(own, part)
+        if not len(indices):
             raise InputError(f"--part: the split {configuration.split} has no {part} films")
         return own.arrays, indices
     if part != "test":
@@ -123,6 +127,7 @@ def films_to_score(
         images,
         masks,
         size=configuration.size,
+        label_size=configuration.size_of_labels(),
         mask_values=mask_values,
         classes=tuple(classes.values()) if classes else None,
         film_resize=configuration.film_resize,

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.configuration import PLACES, Configuration, from_json
+from experiments.configuration import PLACES, Configuration, from_json, with_defaults
 from experiments.configurations import CONFIGURATIONS
 from jaxseg.types import InputError
 
@@ -56,7 +56,8 @@ class RunDirectory:
             )
         if not self.config.exists():
             raise InputError(f"--workdir: {self.path} holds files but no run (no config.json)")
-        theirs, ours = self.read_config()["configuration"], configuration.as_json()
+        theirs = with_defaults(self.read_config()["configuration"])
+        ours = configuration.as_json()
         names = sorted({*theirs, *ours} - set(PLACES))
         different = [
             f"{name} is {theirs.get(name)} there and {ours.get(name)} here"

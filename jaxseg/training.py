@@ -356,9 +356,15 @@ def make_many_steps(
 
 
 def _at_size_of(logits: Any, labels: Array) -> Any:
-    """Logits at the labels' size; those of several depths are left to a loss that takes them."""
-    _, height, width = labels.shape
-    return resize_logits(logits, (height, width)) if isinstance(logits, jax.Array) else logits
+    """Logits at the size of finer labels; whatever else does not fit is the loss's to refuse.
+
+    Logits of several depths are left to a loss that takes them.
+    """
+    if not isinstance(logits, jax.Array) or labels.ndim < 3:
+        return logits
+    (height, width), (rows, columns) = logits.shape[1:3], labels.shape[1:3]
+    finer = rows > height and rows * width == columns * height
+    return resize_logits(logits, (rows, columns)) if finer else logits
 
 
 def _valid_rows(batch: Batch) -> jax.Array:

@@ -107,9 +107,17 @@ def test_finer_labels_lie_where_scipy_puts_them_and_films_stay_the_same(move, fa
     np.testing.assert_array_equal(counts[0][clear], (inside & kept)[clear] == 1)
 
 
-def test_labels_of_other_proportions_than_the_films_are_refused():
-    with pytest.raises(ValueError, match="other proportions"):
-        augment.warp(films((1, 8, 8))[0], films((1, 16, 24))[1], matrices((8, 8)))
+@pytest.mark.parametrize("grid", [(16, 24), (4, 4)])
+def test_coarser_labels_and_labels_of_other_proportions_are_refused(grid):
+    with pytest.raises(ValueError, match="coarser, or of other proportions"):
+        augment.warp(films((1, 8, 8))[0], films((1, *grid))[1], matrices((8, 8)))
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_counted_pixels_on_another_grid_than_the_labels_are_refused():
+    images, _, where = films((1, 8, 8))
+    with pytest.raises(ValueError, match=r"where of \(1, 8, 8\) for labels of \(1, 16, 16\)"):
+        augment.warp(images, films((1, 16, 16))[1], matrices((8, 8)), where=where)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (21, 34)])

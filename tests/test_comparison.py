@@ -99,6 +99,7 @@ def test_a_run_from_before_there_was_an_option_is_of_the_recipe_that_leaves_it_o
     runs = [finished(tmp_path / name, [0.9], seed=seed) for seed, name in enumerate("ab")]
     kept = json.loads(runs[0].config.read_text())
     assert kept["configuration"].pop("label_size", "absent") is None
+    assert kept["configuration"]["augment"].pop("noise") == 0
     write_json(runs[0].config, kept)
     (recipe,) = comparison.gather(runs)
     assert len(recipe.runs) == 2
@@ -189,7 +190,12 @@ def test_films_from_elsewhere_come_under_their_folders_name(tmp_path):
         folder.mkdir()
         table([dice]).write(folder / "per_image.csv")
         (folder / "evaluation.json").write_text(json.dumps({"test": {}}))
+        learnt = run.path / "learnt"
+        learnt.mkdir()
+        table([dice]).write(learnt / "per_image.csv")
+        (learnt / "evaluation.json").write_text(json.dumps({"test": {}, "part": "train"}))
     sets = comparison.film_sets(comparison.gather(runs))
+    assert "learnt" not in sets
     assert sets["jsrt"]["lungs"].mean("dice").tolist() == [0.75]
     assert sets["jsrt"]["phantom"].mean("dice").tolist() == [0.5]
 

@@ -1,6 +1,7 @@
 """The commands, end to end on a few drawn films, and what they say of bad input."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from experiments import command, evaluate, predict, report, train, trained
 from experiments.configurations import CONFIGURATIONS
 from experiments.run_directory import RunDirectory
 from jaxseg.data import phantom
+from jaxseg.types import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 
@@ -144,10 +146,11 @@ def test_evaluating_the_own_test_films_repeats_the_summary(finished, tmp_path, c
         assert ours[name] == pytest.approx(value, rel=1e-4)
 
 
+@pytest.mark.parametrize("part", ["train", "validation"])
 def test_the_films_that_a_run_learnt_from_are_scored_on_request(
-    finished, tmp_path, capsys, monkeypatch
+    part, finished, tmp_path, capsys, monkeypatch
 ):
-    options = [finished.path, "--part", "train", "--out", tmp_path]
+    options = [finished.path, "--part", part, "--out", tmp_path]
     with jax.numpy_dtype_promotion("standard"):
         code, _, error = run(evaluate, options, capsys, monkeypatch)
     assert code == 0, error
@@ -155,8 +158,9 @@ def test_the_films_that_a_run_learnt_from_are_scored_on_request(
         scored = {row["id"] for row in csv.DictReader(file)}
     with finished.test_scores.open() as file:
         tested = {row["id"] for row in csv.DictReader(file)}
-    assert len(scored) == finished.read_summary()["films"]["train"]
+    assert len(scored) == finished.read_summary()["films"][part]
     assert not scored & tested
+    assert json.loads((tmp_path / "evaluation.json").read_text())["part"] == part
     folders = ["--images", tmp_path, "--masks", tmp_path]
     code, _, error = run(evaluate, [*options, *folders], capsys, monkeypatch)
     assert code == 2
@@ -290,6 +294,28 @@ def test_a_used_run_directory_is_refused_without_resume(finished, films, capsys,
     assert_refused(
         run(train, options, capsys, monkeypatch), "--workdir", "used already", "--resume"
     )
+
+
+def test_a_run_from_before_there_was_an_option_can_go_on(tmp_path):
+    run, phantoms = RunDirectory(tmp_path / "run"), CONFIGURATIONS["phantom"]
+    run.start(phantoms, "")
+    kept = run.read_config()
+    del kept["configuration"]["skip_bad"], kept["configuration"]["augment"]["noise"]
+    run.config.write_text(json.dumps(kept))
+    assert run.check_usable(phantoms, resume=True)
+    with pytest.raises(InputError, match="skip_bad is False there and True here"):
+        run.check_usable(dataclasses.replace(phantoms, skip_bad=True), resume=True)
+
+
+@pytest.mark.parametrize(("asked", "side"), [(None, 32), (16, 32), (48, 48)])
+def test_films_from_elsewhere_have_labels_of_the_size_learnt_from(asked, side, tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        Image.new("L", (64, 64), 255).save(tmp_path / kind / "a.png")
+    run = RunDirectory(tmp_path / "run")
+    run.start(dataclasses.replace(CONFIGURATIONS["phantom"], size=32, label_size=asked), "")
+    arrays, _ = evaluate.films_to_score(run, tmp_path / "images", tmp_path / "masks", None)
+    assert (arrays.images.shape[1], arrays.labels.shape[1]) == (32, side)
 
 
 def test_a_run_directory_of_another_configuration_is_refused(finished, films, capsys, monkeypatch):

@@ -16,8 +16,9 @@ import optax
 import pytest
 from fake_archive import write_folder
 from flax import linen as nn
+from PIL import Image
 
-from experiments import command, input_path, train
+from experiments import command, films, input_path, train
 from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films
@@ -110,6 +111,26 @@ def test_both_paths_give_the_films_of_the_order_from_any_step_on(
     batches = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     assert_are_the_films(batches, ORDER[first:], arrays)
     assert int(state.step) == len(ORDER) - first
+
+
+@pytest.mark.parametrize(("asked", "side"), [(None, 16), (8, 16), (24, 24)])
+def test_every_path_has_labels_of_the_size_that_was_asked_for(asked, side, builder, tmp_path):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    configuration = Configuration(name="any", size=SIZE, label_size=asked, input_path="stream")
+    loaded = films.of_builder(configuration, builder)
+    assert loaded.arrays.images.shape[1:3] == (SIZE, SIZE)
+    assert loaded.arrays.labels.shape[1:] == (side, side)
+    paths = input_path.choose(configuration, loaded, tells_its_batch, mesh)
+    with paths.epoch(ORDER, 0) as take_steps:
+        measured = take_steps(nothing_learnt(mesh), 1)[1]()
+    assert measured["labels"].shape[2:] == (side, side)
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for i in range(4):
+            Image.new("L", (64, 64), 255).save(tmp_path / kind / f"{i}.png")
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    own = dataclasses.replace(configuration, images=images, masks=masks, input_path="auto")
+    assert films.load(own).arrays.labels.shape[1] == side
 
 
 def test_a_resumed_stream_decodes_nothing_of_what_came_before(stored, arrays, monkeypatch):

@@ -143,6 +143,35 @@ def test_finer_labels_are_met_by_logits_resized_as_torch_resizes_them():
     np.testing.assert_array_equal(evaluated.counts.tp[:, 0], hits.sum((1, 2)))
 
 
+def test_probabilities_are_learnt_as_labels():
+    rng = np.random.default_rng(0)
+    shape = (2, 8, 8, 3)
+    batch = {
+        "images": rng.random(shape, dtype=np.float32),
+        "labels": rng.dirichlet(np.ones(3), shape[:3]).astype(np.float32),
+    }
+    mesh, tx = mesh_of(1), optax.sgd(0.5)
+    step = make_train_step(Affine(), tx, losses.cross_entropy)
+    _, measured = run(step, fresh(Affine(), tx, batch, mesh=mesh), [batch], mesh)
+    share = np.exp(batch["images"]) / np.exp(batch["images"]).sum(-1, keepdims=True)
+    expected = -(batch["labels"] * np.log(share)).sum(-1).mean()
+    np.testing.assert_allclose(measured["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("labels", [(2, 16, 8), (2, 4, 8), (2, 8, 32)])
+def test_coarser_labels_and_labels_of_other_proportions_are_refused(labels):
+    batch = {"images": np.zeros((2, 8, 16, 1), np.float32), "labels": np.zeros(labels, np.int32)}
+    mesh, tx = mesh_of(1), optax.sgd(0.5)
+    state = fresh(Affine(), tx, batch, mesh=mesh)
+    for step in (
+        make_train_step(Affine(), tx, losses.cross_entropy),
+        make_eval_step(Affine(), losses.cross_entropy),
+    ):
+        with pytest.raises(ValueError, match="labels"):
+            step(state, batch)
+
+
 @pytest.mark.parametrize("spatial", [1, 2])
 def test_finer_labels_are_learnt_on_many_devices_as_on_one(spatial):
     batch, tx = finer_batch(), optax.sgd(0.5)

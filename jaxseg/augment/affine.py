@@ -86,7 +86,8 @@ def warp(
         labels' grid.
 
     Raises:
-        ValueError: The labels' height and width are not in the films' proportion.
+        ValueError: The labels' grid is coarser than the films' or of other proportions, or
+            ``where`` is not on it.
     """
     films, classes, _, counted = move(
         as_floats(images),
@@ -126,14 +127,18 @@ def move(
             is known: it lets a TPU read films by tiles.
     """
     grid, label_grid = images.shape[1:3], labels.shape[1:3]
+    if label_grid[0] < grid[0] or label_grid[0] * grid[1] != label_grid[1] * grid[0]:
+        raise ValueError(
+            f"labels of {label_grid} for films of {grid}: coarser, or of other proportions"
+        )
+    if where is not None and where.shape != labels.shape:
+        raise ValueError(f"where of {where.shape} for labels of {labels.shape}")
     planes = jnp.moveaxis(images, -1, 1)
     classes = [labels] if where is None else [labels, where]
     if grid == label_grid:
         films, read, inside = _moved(planes, classes, matrices, stretch=stretch)
         inside_labels = inside
     else:
-        if label_grid[0] * grid[1] != label_grid[1] * grid[0]:
-            raise ValueError(f"labels of {label_grid} for films of {grid}: other proportions")
         films, _, inside = _moved(planes, [], matrices, stretch=stretch)
         none = jnp.zeros((len(planes), 0, *label_grid), planes.dtype)
         offsets = matrices[..., 2:] * (label_grid[0] / grid[0])

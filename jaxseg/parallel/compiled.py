@@ -1,6 +1,5 @@
 """Compiled forms of a step: jit over a mesh, many steps as one program, and pmap."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -169,15 +168,19 @@ def _without_queue(compiled: Any, local_devices: Sequence[Any]) -> Any:
     a device. A thread that would launch the next waits, so that where calls wait in line for each
     other on several devices no thread may be left for the call that all wait for (jax 0.10).
     """
-    if len(local_devices) == 1 or local_devices[0].platform != "cpu":
-        return compiled
+    on_several = len(local_devices) > 1 and local_devices[0].platform == "cpu"
+    return _WaitedFor(compiled) if on_several else compiled
 
-    @functools.wraps(compiled)
-    def waited_for(*args: Any) -> Any:
-        return jax.block_until_ready(compiled(*args))
 
-    waited_for.lower = compiled.lower  # pyright: ignore[reportFunctionMemberAccess]
-    return waited_for
+class _WaitedFor:
+    """A compiled function whose calls return when their results are there."""
+
+    def __init__(self, compiled: Any):
+        self._compiled = compiled
+        self.lower = compiled.lower
+
+    def __call__(self, *args: Any) -> Any:
+        return jax.block_until_ready(self._compiled(*args))
 
 
 def _on_mesh(step: Step, mesh: Mesh) -> Step:
