@@ -126,8 +126,9 @@ def test_every_path_has_labels_of_the_size_that_was_asked_for(asked, side, build
     assert measured["labels"].shape[2:] == (side, side)
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
-        for i in range(4):
-            Image.new("L", (64, 64), 255).save(tmp_path / kind / f"{i}.png")
+        for i in range(20):
+            pixels = np.random.default_rng(i).integers(0, 256, (64, 64), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{i}.png")
     images, masks = tmp_path / "images", tmp_path / "masks"
     own = dataclasses.replace(configuration, images=images, masks=masks, input_path="auto")
     assert films.load(own).arrays.labels.shape[1] == side
