@@ -12,7 +12,17 @@ from experiments import report
 
 DECIMAL = r"[-+]?\d+\.\d+"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-RUNS = sorted(config.parent for config in (EXPERIMENTS / "results").glob("*/config.json"))
+RESULTS = EXPERIMENTS / "results"
+RUNS = sorted(config.parent for config in RESULTS.glob("*/config.json"))
+SUMMARIES = [
+    (said, said.parent / table)
+    for name, table in [
+        ("summary.json", "test_per_image.csv"),
+        ("evaluation.json", "per_image.csv"),
+        ("ensemble.json", "per_image.csv"),
+    ]
+    for said in sorted(RESULTS.rglob(name))
+]
 
 
 def films(table):
@@ -26,22 +36,19 @@ def films(table):
     }
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_summaries_are_of_the_films_beside_them(run):
-    pairs = [(run / "summary.json", run / "test_per_image.csv")]
-    pairs += [(said, said.parent / "per_image.csv") for said in run.glob("*/evaluation.json")]
-    for said, table in pairs:
-        test = json.loads(said.read_text())["test"]
-        of_films = films(table)
-        assert test["images"] == len(of_films["dice"])
-        for column, values in of_films.items():
-            assert test[f"{column}_mean"] == pytest.approx(np.nanmean(values), abs=1e-5)
+@pytest.mark.parametrize(
+    ("said", "table"), SUMMARIES, ids=[str(said.relative_to(RESULTS)) for said, _ in SUMMARIES]
+)
+def test_summaries_are_of_the_films_beside_them(said, table):
+    test, of_films = json.loads(said.read_text())["test"], films(table)
+    assert test["images"] == len(of_films["dice"])
+    for column, values in of_films.items():
+        assert test[f"{column}_mean"] == pytest.approx(np.nanmean(values), abs=1e-5)
 
 
 def test_no_result_holds_a_path_of_the_machine_it_was_made_on():
-    for run in RUNS:
-        for file in run.rglob("*.json*"):
-            assert not re.search(r'"/\w+', file.read_text()), file
+    for file in RESULTS.rglob("*.json*"):
+        assert not re.search(r'"/\w+', file.read_text()), file
 
 
 def test_the_readme_says_what_a_report_of_the_published_runs_says(tmp_path, monkeypatch, capsys):
