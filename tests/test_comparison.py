@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments import comparison, comparison_page, ensemble, page, pictures, score_table
+from experiments import comparison, comparison_page, ensemble, page, pictures, report, score_table
 from experiments.configuration import PLACES
 from experiments.configurations import CONFIGURATIONS
 from experiments.run_directory import RunDirectory, write_json
@@ -155,6 +155,16 @@ def test_the_page_has_seeds_spread_intervals_and_the_time_to_a_dice(tmp_path, ca
     assert "test films of split grouped: phantom: seeds 3, films 3, Dice 0.7000" in said
     assert "lungs less phantom: Dice +0.2000 (0.1500 to 0.2500), IoU +" in said
     assert "validation Dice 0.95: phantom: epochs 1, 2, 3" in said
+
+
+def test_a_report_of_several_runs_leaves_the_runs_as_they_are(tmp_path, monkeypatch):
+    runs = [finished(tmp_path / name, [0.9, 0.8], seed=seed) for seed, name in enumerate("ab")]
+    before = sorted(tmp_path.rglob("*"))
+    page = tmp_path / "comparison.html"
+    named = [str(run.path) for run in runs]
+    monkeypatch.setattr("sys.argv", ["report", *named, "--out", str(page)])
+    report.main()
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, page])
 
 
 def test_recipes_without_a_film_in_common_are_not_compared(tmp_path, capsys):
