@@ -41,6 +41,7 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
     """
     recipes = gather(runs)
     sets = film_sets(recipes)
+    speed = _speed(recipes)
     body = [
         f"<h1>Recipes: {len(recipes)}, runs: {len(runs)}</h1>",
         '<p class="warning">For research, not for diagnosis.</p>',
@@ -48,7 +49,7 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
             ("", "seeds", "parameters", "films learnt from", "epochs", "seconds of training"),
             [_cost(recipe) for recipe in recipes],
         ),
-        *_speed_table(_speed(recipes)),
+        *_speed_table(speed),
     ]
     for name, scored in sets.items():
         rows = [_row(label, own) for label, own in scored.items()]
@@ -60,7 +61,7 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
         for title, scores in differing.items():
             told = [f"{column} {value} ({ends})" for column, value, ends, *_ in scores]
             print(f"{name}: {title}: " + (", ".join(told) or "no film in common"))
-    for title, cells in _speed(recipes):
+    for title, cells in speed:
         print(f"validation Dice {REACHED:g}: {title} {cells}")
     body += ["<h2>Configurations</h2>", *_configurations(recipes)]
     write_text(out, page.document("jaxseg: " + ", ".join(r.label for r in recipes), body))

@@ -49,6 +49,14 @@ def test_jit_rows_treats_rows_alike_on_every_device():
     assert len({shard.device for shard in result.addressable_shards}) == 8
 
 
+def test_calls_of_jit_rows_on_several_cpu_devices_do_not_queue():
+    def slow(scale, rows):
+        return scale * jax.lax.fori_loop(0, 5000, lambda _, x: jnp.sin(x), rows)
+
+    rows = np.ones((8, 64, 64), np.float32)
+    assert parallel.jit_rows(slow, parallel.make_mesh())(np.float32(2), rows).is_ready()
+
+
 def test_spatial_shards_split_the_height_and_leave_what_has_none():
     mesh = parallel.make_mesh(spatial=2)
     assert dict(mesh.shape) == {"data": 4, "spatial": 2}
