@@ -143,17 +143,20 @@ def test_finer_labels_are_met_by_logits_resized_as_torch_resizes_them():
     np.testing.assert_array_equal(evaluated.counts.tp[:, 0], hits.sum((1, 2)))
 
 
-def test_probabilities_are_learnt_as_labels():
+@pytest.mark.parametrize("finer", [1, 2])
+def test_probabilities_are_learnt_as_labels(finer):
+    # Films of one grey value in each channel: so have their logits at any size.
     rng = np.random.default_rng(0)
-    shape = (2, 8, 8, 3)
+    side = 8 * finer
+    grey = rng.random((2, 1, 1, 3), dtype=np.float32)
     batch = {
-        "images": rng.random(shape, dtype=np.float32),
-        "labels": rng.dirichlet(np.ones(3), shape[:3]).astype(np.float32),
+        "images": np.broadcast_to(grey, (2, 8, 8, 3)),
+        "labels": rng.dirichlet(np.ones(3), (2, side, side)).astype(np.float32),
     }
     mesh, tx = mesh_of(1), optax.sgd(0.5)
     step = make_train_step(Affine(), tx, losses.cross_entropy)
     _, measured = run(step, fresh(Affine(), tx, batch, mesh=mesh), [batch], mesh)
-    share = np.exp(batch["images"]) / np.exp(batch["images"]).sum(-1, keepdims=True)
+    share = np.exp(grey) / np.exp(grey).sum(-1, keepdims=True)
     expected = -(batch["labels"] * np.log(share)).sum(-1).mean()
     np.testing.assert_allclose(measured["loss"], expected, rtol=1e-5)
 
