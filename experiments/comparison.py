@@ -1,15 +1,16 @@
 """Several runs side by side: scores, their spread over seeds, and paired differences.
 
 Runs that differ in nothing but their seed are one recipe. A film's score by a recipe is the mean
-over its seeds; intervals are over films. Differences are taken film by film, on films that both
-recipes were scored on and neither learnt from.
+over its seeds. Differences are taken film by film, on films that both recipes were scored on and
+neither learnt from. Intervals over films say what these networks do on other films of the kind;
+those over seeds, what other seeds do on these films.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,10 +25,26 @@ from jaxseg.types import InputError
 SCORES = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95": ("HD95, px", 2), "assd": ("ASSD, px", 2)}
 """What is compared: how it is called, and to how many digits it is given."""
 
+DATA = "data_fingerprint"
+"""What tells the films that recipes learnt from, and were tested on, besides their options."""
+
 DISTRIBUTIONS = {column: SCORES[column][0] for column in ("dice", "hd95")}
 """Columns whose distribution over films is drawn, and how the axis is called."""
 
 Calibration = dict[str, list[float]]
+
+
+class Difference(NamedTuple):
+    """How far one recipe's mean score is from another's.
+
+    Attributes:
+        over_films: With its interval over films, the seeds being what they are.
+        over_seeds: Ends of Welch's 95 % t interval over the seeds' means, the films being what they
+            are; None where a recipe has but one seed, or no seed differs from another.
+    """
+
+    over_films: metrics.PairedInterval
+    over_seeds: tuple[float, float] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,39 +140,74 @@ def gather(runs: Sequence[RunDirectory]) -> list[Recipe]:
 def film_sets(recipes: Sequence[Recipe]) -> dict[str, dict[str, Scored]]:
     """By the films' name and the recipe's label: its scores on the films, where it has any.
 
-    The runs' own test films come by split. Films from elsewhere are those that every seed was
-    scored on by ``evaluate RUN --out RUN/NAME``, under that name.
+    The runs' own test films come by split, and by data where that is not one. Films from elsewhere
+    are those that every seed was scored on by ``evaluate RUN --out RUN/NAME``, under that name.
 
     Raises:
-        InputError: Seeds of one recipe were scored on different films.
+        InputError: Seeds of one recipe were scored on different films, or under one name masks
+            were made or read in different ways.
     """
     sets: dict[str, dict[str, Scored]] = {}
+    several = len({recipe.configuration[DATA] for recipe in recipes}) > 1
     for recipe in recipes:
         own = [(run.test_scores, (run.read_summary() or {})["test"]) for run in recipe.runs]
-        split = recipe.configuration["split"]
-        sets.setdefault(f"test films of split {split}", {})[recipe.label] = _scored(own)
+        films = f"test films of split {recipe.configuration['split']}"
+        films += f", data {recipe.configuration[DATA]}" if several else ""
+        sets.setdefault(films, {})[recipe.label] = _scored(own)
+    made: dict[str, tuple[Path, dict[str, Any]]] = {}
     for recipe in recipes:
         for name in sorted(_elsewhere(recipe.runs[0])):
-            folders = [run.path / name for run in recipe.runs]
-            if all((folder / "evaluation.json").exists() for folder in folders):
-                tests = [json.loads((f / "evaluation.json").read_text())["test"] for f in folders]
-                tables = [folder / "per_image.csv" for folder in folders]
-                scored = _scored(list(zip(tables, tests, strict=True)))
-                sets.setdefault(name, {})[recipe.label] = scored
+            files = [run.path / name / "evaluation.json" for run in recipe.runs]
+            if not all(file.exists() for file in files):
+                continue
+            told = [json.loads(file.read_text()) for file in files]
+            for file, own in zip(files, told, strict=True):
+                _check_made_alike(file, own, *made.setdefault(name, (file, own)))
+            tables = [file.parent / "per_image.csv" for file in files]
+            scored = _scored([(t, own["test"]) for t, own in zip(tables, told, strict=True)])
+            sets.setdefault(name, {})[recipe.label] = scored
     return sets
 
 
-def differences(first: Scored, second: Scored) -> dict[str, metrics.PairedInterval]:
+def _check_made_alike(
+    file: Path, own: Mapping[str, Any], other_file: Path, other: Mapping[str, Any]
+) -> None:
+    for name in ("masks_made", "mask_values", "part"):
+        # Evaluations from before a setting was written do not say it.
+        if name in own and name in other and own[name] != other[name]:
+            raise InputError(
+                f"{file}: {name} is {own[name]}, in {other_file} {other[name]}; "
+                "evaluate both in one way, or with --out of another name"
+            )
+
+
+def differences(first: Scored, second: Scored) -> dict[str, Difference]:
     """The first's scores less the second's on the films that both have, by column."""
     common = [film for film in first.ids if film in set(second.ids)]
     place = ({film: i for i, film in enumerate(scored.ids)} for scored in (first, second))
     ours, theirs = ([index[film] for film in common] for index in place)
     return {
-        name: metrics.paired_bootstrap(
-            jax.random.key(0), first.mean(name)[ours], second.mean(name)[theirs]
+        name: Difference(
+            metrics.paired_bootstrap(
+                jax.random.key(0), first.mean(name)[ours], second.mean(name)[theirs]
+            ),
+            _welch_interval(first.by_seed[name][:, ours], second.by_seed[name][:, theirs]),
         )
         for name in SCORES
     }
+
+
+def _welch_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float] | None:
+    """Of the difference of the means of seeds ``[seeds, films]``, over films defined in all."""
+    from scipy import stats
+
+    defined = ~np.isnan(np.concatenate([first, second])).any(axis=0)
+    means = [scores[:, defined].mean(axis=1) for scores in (first, second)]
+    if not defined.any() or min(map(len, means)) < 2 or not any(np.ptp(own) for own in means):
+        return None
+    found: Any = stats.ttest_ind(*means, equal_var=False)
+    ends = found.confidence_interval(0.95)
+    return float(ends.low), float(ends.high)
 
 
 def pooled_calibration(calibrations: Sequence[Mapping[str, Any]]) -> Calibration:
@@ -183,8 +235,9 @@ def pooled_calibration(calibrations: Sequence[Mapping[str, Any]]) -> Calibration
 
 def _shared(run: RunDirectory) -> dict[str, Any]:
     """What seeds of a recipe share; options within options as the command line spells them."""
-    shared: dict[str, Any] = {}
-    for name, value in with_defaults(run.read_config()["configuration"]).items():
+    config = run.read_config()
+    shared: dict[str, Any] = {DATA: config["data_fingerprint"][:8]}
+    for name, value in with_defaults(config["configuration"]).items():
         if isinstance(value, dict):
             shared |= {f"{name}.{part}": own for part, own in value.items()}
         elif name not in (*PLACES, "seed"):

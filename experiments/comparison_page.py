@@ -12,6 +12,7 @@ from experiments import page, pictures
 from experiments.comparison import (
     DISTRIBUTIONS,
     SCORES,
+    Difference,
     Recipe,
     Scored,
     differences,
@@ -36,8 +37,8 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
     """Writes one page that compares finished runs, and says the scores and their differences.
 
     Raises:
-        InputError: A run is none, is not finished, or is named twice; or seeds of one recipe were
-            scored on different films.
+        InputError: A run is none, is not finished, or is named twice; seeds of one recipe were
+            scored on different films; or what lies under one name was evaluated in different ways.
     """
     recipes = gather(runs)
     sets = film_sets(recipes)
@@ -59,8 +60,10 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
             told = zip(HEADERS[1:], scores, strict=True)
             print(f"{name}: {label}: " + ", ".join(f"{title} {score}" for title, score in told))
         for title, scores in differing.items():
-            told = [f"{column} {value} ({ends})" for column, value, ends, *_ in scores]
-            print(f"{name}: {title}: " + (", ".join(told) or "no film in common"))
+            for over, cell in (("", 2), (", over seeds", 3)):
+                told = [f"{row[0]} {row[1]} ({row[cell]})" for row in scores if row[cell] != "-"]
+                if told or not over:
+                    print(f"{name}: {title}{over}: " + (", ".join(told) or "no film in common"))
     for title, cells in speed:
         print(f"validation Dice {REACHED:g}: {title} {cells}")
     body += ["<h2>Configurations</h2>", *_configurations(recipes)]
@@ -115,19 +118,29 @@ def _film_set(
     parts = [
         f"<h2>{html.escape(name[0].upper() + name[1:])}</h2>",
         page.table(HEADERS, rows),
-        '<p class="note">Means over films of the mean over seeds, on the masks\' own grids; the '
-        "interval is a 95 % percentile bootstrap over films, the spread the standard deviation of "
-        "the seeds' means. Left out as undefined, films: "
+        '<p class="note">Means over films of the mean over seeds, on the masks\' own grids, and '
+        "the lowest of these as the worst film. The interval is a 95 % percentile bootstrap over "
+        "films, of these seeds; the spread is the standard deviation of the seeds' means. The "
+        "calibration error, the mean of the seeds', is that of the probabilities, whatever is done "
+        "to the masks. Distances are undefined where an object is missed or made up. Left out as "
+        "undefined, films: "
         + "; ".join(html.escape(f"{label}: {_undefined(own)}") for label, own in scored.items())
         + ".</p>",
     ]
     for title, scores in differing.items():
         parts.append(f"<h3>{html.escape(title)}, film by film</h3>")
         if scores:
-            header = ("", "difference", "95 % interval", "p", "films")
+            header = ("", "difference", "95 % over films", "95 % over seeds", "p", "films")
             parts.append(page.table(header, scores))
         else:
             parts.append('<p class="note">There is no film that both were scored on.</p>')
+    if differing:
+        parts.append(
+            '<p class="note">Over films: what these networks would do on other films of the kind, '
+            "a bootstrap of pairs, from which also p. Over seeds: what other seeds would do on "
+            "these films, Welch's t interval of the seeds' means; none where a recipe has one "
+            "seed.</p>"
+        )
     columns = {label: {c: own.mean(c) for c in SCORES} for label, own in scored.items()}
     drawn = pictures.distributions(columns, DISTRIBUTIONS)
     parts.append(page.picture(drawn, "Distribution over films"))
@@ -149,7 +162,7 @@ def _film_set(
 def _row(label: str, own: Scored) -> tuple[str, ...]:
     dice = metrics.bootstrap_mean(jax.random.key(0), own.mean("dice"))
     by_seed = [float(metrics.mean_over_images(values).mean) for values in own.by_seed["dice"]]
-    defined = own.by_seed["dice"][~np.isnan(own.by_seed["dice"])]
+    defined = own.mean("dice")[~np.isnan(own.mean("dice"))]
     errors = [calibration["expected_error"] for calibration in own.calibrations]
     others = [
         page.number(float(metrics.mean_over_images(own.mean(name)).mean), digits)
@@ -186,15 +199,20 @@ def _differences(scored: Mapping[str, Scored]) -> dict[str, list[tuple[str, ...]
     }
 
 
-def _difference_row(column: str, found: metrics.PairedInterval) -> tuple[str, ...]:
+def _difference_row(column: str, found: Difference) -> tuple[str, ...]:
     title, digits = SCORES[column]
-    low, high = page.number(found.low, digits), page.number(found.high, digits)
+    films = found.over_films
+
+    def interval(ends: tuple[float, float]) -> str:
+        return " to ".join(page.number(end, digits) for end in ends)
+
     return (
         title,
-        f"{found.difference:+.{digits}f}",
-        f"{low} to {high}",
-        page.number(found.p_value),
-        str(found.images),
+        "undefined" if np.isnan(films.difference) else f"{films.difference:+.{digits}f}",
+        interval((films.low, films.high)),
+        "-" if found.over_seeds is None else interval(found.over_seeds),
+        page.number(films.p_value),
+        str(films.images),
     )
 
 

@@ -19,6 +19,7 @@ import tyro
 from tyro.conf import Positional
 
 from experiments import command, evaluate, pictures, report, trained
+from experiments.configuration import with_defaults
 from experiments.page import number
 from experiments.run_directory import RunDirectory, write_bytes, write_json
 from experiments.scoring import draw_examples, score
@@ -37,7 +38,8 @@ class Options:
     """Scores several runs as one network, on their test films or on a folder of films."""
 
     runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN [RUN ...]")]
-    """Run directories, two or more, that see films in the same way."""
+    """Run directories, two or more, that see films in the same way and, unless --images is given,
+    have the same test films."""
     out: Path
     """Where to write."""
     images: Path | None = None
@@ -54,7 +56,7 @@ def ensemble(options: Options) -> None:
     Raises:
         InputError: The runs do not go together, or a run, a film or an option will not do.
     """
-    members = _load(options.runs)
+    members = _load(options.runs, own_films=options.images is None)
     first = RunDirectory(options.runs[0])
     arrays, indices = evaluate.films_to_score(
         first, options.images, options.masks, options.mask_values
@@ -116,8 +118,8 @@ def ensemble(options: Options) -> None:
     print(report.one_line(scores.summary()))
     print(
         f"disagreement and 1 - Dice: rank correlation {number(found['rank_correlation'])}; "
-        f"of the worst {WORST:.0%} of films {found['worst_found']:.0%} are among the "
-        f"{UNSURE:.0%} most disagreed on"
+        f"of the worst {WORST:.0%} of films a share of {number(found['worst_found'], 2)} is among "
+        f"the {UNSURE:.0%} most disagreed on"
     )
     print(f"written: {options.out / 'ensemble.json'}, per_image.csv, ensemble.png, uncertainty.png")
 
@@ -126,38 +128,54 @@ def finds_bad_masks(disagreement: np.ndarray, dice: np.ndarray) -> dict[str, flo
     """How well films of low Dice are told by disagreement, over films where both are defined.
 
     Returns:
-        ``rank_correlation``: Spearman's, of disagreement and 1 - Dice, in [-1, 1]; NaN where
-        either is the same for all films. ``worst_found``: the share of the `WORST` films by Dice
-        that are among the `UNSURE` ones by disagreement, in [0, 1]; by chance it is `UNSURE`. NaN
-        without films.
+        ``rank_correlation``: Spearman's, of disagreement and 1 - Dice, in [-1, 1].
+        ``worst_found``: the share of the `WORST` films by Dice that are among the `UNSURE` ones by
+        disagreement, in [0, 1], ties taken as they fall on average; by chance it is `UNSURE`. Both
+        NaN where either is the same for all films.
     """
     from scipy import stats
 
     defined = ~np.isnan(dice) & ~np.isnan(disagreement)
     dice, disagreement = dice[defined], disagreement[defined]
-    if not len(dice):
+    if len(set(dice)) < 2 or len(set(disagreement)) < 2:
         return {"rank_correlation": float("nan"), "worst_found": float("nan")}
-    told_apart = len(set(dice)) > 1 and len(set(disagreement)) > 1
-    found: Any = stats.spearmanr(disagreement, 1 - dice) if told_apart else None
-    worst = np.argsort(dice, kind="stable")[: max(1, round(WORST * len(dice)))]
-    unsure = np.argsort(-disagreement, kind="stable")[: max(1, round(UNSURE * len(dice)))]
+    found: Any = stats.spearmanr(disagreement, 1 - dice)
+    worst, unsure = _among_highest(-dice, WORST), _among_highest(disagreement, UNSURE)
     return {
-        "rank_correlation": float(found.statistic) if told_apart else float("nan"),
-        "worst_found": float(np.isin(worst, unsure).mean()),
+        "rank_correlation": float(found.statistic),
+        "worst_found": float((worst * unsure).sum() / worst.sum()),
     }
 
 
-def _load(runs: Sequence[Path]) -> list[trained.Trained]:
-    """The runs, which must see films in the same way."""
+def _among_highest(values: np.ndarray, share: float) -> np.ndarray:
+    """The probability of each value to be among the highest share, ties broken by lot."""
+    count = max(1, round(share * len(values)))
+    least = np.sort(values)[-count]
+    above, tied = values > least, values == least
+    return above + tied * (count - above.sum()) / tied.sum()
+
+
+def _load(runs: Sequence[Path], *, own_films: bool) -> list[trained.Trained]:
+    """The runs, which must see films in the same way, and of their own test on the same."""
     if len(runs) < 2:
         raise InputError("RUN: an ensemble is of two or more runs")
     members = [trained.load(RunDirectory(path)) for path in runs]
-    first = members[0].configuration
-    for path, member in zip(runs, members, strict=True):
-        for name in ("size", "film_resize", "preprocessing", "classes"):
-            own, other = getattr(member.configuration, name), getattr(first, name)
-            if own != other:
-                raise InputError(f"{path}: {name} is {own}, that of {runs[0]} is {other}")
+
+    def must_share(run: RunDirectory) -> dict[str, Any]:
+        config = run.read_config()
+        kept = with_defaults(config["configuration"])
+        seen = {name: kept[name] for name in ("size", "film_resize", "preprocessing", "classes")}
+        if not own_films:
+            return seen
+        # A film that one run was to be tested on, another may have learnt.
+        tested = {name: kept[name] for name in ("data_config", "split", "skip_bad")}
+        return seen | tested | {"data_fingerprint": config["data_fingerprint"]}
+
+    first = must_share(RunDirectory(runs[0]))
+    for path in runs[1:]:
+        for name, own in must_share(RunDirectory(path)).items():
+            if own != first[name]:
+                raise InputError(f"{path}: {name} is {own}, that of {runs[0]} is {first[name]}")
     return members
 
 

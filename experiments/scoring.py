@@ -42,8 +42,10 @@ class Scores:
         ids: The films.
         classes: Their classes, empty text where unknown.
         columns: For each of `COLUMNS`, and ``dice_network_size``, a float64 value per film, NaN
-            where undefined: of several classes the mean over those that are defined. Then what
-            was asked for besides.
+            where undefined: of several classes the mean over those that are defined. A distance is
+            undefined too where an object has no boundary in one of the masks only, one missed or
+            made up; of several classes it is so as soon as one of them is. Then what was asked
+            for besides.
         soft_dice_pooled: The unthresholded Dice over all pixels of all films, at the labels'
             size; of several classes their mean.
         by_class: `COLUMNS` but the pixel accuracy for each class by its name, background left
@@ -175,10 +177,10 @@ def score(
     return Scores(
         ids=[arrays.ids[i] for i in indices],
         classes=[arrays.classes[i] for i in indices],
-        columns={name: mean_over_classes(values) for name, values in columns.items()},
+        columns={name: _finite(mean_over_classes(own)) for name, own in columns.items()},
         soft_dice_pooled=float(foreground(metrics.soft_dice_score(metrics.pooled(soft))).mean()),
         by_class={
-            label: {name: columns[name][:, i] for name in COLUMNS if name != PER_FILM}
+            label: {name: _finite(columns[name][:, i]) for name in COLUMNS if name != PER_FILM}
             for i, label in enumerate(class_names if len(class_names) > 1 else ())
         },
         calibration=metrics.pooled(calibration),
@@ -209,10 +211,15 @@ def _means(columns: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """``[N, classes]`` to ``[N]``, over the classes that are defined; NaN where none is."""
+    """``[N, classes]`` to ``[N]``, over the classes that are not NaN; NaN where all are."""
     defined = ~np.isnan(values)
     total = np.where(defined, values, 0.0).sum(axis=1)
     return np.where(defined.any(axis=1), total / np.maximum(defined.sum(axis=1), 1), np.nan)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """NaN for the infinite distance between a boundary and none."""
+    return np.where(np.isinf(values), np.nan, values)
 
 
 def draw_examples(
@@ -263,14 +270,15 @@ def _batches_of_one_grid(
             yield np.asarray(films[start : start + rows])
 
 
-def _hd95_and_assd(distances: surface.SurfaceDistances) -> tuple[jax.Array, jax.Array]:
-    """A film without predicted lung has no boundary to measure to: undefined, not infinite."""
-    hd95, assd = distances.hausdorff(95.0), distances.average()
-    return jnp.where(jnp.isinf(hd95), jnp.nan, hd95), jnp.where(jnp.isinf(assd), jnp.nan, assd)
+def _hd95_and_assd(distances: surface.SurfaceDistances) -> tuple[Array, Array]:
+    return distances.hausdorff(95.0), distances.average()
 
 
-def _distances(predicted: Array, actual: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
-    """HD95 and ASSD ``[B, classes]`` of labels ``[B, H, W]``, for classes from 1 on."""
+def _distances(predicted: Array, actual: jax.Array, classes: int) -> tuple[Array, Array]:
+    """HD95 and ASSD ``[B, classes]`` of labels ``[B, H, W]``, for classes from 1 on.
+
+    Infinite where an object is in one of the masks only, NaN where it is in none.
+    """
     masks = [
         jnp.stack([labels == label for label in range(1, classes + 1)], axis=1).reshape(
             -1, *labels.shape[1:]

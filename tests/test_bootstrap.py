@@ -170,6 +170,17 @@ def test_two_equal_runs_do_not_differ_and_the_p_value_is_never_zero():
     assert apart.p_value == 2 / 1001
 
 
+@pytest.mark.parametrize("images", [8, 30, 50, 73, 1000])
+def test_runs_that_differ_on_one_image_alone_do_not_differ(images):
+    first = dice_like(images)
+    second = first.copy()
+    second[3] -= 0.1
+    paired = metrics.paired_bootstrap(KEY, first, second)
+    assert paired.low == 0 < paired.difference < paired.high
+    # A resample without the one image has no difference.
+    assert paired.p_value == pytest.approx(2 * (1 - 1 / images) ** images, abs=0.03)
+
+
 def test_images_undefined_in_either_run_are_left_out_of_both():
     first, second = dice_like(40), dice_like(40, seed=1)
     first[3] = second[3] = second[7] = np.nan

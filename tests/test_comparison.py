@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import comparison, comparison_page, ensemble, page, pictures, report, score_table
 from experiments.configuration import PLACES
@@ -123,11 +124,60 @@ def test_differences_are_taken_film_by_film_on_the_films_that_both_have(tmp_path
     ]
     sets = comparison.film_sets(comparison.gather(runs))
     scored = sets["test films of split grouped"]
-    found = comparison.differences(scored["lungs"], scored["phantom"])["dice"]
+    found, over_seeds = comparison.differences(scored["lungs"], scored["phantom"])["dice"]
+    assert over_seeds is None
     by_hand = np.array([base[i] + 0.05 - base[i + 5] for i in range(35)])
     assert found.images == 35
     assert found.difference == pytest.approx(by_hand.mean(), abs=1e-6)
     assert found.low < by_hand.mean() < found.high
+
+
+def test_an_interval_over_seeds_is_welchs_of_their_means(tmp_path):
+    base, runs = RNG.uniform(0.5, 0.9, 12), []
+    shifts = {"phantom": [0.0, 0.03, 0.01, 0.02], "lungs": [0.05, 0.06, 0.08]}
+    for name, own in shifts.items():
+        for seed, shift in enumerate(own):
+            path = tmp_path / f"{name}-{seed}"
+            runs.append(finished(path, base + shift, name=name, seed=seed))
+    (scored,) = comparison.film_sets(comparison.gather(runs)).values()
+    low, high = comparison.differences(scored["lungs"], scored["phantom"])["dice"].over_seeds
+    # Welch 1947, by hand.
+    ours, theirs = np.array(shifts["lungs"]), np.array(shifts["phantom"])
+    parts = ours.var(ddof=1) / 3, theirs.var(ddof=1) / 4
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 3)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(sum(parts))
+    difference = ours.mean() - theirs.mean()
+    assert (low, high) == pytest.approx((difference - half, difference + half), abs=1e-5)
+
+
+def test_runs_of_other_data_are_of_other_recipes_and_not_compared_film_by_film(tmp_path, capsys):
+    runs = [finished(tmp_path / name, [0.9, 0.8], seed=seed) for seed, name in enumerate("ab")]
+    kept = json.loads(runs[1].config.read_text())
+    write_json(runs[1].config, kept | {"data_fingerprint": "0123456789"})
+    first, second = comparison.gather(runs)
+    assert first.label == "phantom, data_fingerprint f"
+    sets = comparison.film_sets([first, second])
+    assert list(sets) == [
+        "test films of split grouped, data f",
+        "test films of split grouped, data 01234567",
+    ]
+    comparison_page.write(runs, tmp_path / "comparison.html")
+    assert " less " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["phantom", "lungs"])
+def test_scores_of_masks_made_in_different_ways_are_not_of_one_name(tmp_path, name):
+    runs = [
+        finished(tmp_path / "a", [0.9], seed=0),
+        finished(tmp_path / "b", [0.9], seed=1, name=name),
+    ]
+    for run, largest in zip(runs, (2, None), strict=True):
+        (run.path / "clean").mkdir()
+        table([0.5]).write(run.path / "clean" / "per_image.csv")
+        told = {"test": {}, "masks_made": {"largest": largest}}
+        write_json(run.path / "clean" / "evaluation.json", told)
+    with pytest.raises(InputError, match=r"masks_made is {'largest': None}, in .*{'largest': 2}"):
+        comparison.film_sets(comparison.gather(runs))
 
 
 def test_the_page_has_seeds_spread_intervals_and_the_time_to_a_dice(tmp_path, capsys):
@@ -144,7 +194,9 @@ def test_the_page_has_seeds_spread_intervals_and_the_time_to_a_dice(tmp_path, ca
     assert "0.7000" in row
     # The seeds' means are 0.8, 0.7 and 0.6.
     assert "0.1000" in row
-    assert "0.5000" in row
+    # The worst film's mean.
+    assert "0.6000" in row
+    assert "0.5000" not in row
     assert any("|+0.2000|" in row for row in cells)
     assert any("epochs" in row and "1, 2, 3" in row for row in cells)
     assert any("seconds" in row and "12, 24, 36" in row for row in cells)
@@ -246,8 +298,25 @@ def test_disagreement_counts_the_worst_tenth_within_the_most_doubted_fifth():
     # The worst tenth are films 0 and 1; the most doubted fifth 0, 10, 11 and 12.
     doubt[[0, 10, 11, 12]] = 4, 3, 2, 1
     assert ensemble.finds_bad_masks(doubt, dice)["worst_found"] == 0.5
-    assert np.isnan(ensemble.finds_bad_masks(np.zeros(20), dice)["rank_correlation"])
-    assert np.isnan(ensemble.finds_bad_masks(doubt[:0], dice[:0])["worst_found"])
+    for undefined in (np.zeros(20), dice), (doubt, np.ones(20)), (doubt[:0], dice[:0]):
+        assert all(np.isnan(list(ensemble.finds_bad_masks(*undefined).values())))
+
+
+def test_films_alike_count_as_they_fall_on_average():
+    # The worst tenth are two of the five films of Dice 0; the most doubted fifth is film 0 and
+    # three of the ten films of doubt 0.5, among which are films 1 and 2.
+    dice = np.repeat([0.0, 1.0], [5, 15])
+    doubt = np.zeros(20)
+    doubt[0] = 1
+    doubt[[1, 2, *range(12, 20)]] = 0.5
+    found = []
+    for _ in range(4000):
+        jitter = [RNG.permutation(20) * 1e-6 for _ in range(2)]
+        worst, unsure = np.argsort(dice + jitter[0])[:2], np.argsort(-doubt + jitter[1])[:4]
+        found.append(np.isin(worst, unsure).mean())
+    expected = 0.4 * (1 + 0.3 + 0.3) / 2
+    assert ensemble.finds_bad_masks(doubt, dice)["worst_found"] == pytest.approx(expected)
+    assert np.mean(found) == pytest.approx(expected, abs=0.02)
 
 
 def test_pictures_of_uncertainty_are_drawn_whatever_the_masks_are():

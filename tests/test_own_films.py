@@ -100,6 +100,8 @@ def test_scores_of_several_classes_are_each_classes_own(tmp_path):
     predicted = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, 3, truth.shape))
     truth[1][truth[1] == 2] = 0
     predicted[1][predicted[1] == 2] = 1
+    # A heart that is missed.
+    predicted[4][predicted[4] == 2] = 1
     names = [f"film{i}" for i in range(5)]
     arrays = FilmArrays(
         images=predicted.astype(np.uint8)[..., None], labels=truth, masks=truth, ids=names,
@@ -130,13 +132,21 @@ def test_scores_of_several_classes_are_each_classes_own(tmp_path):
         expected = [hd95(*(labels[film] == column + 1 for labels in pair)) for film in chosen]
         np.testing.assert_allclose(scores.by_class[name]["hd95"], expected, atol=1e-5)
     assert np.isnan(dice[1, 1])
+    lungs, heart = (scores.by_class[name]["hd95"] for name in ("lungs", "heart"))
+    np.testing.assert_array_equal(np.isnan(heart), [False, True, False, True])
+    # Of a film without a heart it is the lungs' alone; where the heart is missed there is none.
+    hd95_of_films = [(lungs[0] + heart[0]) / 2, lungs[1], (lungs[2] + heart[2]) / 2, np.nan]
+    np.testing.assert_allclose(scores.columns["hd95"], hd95_of_films, atol=1e-5)
     np.testing.assert_allclose(scores.columns["dice"], np.nanmean(dice, axis=1), atol=1e-6)
     right = (predicted == truth).mean(axis=(1, 2))[chosen]
     np.testing.assert_allclose(scores.columns["pixel_accuracy"], right, atol=1e-6)
 
     summary = scores.summary()
     assert summary["dice_mean"] == pytest.approx(np.nanmean(dice, axis=1).mean(), abs=1e-6)
+    assert summary["undefined_distances"] == 1
+    assert summary["hd95_mean"] == pytest.approx(np.nanmean(hd95_of_films), abs=1e-5)
     heart = summary["classes"]["heart"]
+    assert heart["undefined_distances"] == 2
     assert heart["dice_mean"] == pytest.approx(np.nanmean(dice[:, 1]), abs=1e-6)
     assert (heart["undefined"], summary["classes"]["lungs"]["undefined"]) == (1, 0)
     line = report.one_line(summary)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -196,13 +197,21 @@ def test_runs_that_see_films_differently_are_no_ensemble(job):
 
     _, folder = job
     with pytest.raises(InputError, match="two or more"):
-        ensemble._load([folder / "seed-5"])
+        ensemble._load([folder / "seed-5"], own_films=False)
     config = folder / "seed-6" / "config.json"
-    kept = config.read_text()
-    config.write_text(kept.replace('"film_resize": "bilinear"', '"film_resize": "nearest"'))
+    kept, both = config.read_text(), [folder / "seed-5", folder / "seed-6"]
     try:
+        config.write_text(kept.replace('"film_resize": "bilinear"', '"film_resize": "nearest"'))
         with pytest.raises(InputError, match="film_resize is nearest"):
-            ensemble._load([folder / "seed-5", folder / "seed-6"])
+            ensemble._load(both, own_films=False)
+        # A film that one is tested on, the other may have learnt.
+        config.write_text(re.sub('"split": "[a-z]+"', '"split": "choosing"', kept))
+        with pytest.raises(InputError, match="split is choosing"):
+            ensemble._load(both, own_films=True)
+        assert len(ensemble._load(both, own_films=False)) == 2
+        config.write_text(re.sub('"data_fingerprint": "', '"data_fingerprint": "other', kept))
+        with pytest.raises(InputError, match="data_fingerprint is other"):
+            ensemble._load(both, own_films=True)
     finally:
         config.write_text(kept)
     assert jax.process_count() == 1
