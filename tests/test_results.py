@@ -52,28 +52,97 @@ def test_no_result_holds_a_path_of_the_machine_it_was_made_on():
         assert not re.search(r'"/\w+', file.read_text()), file
 
 
-@pytest.mark.parametrize("group", sorted({"-".join(run.name.split("-")[1:4]) for run in RUNS}))
-def test_the_readme_says_what_a_report_of_the_published_runs_says(group, tmp_path, capsys):
-    runs = [run for run in RUNS if f"-{group}-" in run.name]
+def sections_of(page):
+    """By heading: a page's text, and the cells of its tables by their first two cells."""
+    sections = {}
+    for section in re.split("^## ", page.read_text(), flags=re.MULTILINE):
+        title, *lines = section.splitlines()
+        rows = {}
+        for line in lines:
+            if line.startswith("|"):
+                first, second, *others = (cell.strip() for cell in line.strip("|").split("|"))
+                assert (first, second) not in rows
+                rows[first, second] = others
+        sections[title] = (" ".join(lines), rows)
+    return sections
+
+
+def numbers(text):
+    return np.array(re.findall(DECIMAL, text), float)
+
+
+def assert_says(cells, expected, digits):
+    """The numbers in the cells begin with those expected, each rounded to so many digits."""
+    found = numbers(" ".join(cells))[: len(expected)]
+    slack = 1.1 * 10.0 ** -np.array(digits)
+    assert len(found) == len(expected)
+    assert (np.abs(found - expected) <= slack).all(), (found, expected)
+
+
+FILMS = {"cleaned": "test films, cleaned", "jsrt": "JSRT", "jsrt-cleaned": "JSRT, cleaned"}
+ROW = [4, 4, 4, 4, 2, 2, 4]
+"""Digits of Dice, its interval, IoU, HD95, ASSD and the worst film."""
+
+
+@pytest.fixture(params=sorted({"-".join(run.name.split("-")[1:4]) for run in RUNS}))
+def group(request, tmp_path, capsys):
+    """Published runs of one split and size: their section of the README and what a report says."""
+    _, split, size = request.param.split("-")
+    runs = [run for run in RUNS if f"-{request.param}-" in run.name]
     seed_first = sorted(runs, key=lambda run: (not run.name.startswith("seed-"), run.name))
     comparison_page.write([RunDirectory(run) for run in seed_first], tmp_path / "comparison.html")
-    rows = [
-        np.array(re.findall(DECIMAL, row), float)
-        for row in (EXPERIMENTS / "README.md").read_text().splitlines()
-        if row.startswith("|")
-    ]
-    for said in capsys.readouterr().out.splitlines():
-        if " less " in said:
-            found = re.findall(f"({DECIMAL}) \\(({DECIMAL}) to ({DECIMAL})\\)", said)
-            expected = np.array(found, float).ravel()
-            slack = np.repeat([1.1e-4, 1.1e-4, 0.011, 0.011], 3)
-        elif " interval " in said:
-            dice, low, high, *_, worst, iou, hd95, assd, _ = re.findall(DECIMAL, said)
-            expected = np.array([dice, low, high, iou, hd95, assd, worst], float)
-            slack = np.array([1.1e-4] * 4 + [0.011] * 2 + [1.1e-3])
-        else:
-            continue
-        n = len(expected)
-        assert any(len(row) >= n and (np.abs(row[:n] - expected) <= slack).all() for row in rows), (
-            said
-        )
+    text, table = sections_of(EXPERIMENTS / "README.md")[f"Split `{split}`, {size} x {size}"]
+    return text, table, capsys.readouterr().out.splitlines()
+
+
+def test_the_readme_says_what_a_report_of_the_published_runs_says(group):
+    _, table, said = group
+    rows = [line for line in said if " interval " in line]
+    assert rows
+    for line in rows:
+        films, recipe, scores = line.split(": ", 2)
+        dice, low, high, *_, worst, iou, hd95, assd, _ = numbers(scores)
+        cells = table[f"`{recipe.split(',')[0]}`", FILMS.get(films, "test films")]
+        assert_says(cells, [dice, low, high, iou, hd95, assd, worst], ROW)
+
+
+def test_the_readme_says_how_far_the_published_recipes_are_apart(group):
+    text, table, said = group
+    for line in (line for line in said if " less " in line):
+        films, recipes, scores = line.split(": ", 2)
+        recipes, *seeds = recipes.split(", over ")
+        first, second = (recipe.split(",")[0] for recipe in recipes.split(" less "))
+        label = f"`{first}` less `{second}`, over {seeds[0] if seeds else 'films'}"
+        expected = [part for each in re.findall(r"[^,:]+\(.*?\)", scores) for part in numbers(each)]
+        assert len(expected) == 12
+        cells = table[label, FILMS.get(films, "test films")]
+        assert_says(cells, expected, np.repeat([4, 4, 2, 2], 3))
+    for films in ("test films", "JSRT"):
+        if len({recipe for recipe, where in table if where == films}) > 1:
+            worse, better = (1 - numbers(table[own, films][0])[0] for own in ("`seed`", "`lungs`"))
+            assert f"{1 - better / worse:.0%}".replace("%", " % fewer") in text
+
+
+@pytest.mark.parametrize("where", ["test films", "JSRT"])
+def test_the_readme_says_what_the_published_ensemble_scores(where):
+    folder = RESULTS / "ensemble-lungs-split-seed-128" / ("" if where == "test films" else "jsrt")
+    told = json.loads((folder / "ensemble.json").read_text())
+    test, doubt = told["test"], told["disagreement"]
+    text, table = sections_of(EXPERIMENTS / "README.md")["Split `seed`, 128 x 128"]
+    names = ("iou_mean", "hd95_mean", "assd_mean", "dice_worst")
+    expected = [test["dice_mean"], *test["dice_ci95"], *(test[name] for name in names)]
+    expected.append(test["calibration"]["expected_error"])
+    assert_says(table["the three `lungs` as one", where], expected, [*ROW, 4])
+    assert f"{doubt['rank_correlation']:.2f}" in text
+    assert f"{doubt['worst_found']:.0%}".replace("%", " %") in text
+
+
+def test_the_first_page_says_what_the_results_say():
+    shown, rows = sections_of(EXPERIMENTS.parent / "README.md")["What was measured"]
+    _, table = sections_of(EXPERIMENTS / "README.md")["Split `seed`, 128 x 128"]
+    own = [cells for (run, _), cells in rows.items() if "seeds" in run or "` runs" in run]
+    assert len(own) == 5, shown
+    places = [("`seed`", "test films"), ("`seed`", "JSRT"), ("`lungs`", "test films")]
+    places += [("`lungs`", "JSRT"), ("`lungs`", "JSRT, cleaned")]
+    for cells, place in zip(own, places, strict=True):
+        assert_says(cells, numbers(" ".join(table[place]))[:6], ROW[:6])
