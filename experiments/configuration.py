@@ -21,7 +21,7 @@ from jaxseg.types import InputError
 SOURCE = "source:"
 """What stands before the held-out source's text in ``--split``."""
 
-PLACES = ("manual_dir", "data_dir", "images", "masks")
+PLACES = ("manual_dir", "data_dir", "images", "masks", "groups")
 """Fields that say where things lie on one machine and do not change the result."""
 
 
@@ -43,7 +43,9 @@ class Configuration:
     images: Path | None = None
     """Folder of films of one's own, PNG or JPEG, in place of an archive; goes with --masks."""
     masks: Path | None = None
-    """Folder of their masks, each with its film's stem."""
+    """Folder of their masks, each named as its film."""
+    groups: Path | None = None
+    """CSV file with the columns film and group: films of one group, a patient, share a split."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,...")] = ()
     """What the masks' values mean: lungs=150,200 heart=250. In a palette picture a value is the
     index, else the grey; all others are background. One class, grey above 127, unless given."""
@@ -131,6 +133,8 @@ class Configuration:
             raise InputError(f"{missing}: --images and --masks go together")
         if self.images is not None and self.manual_dir is not None:
             raise InputError("--manual-dir: an archive and --images exclude each other")
+        if self.groups is not None and (self.images is None or self.split != "grouped"):
+            raise InputError("--groups: goes with --images, --masks and --split grouped")
         if self.images is not None and self.input_path == "stream":
             raise InputError("--input-path: films of one's own are not streamed, only an archive's")
         if self.mask_values() and self.images is None:

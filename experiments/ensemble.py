@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
-from experiments import command, evaluate, pictures, report, trained
+from experiments import command, evaluate, films, pictures, report, trained
 from experiments.configuration import with_defaults
 from experiments.page import number
 from experiments.run_directory import RunDirectory, write_bytes, write_json
@@ -45,9 +45,10 @@ class Options:
     images: Path | None = None
     """Folder of PNG or JPEG films; the first run's test films unless given."""
     masks: Path | None = None
-    """Folder of their masks, each with its film's stem."""
+    """Folder of their masks, each named as its film."""
     mask_values: tuple[int, ...] | None = None
     """Grey values that are lung; above 127 unless given."""
+    own: Annotated[OmitArgPrefixes[films.OwnPlaces], tyro.conf.arg(name="")] = films.AS_FOUND
 
 
 def ensemble(options: Options) -> None:
@@ -59,7 +60,7 @@ def ensemble(options: Options) -> None:
     members = _load(options.runs, own_films=options.images is None)
     first = RunDirectory(options.runs[0])
     arrays, indices = evaluate.films_to_score(
-        first, options.images, options.masks, options.mask_values
+        first, options.images, options.masks, options.mask_values, own_places=options.own
     )
     configuration = members[0].configuration
     mesh = parallel.make_mesh()

@@ -36,7 +36,7 @@ class Options:
     images: Path | None = None
     """Folder of PNG or JPEG films, of any size and mode; the run's own test films unless given."""
     masks: Path | None = None
-    """Folder of their masks, each with its film's stem."""
+    """Folder of their masks, each named as its film."""
     mask_values: tuple[int, ...] | None = None
     """Grey values that are lung; above 127 unless given. A run with --classes takes its own."""
     part: Part = "test"
@@ -44,6 +44,7 @@ class Options:
     out: Path | None = None
     """Where to write; unless given the run directory, or there a folder named as --part."""
     made: Annotated[OmitArgPrefixes[MaskSettings], arg(name="")] = AS_TRAINED
+    own: Annotated[OmitArgPrefixes[films.OwnPlaces], arg(name="")] = films.AS_FOUND
 
 
 def evaluate(options: Options) -> None:
@@ -57,7 +58,12 @@ def evaluate(options: Options) -> None:
     classes = learnt.configuration.mask_values()
     options.made.check_classes(len(classes))
     arrays, indices = films_to_score(
-        run, options.images, options.masks, options.mask_values, part=options.part
+        run,
+        options.images,
+        options.masks,
+        options.mask_values,
+        part=options.part,
+        own_places=options.own,
     )
     mesh = make_mesh()
     state = replicate(learnt.state, mesh)
@@ -95,6 +101,7 @@ def films_to_score(
     mask_values: tuple[int, ...] | None,
     *,
     part: Part = "test",
+    own_places: films.OwnPlaces = films.AS_FOUND,
 ) -> tuple[FilmArrays, np.ndarray]:
     """The films of two folders as the run sees films, or a part of the run's own.
 
@@ -115,7 +122,7 @@ def films_to_score(
     if mask_values is not None and classes:
         raise InputError(f"--mask-values: the run has classes of its own: {', '.join(classes)}")
     if images is None or masks is None:
-        own = films.load(configuration)
+        own = films.load(own_places.of(configuration))
         run.check_same_films(own.fingerprint)
         indices = getattr(own, part)
         if not len(indices):

@@ -13,7 +13,7 @@ from experiments.configuration import SOURCE, Configuration
 from jaxseg.data import phantom
 from jaxseg.data.archive import RELEASE_COUNTS, PartialReleaseWarning
 from jaxseg.data.arrays import FilmArrays, load_arrays
-from jaxseg.data.folders import load_folders
+from jaxseg.data.folders import load_folders, read_groups
 from jaxseg.data.splits import SPLITS, choosing_split, held_out_split, seed_split
 from jaxseg.types import InputError
 
@@ -21,6 +21,30 @@ if TYPE_CHECKING:
     import jaxseg.data.covid_radiography
 
 PHANTOM_SEED = 0
+
+
+@dataclass(frozen=True)
+class OwnPlaces:
+    """Where a run's own films lie now, each unless given where it found them when it trained."""
+
+    manual_dir: Path | None = None
+    """Folder that holds Kaggle's archive, if no more where the run found it."""
+    data_dir: Path | None = None
+    """Where prepared data and arrays are kept, likewise."""
+    own_images: Path | None = None
+    """The run's own --images, likewise."""
+    own_masks: Path | None = None
+    """The run's own --masks, likewise."""
+    own_groups: Path | None = None
+    """The run's own --groups, likewise."""
+
+    def of(self, configuration: Configuration) -> Configuration:
+        """The configuration with these places in place of its own."""
+        given = {name.removeprefix("own_"): place for name, place in vars(self).items() if place}
+        return dataclasses.replace(configuration, **given)
+
+
+AS_FOUND = OwnPlaces()
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,12 +180,14 @@ def _own(configuration: Configuration, images: Path, masks: Path) -> Films:
         size=configuration.size,
         label_size=configuration.size_of_labels(),
         classes=tuple(values.values()) if values else None,
+        groups=None if configuration.groups is None else read_groups(configuration.groups),
         film_resize=configuration.film_resize,
         preprocessing=configuration.preprocessing,
         progress=bar("reading films"),
     )
-    if alike := len(own.arrays.ids) - len(set(own.arrays.groups)):
-        say(f"{alike} of {len(own.arrays.ids)} films look like another and share its split")
+    if together := len(own.arrays.ids) - len(set(own.arrays.groups)):
+        why = "look like another" if configuration.groups is None else "belong to another"
+        say(f"{together} of {len(own.arrays.ids)} films {why} and share its split")
     return split(own.arrays, configuration.split, fingerprint=own.fingerprint)
 
 

@@ -172,7 +172,7 @@ def _films(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
     for path in paths:
         other = stems.setdefault(_stem(path), path)
         if other != path:
-            raise InputError(f"{path}: has the same stem as {other}; name them apart")
+            raise InputError(f"{path}: has the same name as {other}; name them apart")
     if any(path.suffix.lower() not in PICTURES and dicom.is_dicom(path) for path in paths):
         dicom.check_installed()
     return stems

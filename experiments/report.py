@@ -100,6 +100,8 @@ def write(run: RunDirectory) -> None:
 def one_line(test: Mapping[str, Any]) -> str:
     """The scores that matter most."""
     low, high = map(number, test["dice_ci95"])
+    missed = test.get("undefined_distances", 0)
+    left_out = f" (undefined on {missed} films)" if missed else ""
     of_classes = "".join(
         f"; {name} Dice {number(own['dice_mean'])} ({' to '.join(map(number, own['dice_ci95']))})"
         for name, own in test.get("classes", {}).items()
@@ -107,8 +109,8 @@ def one_line(test: Mapping[str, Any]) -> str:
     return (
         f"Dice {number(test['dice_mean'])} (95 % interval {low} to {high}, "
         f"{test['images']} films), IoU {number(test['iou_mean'])}, "
-        f"HD95 {number(test['hd95_mean'], 2)} px, pixel accuracy {number(test['pixel_accuracy'])}"
-        f"{of_classes}"
+        f"HD95 {number(test['hd95_mean'], 2)} px{left_out}, "
+        f"pixel accuracy {number(test['pixel_accuracy'])}{of_classes}"
     )
 
 

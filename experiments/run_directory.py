@@ -73,7 +73,7 @@ class RunDirectory:
     def check_same_films(self, fingerprint: str) -> None:
         """Raises InputError where the run began on other films."""
         if self.read_config()["data_fingerprint"] != fingerprint:
-            raise InputError(f"--manual-dir: {self.path} was trained on other films than these")
+            raise InputError(f"{self.path}: was trained on other films than these")
 
     def check_is_shared(self, fingerprint: str) -> None:
         """Raises InputError where this process does not see the run that the first one opened."""

@@ -167,8 +167,9 @@ def make_train_step(
 
     Raises:
         ValueError: ``augment`` takes no ``rows`` under pmap; and, by the step while it is traced:
-            a batch that cannot be cut into equal parts, a pooled loss with parts, a state that
-            lacks the average that ``ema_decay`` needs.
+            a loss that gives neither one value per image nor a scalar, a batch that cannot be cut
+            into equal parts, a pooled loss with parts, a state that lacks the average that
+            ``ema_decay`` needs.
 
     Examples:
         >>> import jax
@@ -221,6 +222,11 @@ def make_train_step(
                 # Every device holds the whole value already; the sum over them follows below.
                 devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
                 return values / devices, dict(collections)
+            if values.shape != part["valid"].shape:
+                raise ValueError(
+                    f"the loss gives {values.shape}, and should give one value per image, "
+                    f"{part['valid'].shape}, or a scalar; a loss per pixel wants .mean((1, 2))"
+                )
             total = jnp.where(part["valid"], values, 0.0).sum()
             return total / jnp.maximum(images, 1).astype(jnp.float32), dict(collections)
 

@@ -280,7 +280,7 @@ def test_other_files_in_the_folders_are_disregarded(folders):
     [
         (lambda root: (root / "masks/b9.png").unlink(), r"b9\.JPG: has no mask"),
         (lambda root: (root / "images/b9.JPG").unlink(), r"b9\.png: has no film"),
-        (lambda root: (root / "images/b9.jpg").write_bytes(b"x"), r"b9\.jpg: has the same stem"),
+        (lambda root: (root / "images/b9.jpg").write_bytes(b"x"), r"b9\.jpg: has the same name"),
         (lambda root: shutil.rmtree(root / "masks"), r"masks: there is no such folder"),
         (lambda root: [f.unlink() for f in (root / "images").iterdir()], r"images: holds no PNG"),
         (lambda root: (root / "images/b9.JPG").write_bytes(b"x"), r"b9\.JPG: cannot be read"),

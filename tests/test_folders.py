@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxseg.data.arrays import films_from_folders
-from jaxseg.data.films import read_classes
-from jaxseg.data.folders import load_folders
+from jaxseg.data.films import read_classes, read_mask
+from jaxseg.data.folders import load_folders, read_groups
 from jaxseg.types import InputError
 
 VALUES = np.array([[0, 150, 200], [250, 255, 7]], np.uint8)
@@ -49,6 +49,17 @@ def test_a_coloured_mask_without_palette_is_refused(tmp_path):
     path = saved(Image.new("RGB", (4, 4), (255, 0, 0)), tmp_path / "red.png")
     with pytest.raises(InputError, match=r"red.png: is coloured"):
         read_classes(path, ((255,),))
+
+
+@pytest.mark.parametrize(
+    "read", [lambda path: read_classes(path, ((150,),)), lambda path: read_mask(path, (150,))]
+)
+def test_a_jpeg_cannot_name_classes(read, tmp_path):
+    picture = Image.fromarray(np.full((8, 8), 150, np.uint8))
+    with pytest.raises(InputError, match=r"mask\.jpg: JPEG changes grey values"):
+        read(saved(picture, tmp_path / "mask.jpg"))
+    assert read(saved(picture, tmp_path / "mask.png")).all()
+    assert read_mask(tmp_path / "mask.jpg").all()
 
 
 @pytest.fixture
@@ -103,6 +114,48 @@ def test_the_split_depends_on_neither_size_nor_preprocessing_nor_classes(folders
     other = load_folders(*folders, size=20, preprocessing="gamma", film_resize="nearest")
     assert own.arrays.split == other.arrays.split
     assert own.fingerprint == other.fingerprint
+
+
+def test_films_of_one_patient_share_the_split_of_the_first(folders, tmp_path):
+    alone = load_folders(*folders, size=8)
+    lines = [f"f{i}.png,p{i % 10},x" for i in range(60)]
+    table = tmp_path / "patients.csv"
+    table.write_text("\ufefffilm,group,age\n" + "\n".join([*lines, "again3,p3,", "like5,q,"]))
+    groups = read_groups(table)
+    own = load_folders(*folders, size=8, groups=groups)
+    split = dict(zip(own.arrays.ids, own.arrays.split, strict=True))
+    before = dict(zip(alone.arrays.ids, alone.arrays.split, strict=True))
+    for patient in range(10):
+        # again3, which is f3 again, comes before its patient's films in order.
+        first = "again3" if patient == 3 else f"f{patient}"
+        members = {split[f"f{i}"] for i in range(patient, 60, 10)}
+        assert members == {before[first]}
+    assert split["like5"] == split["f5"]
+    assert sum(before[name] != split[name] for name in split) > 10
+    assert own.fingerprint != alone.fingerprint
+    assert own.fingerprint == load_folders(*folders, size=9, groups=groups).fingerprint
+    with pytest.raises(InputError, match=r"f7\.png: is in no group"):
+        load_folders(*folders, size=8, groups={k: v for k, v in groups.items() if k != "f7"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("film,patient\na,1\n", "names the columns film and group"),
+        ("", "names the columns film and group"),
+        ("film,group\na,1\nb,\n", "row 2 lacks a film or a group"),
+        ("film,group\na,1\nb\n", "row 2 lacks a film or a group"),
+        ("film,group\na.png,1\na,1\n", "a is there twice"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_table_of_groups_that_will_not_do_is_named(text, words, tmp_path):
+    path = tmp_path / "groups.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=words):
+        read_groups(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_groups(tmp_path / "none.csv")
 
 
 def test_the_fingerprint_is_of_names_films_and_masks(folders):

@@ -19,6 +19,8 @@ from PIL import Image
 from experiments import pictures, report
 from experiments.configuration import Configuration, from_json
 from experiments.configurations import CONFIGURATIONS
+from experiments.evaluate import films_to_score
+from experiments.films import OwnPlaces, load
 from experiments.run_directory import RunDirectory
 from experiments.scoring import foreground, mean_over_classes, score
 from jaxseg import parallel
@@ -45,6 +47,8 @@ FOLDERS: dict[str, Any] = {"images": Path("films"), "masks": Path("masks")}
         ({**FOLDERS, "classes": ("lungs=1", "lungs=2")}, "lungs is there twice"),
         ({**FOLDERS, "classes": ("lungs=1,2", "heart=2")}, "2 stands for two classes"),
         ({"classes": ("lungs=1",)}, "--classes: goes with --images"),
+        ({"groups": Path("patients.csv")}, "--groups: goes with --images"),
+        ({**FOLDERS, "groups": Path("patients.csv"), "split": "seed"}, "--groups: goes with"),
     ],
 )
 def test_options_that_will_not_do_are_named(fields, words):
@@ -66,6 +70,37 @@ def test_a_run_from_before_there_were_classes_is_still_read():
     for name in ("images", "masks", "classes"):
         del values[name]
     assert from_json(values, CONFIGURATIONS["phantom"]) == CONFIGURATIONS["phantom"]
+
+
+def test_a_runs_own_films_are_found_where_they_were_moved_to(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (before / kind).mkdir(parents=True)
+        for i in range(40):
+            grey = Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8))
+            grey.resize((16, 16)).save(before / kind / f"{i}.png")
+    groups = before / "groups.csv"
+    groups.write_text("film,group\n" + "".join(f"{i},{i // 2}\n" for i in range(40)))
+    trained_on = Configuration(
+        name="own", images=before / "images", masks=before / "masks", groups=groups, size=8
+    )
+    run = RunDirectory(tmp_path / "run")
+    run.start(trained_on, load(trained_on).fingerprint)
+    expected, _ = films_to_score(run, None, None, None)
+    before.rename(after)
+    with pytest.raises(InputError, match="there is no such folder|cannot be read"):
+        films_to_score(run, None, None, None)
+    moved = OwnPlaces(
+        own_images=after / "images", own_masks=after / "masks", own_groups=after / "groups.csv"
+    )
+    found, indices = films_to_score(run, None, None, None, own_places=moved)
+    np.testing.assert_array_equal(found.images, expected.images)
+    assert {found.split[i] for i in indices} == {"test"}
+    with pytest.raises(InputError, match="was trained on other films"):
+        films_to_score(
+            run, None, None, None, own_places=dataclasses.replace(moved, own_masks=after / "images")
+        )
 
 
 class Told(nn.Module):

@@ -282,7 +282,7 @@ def test_the_films_own_folder_is_refused_and_so_are_two_films_of_one_stem(
     (films / "film-7.jpg").write_bytes((films / "film-7.png").read_bytes())
     code, _, error = called(run, films, "--out", tmp_path / "out")
     assert code == 2
-    assert "same stem" in error
+    assert "same name" in error
 
 
 @pytest.mark.slow

@@ -270,6 +270,19 @@ def test_gradients_summed_over_parts_are_those_of_the_whole_batch(unroll):
     assert_same(*states, atol=2e-6)
 
 
+@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 1), (8,)])
+def test_a_loss_that_is_not_one_value_per_image_is_refused(shape):
+    def loss(logits, labels, *, where=None):
+        del labels, where
+        return jnp.zeros(shape) + logits.sum()
+
+    batch = {"images": np.zeros((4, 8, 8, 1), np.float32), "labels": np.zeros((4, 8, 8), np.int32)}
+    mesh, tx = mesh_of(1), optax.sgd(0.5)
+    state = fresh(Affine(), tx, batch, mesh=mesh)
+    with pytest.raises(ValueError, match=r"should give one value per image, \(4,\)"):
+        make_train_step(Affine(), tx, loss)(state, batch)
+
+
 def test_what_cannot_be_cut_into_parts_is_refused():
     batch, tx, mesh = batch_of(3), optax.adam(1e-3), mesh_of(1)
     cut = partial(make_train_step, Affine(), tx, microbatches=2)

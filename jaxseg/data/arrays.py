@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
+PICTURES = (".png", ".jpg", ".jpeg")
+"""How the names of films and masks in folders end, in lower case."""
+
 _LAYOUT = 3
 """Part of the cache's name: a change of what lies in it raises this."""
 
@@ -46,7 +49,7 @@ class FilmArrays:
         sources: where the films came from, empty text where unknown.
         split: ``train``, ``validation`` or ``test`` for each film.
         groups: for each film the id of its group's first film; films of a group are copies of one
-            another or look alike, and must not be parted.
+            another, look alike, or are said to belong together, and must not be parted.
     """
 
     images: UInt8[np.ndarray, "N S S 1"]
@@ -152,10 +155,10 @@ def films_from_folders(
     films, masks = pictures_in(images_dir), pictures_in(masks_dir)
     for stem, film in films.items():
         if stem not in masks:
-            raise InputError(f"{film}: has no mask of the same stem in {masks_dir}")
+            raise InputError(f"{film}: {masks_dir} has no mask of that name, {_named(stem)}")
     for stem, mask in masks.items():
         if stem not in films:
-            raise InputError(f"{mask}: has no film of the same stem in {images_dir}")
+            raise InputError(f"{mask}: {images_dir} has no film of that name, {_named(stem)}")
     ids = sorted(films, key=natural_key)
 
     def pair(stem: str) -> Pair:
@@ -224,6 +227,10 @@ def _check_sizes(size: int, label_size: int | None) -> None:
             raise InputError(f"{name} {given}: should be 1 or more pixels")
 
 
+def _named(stem: str) -> str:
+    return f"{stem}.png, .jpg or .jpeg"
+
+
 def pictures_in(folder: Path | str) -> dict[str, Path]:
     """The PNG and JPEG files of a folder by their stems; hidden ones are left out.
 
@@ -235,10 +242,10 @@ def pictures_in(folder: Path | str) -> dict[str, Path]:
         raise InputError(f"{folder}: there is no such folder")
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in (".png", ".jpg", ".jpeg") and not file.name.startswith("."):
+        if file.suffix.lower() in PICTURES and not file.name.startswith("."):
             other = found.setdefault(file.stem, file)
             if other != file:
-                raise InputError(f"{file}: has the same stem as {other.name}")
+                raise InputError(f"{file}: has the same name as {other.name}")
     if not found:
         raise InputError(f"{folder}: holds no PNG or JPEG file")
     return found

@@ -74,7 +74,8 @@ def read_classes(path: Path | str, classes: Sequence[Collection[int]]) -> UInt8[
         uint8 class ids at the mask's own size; 0, the background, for all other values.
 
     Raises:
-        InputError: the file cannot be read as a picture, or is coloured and has no palette.
+        InputError: the file cannot be read as a picture, is a JPEG, which changes values, or is
+            coloured and has no palette.
     """
     with _opened(path, str(path)) as image:
         values = _class_values(image, str(path))
@@ -218,6 +219,8 @@ def _film(image: Image.Image) -> np.ndarray:
 
 
 def _mask(image: Image.Image, mask_values: Collection[int] | None, name: str) -> np.ndarray:
+    if mask_values is not None:
+        _check_lossless(image, name)
     if image.mode in _DEEP_GREY:
         values = np.asarray(ImageOps.exif_transpose(image))
     else:
@@ -226,13 +229,15 @@ def _mask(image: Image.Image, mask_values: Collection[int] | None, name: str) ->
         return np.isin(values, list(mask_values)).astype(np.uint8)
     if values.size and 0 < values.max() <= 127:
         raise InputError(
-            f"{name}: has no grey value above 127, but some up to {values.max()}; "
-            "say with mask values which of them are the object"
+            f"{name}: has no grey value above 127, but some up to {values.max()}; say which of "
+            f"them are the object (--classes NAME={values.max()} in train, --mask-values in "
+            "evaluate)"
         )
     return (values > 127).astype(np.uint8)
 
 
 def _class_values(image: Image.Image, name: str) -> np.ndarray:
+    _check_lossless(image, name)
     image = ImageOps.exif_transpose(image)
     if image.mode in (*_DEEP_GREY, "L", "P"):
         return np.asarray(image)
@@ -241,9 +246,18 @@ def _class_values(image: Image.Image, name: str) -> np.ndarray:
     red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
     if (red != green).any() or (green != blue).any():
         raise InputError(
-            f"{name}: is coloured; classes are told apart by grey values or by palette indices"
+            f"{name}: is coloured; classes are told apart by grey values or by palette indices, so "
+            "save it as grey class numbers or with a palette"
         )
     return red
+
+
+def _check_lossless(image: Image.Image, name: str) -> None:
+    if image.format in ("JPEG", "MPO"):
+        raise InputError(
+            f"{name}: JPEG changes grey values, so that they cannot name classes; masks of named "
+            "values must be PNG files"
+        )
 
 
 def _upright_grey(image: Image.Image) -> Image.Image:

@@ -1,19 +1,21 @@
 """Films of one's own: a folder of films and one of masks, as a data set with splits."""
 
+import csv
 import dataclasses
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data.arrays import FilmArrays, Progress, films_from_folders, pictures_in
+from jaxseg.data.arrays import PICTURES, FilmArrays, Progress, films_from_folders, pictures_in
 from jaxseg.data.films import Resize, decode_film
 from jaxseg.data.likeness import near_pairs, perceptual_hash, stacked
 from jaxseg.data.preprocessing import Preprocessing
 from jaxseg.data.splits import group_films, split_alone
 from jaxseg.data.threads import in_threads
+from jaxseg.types import InputError
 
 
 class OwnFilms(NamedTuple):
@@ -21,7 +23,8 @@ class OwnFilms(NamedTuple):
 
     Attributes:
         arrays: the films; ``split`` and ``groups`` tell which belong where.
-        fingerprint: sha256 of all names and contents, films and masks; any change changes it.
+        fingerprint: sha256 of all names and contents, films and masks, and of given groups; any
+            change changes it.
     """
 
     arrays: FilmArrays
@@ -35,6 +38,7 @@ def load_folders(
     size: int,
     label_size: int | None = None,
     classes: Sequence[Collection[int]] | None = None,
+    groups: Mapping[str, str] | None = None,
     film_resize: Resize = "bilinear",
     preprocessing: Preprocessing = "none",
     progress: Progress | None = None,
@@ -42,8 +46,8 @@ def load_folders(
     """Reads a folder of films and one of masks, paired by file stem, as a data set to learn from.
 
     Splits are 70/10/20 as `jaxseg.data.splits.grouped_split` has them, in natural order of the
-    names: films with the same bytes, and those that look alike, share a split. Neither the size
-    nor the preprocessing moves a film.
+    names: films with the same bytes, those that look alike, and those of one given group share a
+    split. Neither the size nor the preprocessing moves a film.
 
     Args:
         images_dir: PNG or JPEG films of any size and mode.
@@ -52,6 +56,8 @@ def load_folders(
         label_size: the side that labels are resized to; None for the films'.
         classes: the mask values of class 1, of class 2 and so on, see
             `jaxseg.data.films.read_classes`; None: one class, the grey values above 127.
+        groups: by every film's stem what it must not be parted from, its patient, see
+            `read_groups`; None where nothing is known.
         film_resize: how films are resized; masks always nearest.
         preprocessing: what is done to a film's grey values before it is resized.
         progress: called with the films done so far and the films in all.
@@ -60,8 +66,12 @@ def load_folders(
         The films, in memory.
 
     Raises:
-        InputError: as `jaxseg.data.arrays.films_from_folders`.
+        InputError: as `jaxseg.data.arrays.films_from_folders`, or a film is in no group.
     """
+    if groups is not None:
+        for film in pictures_in(images_dir).values():
+            if film.stem not in groups:
+                raise InputError(f"{film}: is in no group")
     arrays = films_from_folders(
         images_dir,
         masks_dir,
@@ -76,9 +86,16 @@ def load_folders(
     facts = list(in_threads(lambda name: _identified(films[name], masks[name]), arrays.ids))
     contents = [fact.film for fact in facts]
     near = near_pairs(stacked([fact.likeness for fact in facts]))
-    first = group_films(contents, [(film, other) for film, other, _ in near]).first
-    named = zip(arrays.ids, facts, strict=True)
-    everything = "".join(f"{name}\0{fact.film}{fact.mask}\n" for name, fact in named)
+    together = [(film, other) for film, other, _ in near]
+    given = [""] * len(arrays.ids)
+    if groups is not None:
+        given = [f"\0{groups[name]}" for name in arrays.ids]
+        leader: dict[str, int] = {}
+        pairs = [(leader.setdefault(group, film), film) for film, group in enumerate(given)]
+        together += [(one, other) for one, other in pairs if one != other]
+    first = group_films(contents, together).first
+    named = zip(arrays.ids, facts, given, strict=True)
+    everything = "".join(f"{name}\0{fact.film}{fact.mask}{own}\n" for name, fact, own in named)
     return OwnFilms(
         dataclasses.replace(
             arrays,
@@ -87,6 +104,40 @@ def load_folders(
         ),
         hashlib.sha256(everything.encode()).hexdigest(),
     )
+
+
+def read_groups(path: Path | str) -> dict[str, str]:
+    """Reads which films must not be parted, those of one patient, from a CSV file.
+
+    Args:
+        path: a table with the columns ``film`` and ``group``, and maybe others: a film's file name,
+            with or without its ending, and any text that films of one group share.
+
+    Returns:
+        By every film's stem its group.
+
+    Raises:
+        InputError: there is no such file, it is no such table, or it has a film twice or a row
+            without a film or a group.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            rows, columns = list(table), table.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a table ({error})") from error
+    if not {"film", "group"} <= set(columns):
+        raise InputError(f"{path}: needs a first line that names the columns film and group")
+    groups: dict[str, str] = {}
+    for number, row in enumerate(rows, 1):
+        film, group = row["film"], row["group"]
+        if not film or not group:
+            raise InputError(f"{path}: row {number} lacks a film or a group")
+        stem = Path(film).stem if Path(film).suffix.lower() in PICTURES else film
+        if stem in groups:
+            raise InputError(f"{path}: {film} is there twice")
+        groups[stem] = group
+    return groups
 
 
 class _Facts(NamedTuple):
