@@ -89,7 +89,7 @@ def test_a_runs_own_films_are_found_where_they_were_moved_to(tmp_path):
     run.start(trained_on, load(trained_on).fingerprint)
     expected, _ = films_to_score(run, None, None, None)
     before.rename(after)
-    with pytest.raises(InputError, match="there is no such folder|cannot be read"):
+    with pytest.raises(InputError, match=r"there is no such folder|cannot be read"):
         films_to_score(run, None, None, None)
     moved = OwnPlaces(
         own_images=after / "images", own_masks=after / "masks", own_groups=after / "groups.csv"
