@@ -140,14 +140,14 @@ def test_an_interval_over_seeds_is_welchs_of_their_means(tmp_path):
             path = tmp_path / f"{name}-{seed}"
             runs.append(finished(path, base + shift, name=name, seed=seed))
     (scored,) = comparison.film_sets(comparison.gather(runs)).values()
-    low, high = comparison.differences(scored["lungs"], scored["phantom"])["dice"].over_seeds
+    found = comparison.differences(scored["lungs"], scored["phantom"])["dice"].over_seeds
     # Welch 1947, by hand.
     ours, theirs = np.array(shifts["lungs"]), np.array(shifts["phantom"])
     parts = ours.var(ddof=1) / 3, theirs.var(ddof=1) / 4
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 3)
     half = stats.t.ppf(0.975, freedom) * np.sqrt(sum(parts))
     difference = ours.mean() - theirs.mean()
-    assert (low, high) == pytest.approx((difference - half, difference + half), abs=1e-5)
+    assert found == pytest.approx((difference - half, difference + half), abs=1e-5)
 
 
 def test_runs_of_other_data_are_of_other_recipes_and_not_compared_film_by_film(tmp_path, capsys):

@@ -8,8 +8,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxseg import parallel
+from jaxseg.data import phantom
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,6 +50,24 @@ def test_the_readme_trains_and_scores(capsys):
     assert int(space["state"].step) == 40
     # All object would have 0.67.
     assert 0.85 < float(capsys.readouterr().out.strip(" []\n")) <= 1
+
+
+@pytest.mark.slow
+def test_the_page_on_own_films_trains_scores_and_keeps(tmp_path, monkeypatch, capsys):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for n in range(60):
+        film = phantom.draw(0, "Normal", n, image_size=128, mask_size=128)
+        Image.fromarray(film.image).save(tmp_path / "images" / f"{n}.png")
+        # A scanner's mask of 1 bit, say.
+        Image.fromarray(film.mask > 127).save(tmp_path / "masks" / f"{n}.png")
+    monkeypatch.chdir(tmp_path)
+    space = run(code_of("docs/own_data.md"))
+    steps = 20 * (len(space["rows"]["train"]) // 8)
+    assert int(space["state"].step) == steps > 60
+    assert (tmp_path / "checkpoints" / str(steps)).is_dir()
+    # All lung would have about 0.4.
+    assert 0.75 < float(capsys.readouterr().out) <= 1
 
 
 @pytest.mark.slow
