@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -139,6 +140,10 @@ class Configuration:
             raise InputError("--input-path: films of one's own are not streamed, only an archive's")
         if self.mask_values() and self.images is None:
             raise InputError("--classes: goes with --images and --masks")
+        if self.augment.flip_left_right and (sided := one_sided(self.mask_values())):
+            raise InputError(
+                f"--augment.flip-left-right: a flipped film has no {sided} on its side"
+            )
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise InputError("--widths: needs two or more positive numbers, finest level first")
         if len(self.dropout) not in (1, len(self.widths) - 1):
@@ -215,6 +220,12 @@ class Configuration:
         values["loss"] = loss_name(self.loss)
         values["augment"] = dataclasses.asdict(self.augment)
         return json.loads(json.dumps(values, default=str))
+
+
+def one_sided(objects: Iterable[str]) -> str | None:
+    """A class whose name says that it is of one side, if there is one."""
+    sides = [name for name in objects if re.search("left|right", name, re.IGNORECASE)]
+    return sides[0] if sides else None
 
 
 def loss_name(loss: Loss) -> str:

@@ -56,7 +56,7 @@ def evaluate(options: Options) -> None:
     run = RunDirectory(options.run)
     learnt = trained.load(run)
     classes = learnt.configuration.mask_values()
-    options.made.check_classes(len(classes))
+    options.made.check_classes(tuple(classes))
     arrays, indices = films_to_score(
         run,
         options.images,

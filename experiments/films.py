@@ -174,20 +174,24 @@ def prepared(
 def _own(configuration: Configuration, images: Path, masks: Path) -> Films:
     """Films and masks from two folders."""
     values = configuration.mask_values()
+    groups = None if configuration.groups is None else read_groups(configuration.groups)
     own = load_folders(
         images,
         masks,
         size=configuration.size,
         label_size=configuration.size_of_labels(),
         classes=tuple(values.values()) if values else None,
-        groups=None if configuration.groups is None else read_groups(configuration.groups),
+        groups=groups,
         film_resize=configuration.film_resize,
         preprocessing=configuration.preprocessing,
         progress=bar("reading films"),
     )
-    if together := len(own.arrays.ids) - len(set(own.arrays.groups)):
-        why = "look like another" if configuration.groups is None else "belong to another"
-        say(f"{together} of {len(own.arrays.ids)} films {why} and share its split")
+    ids = own.arrays.ids
+    if groups is not None:
+        say(f"{len(ids)} films in {len({groups[film] for film in ids})} groups")
+    if together := len(ids) - len(set(own.arrays.groups)):
+        why = "look like another" if groups is None else "belong to another"
+        say(f"{together} of {len(ids)} films {why} and share its split")
     return split(own.arrays, configuration.split, fingerprint=own.fingerprint)
 
 

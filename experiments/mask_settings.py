@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 import tyro
 
+from experiments.configuration import one_sided
 from experiments.scoring import Predict
 from jaxseg import inference
 from jaxseg.inference.views import Flip
@@ -39,10 +41,12 @@ class MaskSettings:
         if self.largest is not None and self.largest < 1:
             raise InputError("--largest: should be 1 or more")
 
-    def check_classes(self, objects: int) -> None:
-        """Raises InputError where a setting does not go with so many classes of objects."""
-        if objects > 1 and self.threshold != 0.5:
+    def check_classes(self, objects: Sequence[str]) -> None:
+        """Raises InputError where a setting does not go with these classes of objects."""
+        if len(objects) > 1 and self.threshold != 0.5:
             raise InputError("--threshold: of several classes the most probable is taken")
+        if (sided := one_sided(objects)) and set(self.flips) & {"left_right", "both"}:
+            raise InputError(f"--flips: a film flipped left to right has no {sided} on its side")
 
     def averaged(self, predict: Predict) -> Predict:
         """The prediction from all views that are asked for."""
@@ -62,10 +66,12 @@ class MaskSettings:
         else:
             labels = logits.argmax(axis=-1)
         labels = labels.astype(np.int32)
-        for number in range(1, max(2, logits.shape[-1])):
-            if self.largest is not None:
+        numbers = range(1, max(2, logits.shape[-1]))
+        if self.largest is not None:
+            for number in numbers:
                 mask = labels == number
                 labels[mask & ~inference.largest_components(mask, self.largest)] = 0
-            if self.fill_holes:
+        if self.fill_holes:
+            for number in numbers:
                 labels[inference.fill_holes(labels == number) & (labels == 0)] = number
         return labels

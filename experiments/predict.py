@@ -23,7 +23,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from experiments import command, report, trained
-from experiments.predictions import Predictions, Row
+from experiments.predictions import Predictions, Row, stem_of
 from experiments.run_directory import RunDirectory
 from experiments.segmenter import AS_THE_RUN_SCORES, Film, Segmenter, Settings
 from jaxseg.data import dicom
@@ -67,9 +67,13 @@ def predict(options: Options) -> None:
     paths = _films(options.images, options.out)
     segmenter = Segmenter(trained.load(RunDirectory(options.run)), options.masks)
     made_with = {"run": options.run.name, **segmenter.made_with()}
-    predictions = Predictions(
+    with Predictions(
         options.out, made_with, objects=len(segmenter.objects), overlays=options.overlay
-    )
+    ) as predictions:
+        _predict(segmenter, paths, predictions)
+
+
+def _predict(segmenter: Segmenter, paths: dict[str, Path], predictions: Predictions) -> None:
     todo = {stem: path for stem, path in paths.items() if not predictions.has(path, stem)}
     there = len(paths) - len(todo)
     if there:
@@ -102,7 +106,8 @@ def _segmented(
         try:
             return segmenter.read(paths[stem], stem)
         except InputError as error:
-            return Row(film=paths[stem].name, error=str(error).removeprefix(f"{paths[stem]}: "))
+            told = str(error).removeprefix(f"{paths[stem]}: ")
+            return Row(film=paths[stem].name, error=" ".join(told.split()))
 
     readers, writers = ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS)
     writing: collections.deque[list[Future[list[Row]]]] = collections.deque()
@@ -170,7 +175,11 @@ def _films(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
             raise InputError(f"{path}: there is no such film")
     stems: dict[str, Path] = {}
     for path in paths:
-        other = stems.setdefault(_stem(path), path)
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{path.name!a}: a name that is no UTF-8; rename the film") from error
+        other = stems.setdefault(stem_of(path), path)
         if other != path:
             raise InputError(f"{path}: has the same name as {other}; name them apart")
     if any(path.suffix.lower() not in PICTURES and dicom.is_dicom(path) for path in paths):
@@ -182,11 +191,6 @@ def _is_film(path: Path) -> bool:
     if path.name.startswith(".") or not path.is_file():
         return False
     return path.suffix.lower() in (*PICTURES, ".dcm", ".dicom") or dicom.is_dicom(path)
-
-
-def _stem(path: Path) -> str:
-    """The name without its ending; a DICOM UID's last number is no ending."""
-    return path.name if path.suffix[1:].isdecimal() else path.stem
 
 
 def _tell(unreadable: list[Row], predictions: Predictions) -> None:

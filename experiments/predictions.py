@@ -2,6 +2,9 @@
 
 import csv
 import dataclasses
+import errno
+import fcntl
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +24,7 @@ class Row:
 
     Attributes:
         film: The file's name.
+        sha256: The start of its content's, by which a film is known again.
         object: What is measured: a class of the run; of one without names lung, or object where it
             learnt from films of one's own.
         height: The film's, in pixels.
@@ -34,6 +38,7 @@ class Row:
     """
 
     film: str
+    sha256: str | None = None
     object: str | None = None
     height: int | None = None
     width: int | None = None
@@ -53,7 +58,7 @@ class Predictions:
 
     Pictures appear whole, by renaming. A film's lines are added once its pictures are there, and
     where a kill cut them short, that film is done again. Films that could not be read are tried
-    again by the next run.
+    again by the next run. One command at a time may have the folder.
     """
 
     def __init__(self, folder: Path, made_with: Mapping[str, Any], *, objects: int, overlays: bool):
@@ -66,21 +71,39 @@ class Predictions:
             overlays: Whether a film is whole only with its overlay.
 
         Raises:
-            InputError: The folder holds predictions made with something else.
+            InputError: The folder holds predictions made with something else, or another command
+                writes there.
         """
         self.folder, self.made_with, self.overlays = folder, dict(made_with), overlays
         self.csv, self.json = folder / "predictions.csv", folder / "predictions.json"
         folder.mkdir(parents=True, exist_ok=True)
-        if self.json.exists():
-            self._check_made_with(json.loads(self.json.read_text())["made_with"])
-        self.rows: dict[str, list[dict[str, str]]] = {}
-        for row in _whole_rows(self.csv):
-            self.rows.setdefault(row["film"], []).append(row)
-        self.rows = {film: rows for film, rows in self.rows.items() if len(rows) == objects}
-        # A film that cannot be read has one line, as a film of one object has.
-        self.rows = {film: rows for film, rows in self.rows.items() if not rows[0]["error"]}
-        write_json(self.json, {"made_with": self.made_with})
-        write_text(self.csv, _as_csv(self.rows.values()))
+        self._lock = (folder / ".lock").open("w")
+        try:
+            self._take_lock()
+            if self.json.exists():
+                self._check_made_with(json.loads(self.json.read_text())["made_with"])
+            by_film: dict[tuple[str, str], list[dict[str, str]]] = {}
+            for row in _whole_rows(self.csv):
+                by_film.setdefault((row["film"], row["sha256"]), []).append(row)
+            # A film that cannot be read has one line, as a film of one object has. Of two films of
+            # one stem the later has the mask.
+            self.rows = {
+                stem_of(Path(film)): rows
+                for (film, _), rows in by_film.items()
+                if len(rows) == objects and not rows[0]["error"]
+            }
+            write_json(self.json, {"made_with": self.made_with})
+            write_text(self.csv, _as_csv(self.rows.values()))
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> "Predictions":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the folder to other commands."""
+        self._lock.close()
 
     def mask(self, stem: str) -> Path:
         """Where a film's mask goes."""
@@ -91,26 +114,39 @@ class Predictions:
         return self.folder / f"{stem}_overlay.png"
 
     def has(self, film: Path, stem: str) -> bool:
-        """Whether all of a film is there, and newer than the film."""
+        """Whether all of a film is there, and of this very film, by its name and content."""
         wanted = [self.mask(stem), *([self.overlay(stem)] if self.overlays else ())]
-        if film.name not in self.rows or not all(path.exists() for path in wanted):
+        if stem not in self.rows or not all(path.exists() for path in wanted):
             return False
-        return min(path.stat().st_mtime_ns for path in wanted) >= film.stat().st_mtime_ns
+        row = self.rows[stem][0]
+        return row["film"] == film.name and row["sha256"] == digest_of(film)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Adds a film's lines, its pictures being written."""
         lines = [
             {name: _cell(value) for name, value in dataclasses.asdict(row).items()} for row in rows
         ]
-        self.rows[rows[0].film] = lines
-        with self.csv.open("a", newline="") as file:
+        self.rows[stem_of(Path(rows[0].film))] = lines
+        with self.csv.open("a", newline="", encoding="utf-8") as file:
             file.write("".join(_line(line.values()) for line in lines))
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Puts the lines in the order of the films' names, and keeps what is told."""
-        films = sorted(self.rows, key=natural_key)
-        write_text(self.csv, _as_csv(self.rows[film] for film in films))
+        films = sorted(self.rows.values(), key=lambda rows: natural_key(rows[0]["film"]))
+        write_text(self.csv, _as_csv(films))
         write_json(self.json, {"made_with": self.made_with, **facts})
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"--out: another command writes to {self.folder}; name another folder"
+            ) from error
+        except OSError as error:
+            # A disk without locks.
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                raise
 
     def _check_made_with(self, theirs: Mapping[str, Any]) -> None:
         different = [
@@ -125,6 +161,17 @@ class Predictions:
             )
 
 
+def stem_of(path: Path) -> str:
+    """A film's name without its ending; a DICOM UID's last number is no ending."""
+    return path.name if path.suffix[1:].isdecimal() else path.stem
+
+
+def digest_of(film: Path) -> str:
+    """What tells a film's content from any other's."""
+    with film.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def save_png(picture: Image.Image, path: Path) -> None:
     """Writes a picture so that it is there whole or not at all."""
     content = io.BytesIO()
@@ -137,7 +184,7 @@ def _whole_rows(path: Path) -> list[dict[str, str]]:
     """The lines of a table but a last one that was cut short."""
     if not path.exists():
         return []
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     return [row for row in rows if tuple(row) == COLUMNS and None not in row.values()]
 
@@ -155,4 +202,4 @@ def _line(cells: Iterable[str]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments import pictures
 from experiments.mask_settings import MaskSettings
-from experiments.predictions import Predictions, Row, save_png
+from experiments.predictions import Predictions, Row, digest_of, save_png
 from experiments.trained import Trained
 from jaxseg import inference, parallel
 from jaxseg.data import dicom
@@ -56,6 +56,7 @@ class Film:
     Attributes:
         path: Its file.
         stem: What its masks are called after.
+        digest: Of its content.
         pixels: uint8 ``[H, W]``, as it is shown.
         seen: uint8 ``[S, S]`` or, in tiles, ``[H, W]``: what the network sees.
         spacing_mm: Distance of pixel centres along height and width, where known.
@@ -63,6 +64,7 @@ class Film:
 
     path: Path
     stem: str
+    digest: str
     pixels: np.ndarray
     seen: np.ndarray
     spacing_mm: tuple[float, float] | None
@@ -79,7 +81,7 @@ class Segmenter:
         """
         self.settings, self.configuration = settings, learnt.configuration
         self.objects = _objects(learnt)
-        settings.check_classes(len(self.objects))
+        settings.check_classes(self.objects)
         mesh = parallel.make_mesh()
         self.rows = parallel.rows_for(settings.batch_size or learnt.configuration.batch_size, mesh)
         self.tiling = _tiling(settings, multiple=2 ** (len(learnt.configuration.widths) - 1))
@@ -115,7 +117,7 @@ class Segmenter:
         seen = preprocess(pixels, self.configuration.preprocessing)
         if self.tiling is None:
             seen = resize_film(seen, self.configuration.size, self.configuration.film_resize)
-        return Film(path, stem, pixels, seen, spacing)
+        return Film(path, stem, digest_of(path), pixels, seen, spacing)
 
     def logits(self, films: Sequence[Film]) -> Array:
         """Logits ``[B, ...]`` of `films_at_once` films or fewer; on devices perhaps under way."""
@@ -149,6 +151,7 @@ class Segmenter:
             rows.append(
                 Row(
                     film=film.path.name,
+                    sha256=film.digest,
                     object=name,
                     height=labels.shape[0],
                     width=labels.shape[1],

@@ -36,12 +36,33 @@ def test_windows_show_what_pydicom_shows(function, slope, tmp_path):
     assert film.spacing_mm is None
 
 
-def test_a_table_of_values_goes_before_a_window(tmp_path):
-    table = Dataset()
-    curve = (4095 * (np.arange(4096) / 4095) ** 2).astype(np.uint16)
-    table.LUTDescriptor, table.LUTData = [4096, 0, 12], curve.tobytes()
+@pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (8, np.uint16), (12, np.uint16)])
+@pytest.mark.parametrize(("first", "count"), [(0, 4096), (1000, 2000)])
+def test_a_table_of_values_goes_before_a_window(bits, kind, first, count, tmp_path):
+    table, most = Dataset(), 2**bits - 1
+    curve = (most * (np.arange(count) / (count - 1)) ** 2).astype(kind)
+    table.LUTDescriptor, table.LUTData = [count, first, bits], curve.tobytes()
     path = written(tmp_path / "film.dcm", VOILUTSequence=[table], WindowCenter=100, WindowWidth=10)
-    np.testing.assert_allclose(read_dicom(path).pixels, curve[STORED] * (255 / 4095), atol=0.51)
+    expected = curve[np.clip(STORED.astype(int) - first, 0, count - 1)] * (255 / most)
+    np.testing.assert_allclose(read_dicom(path).pixels, expected, atol=0.51)
+    table.LUTData = table.LUTData[:1000]
+    with pytest.raises(InputError, match=r"film\.dcm: .* should have"):
+        read_dicom(
+            written(tmp_path / "film.dcm", VOILUTSequence=[table], WindowCenter=1, WindowWidth=10)
+        )
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_and_stretches_nothing(kind, tmp_path):
+    padded = np.concatenate([STORED % 1000 + 800, np.full((20, 4), 4000, np.uint16)], axis=1)
+    padded[0, -1] = 4095
+    alone = read_dicom(written(tmp_path / "a.dcm", padded[:, :-4], PhotometricInterpretation=kind))
+    film = read_dicom(
+        written(tmp_path / "b.dcm", padded, PhotometricInterpretation=kind,
+                PixelPaddingValue=4000, PixelPaddingRangeLimit=4095)
+    )  # fmt: skip
+    np.testing.assert_array_equal(film.pixels[:, :-4], alone.pixels)
+    assert not film.pixels[:, -4:].any()
 
 
 def test_a_window_of_one_is_a_threshold(tmp_path):

@@ -76,7 +76,7 @@ def folders(tmp_path):
         if i == 5:
             lighter = np.asarray(film).astype(np.int32) + 2
             Image.fromarray(lighter.clip(0, 255).astype(np.uint8)).save(images / "like5.png")
-        mask = Image.fromarray(rng.choice(VALUES.ravel(), (20, 24)).astype(np.uint8))
+        mask = Image.fromarray(rng.choice(VALUES.ravel(), (18, 24)).astype(np.uint8))
         mask.save(masks / f"f{i}.png")
     (images / "again3.png").write_bytes((images / "f3.png").read_bytes())
     for copy, original in (("again3", "f3"), ("like5", "f5")):
@@ -118,7 +118,7 @@ def test_the_split_depends_on_neither_size_nor_preprocessing_nor_classes(folders
 
 def test_films_of_one_patient_share_the_split_of_the_first(folders, tmp_path):
     alone = load_folders(*folders, size=8)
-    lines = [f"f{i}.png,p{i % 10},x" for i in range(60)]
+    lines = [f"f{i}.png,{' ' * (i % 3)}p{i % 10} ,x" for i in range(60)]
     table = tmp_path / "patients.csv"
     table.write_text("\ufefffilm,group,age\n" + "\n".join([*lines, "again3,p3,", "like5,q,"]))
     groups = read_groups(table)
@@ -146,6 +146,7 @@ def test_films_of_one_patient_share_the_split_of_the_first(folders, tmp_path):
         ("film,group\na,1\nb,\n", "row 2 lacks a film or a group"),
         ("film,group\na,1\nb\n", "row 2 lacks a film or a group"),
         ("film,group\na.png,1\na,1\n", "a is there twice"),
+        ("film,group\na,P1\nb,p1\n", "P1 and p1 differ in case alone"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],
 )
@@ -161,14 +162,49 @@ def test_a_table_of_groups_that_will_not_do_is_named(text, words, tmp_path):
 def test_the_fingerprint_is_of_names_films_and_masks(folders):
     prints = {load_folders(*folders, size=8).fingerprint}
     images, masks = folders
-    Image.new("L", (24, 20), 255).save(masks / "f1.png")
+    Image.new("L", (24, 18), 255).save(masks / "f1.png")
     prints.add(load_folders(*folders, size=8).fingerprint)
-    Image.new("L", (24, 20), 3).save(images / "f1.png")
+    Image.new("L", (24, 18), 3).save(images / "f1.png")
     prints.add(load_folders(*folders, size=8).fingerprint)
     for folder in folders:
         (folder / "f1.png").rename(folder / "g1.png")
     prints.add(load_folders(*folders, size=8).fingerprint)
     assert len(prints) == 4
+
+
+@pytest.mark.parametrize(("size", "right"), [((21, 28), True), ((19, 26), True), ((40, 30), False)])
+def test_a_mask_of_other_proportions_than_its_film_is_refused(size, right, folders):
+    # The films have 40 x 30 pixels, of which 26 x 19 is a size rounded.
+    images, masks = folders
+    Image.new("L", size[::-1], 255).save(masks / "f1.png")
+    if right:
+        load_folders(images, masks, size=8)
+        return
+    with pytest.raises(InputError, match=r"f1\.png: 40 x 30 pixels, its mask 30 x 40"):
+        load_folders(images, masks, size=8)
+
+
+def test_folders_without_an_object_teach_nothing(folders):
+    images, masks = folders
+    for path in masks.iterdir():
+        Image.new("L", (24, 18)).save(path)
+    with pytest.raises(InputError, match="every mask is empty"):
+        load_folders(images, masks, size=8)
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (Image.new("RGB", (4, 4), (255, 0, 0)), "is coloured"),
+        (Image.new("RGB", (4, 4), (0, 200, 100)).convert("P"), "is coloured"),
+        (Image.fromarray(np.dstack([np.zeros((4, 4, 3)), 255 * np.eye(4)]).astype(np.uint8)),
+         "is black wherever it is not transparent"),
+    ],
+)  # fmt: skip
+def test_a_mask_whose_object_cannot_be_told_by_its_grey_is_refused(picture, words, tmp_path):
+    for values in (None, (255,)):
+        with pytest.raises(InputError, match=rf"mask\.png: {words}"):
+            read_mask(saved(picture, tmp_path / "mask.png"), values)
 
 
 def test_a_class_that_no_mask_has_is_named(folders):

@@ -24,6 +24,7 @@ from experiments.films import OwnPlaces, load
 from experiments.run_directory import RunDirectory
 from experiments.scoring import foreground, mean_over_classes, score
 from jaxseg import parallel
+from jaxseg.augment import Strengths
 from jaxseg.data.arrays import FilmArrays
 from jaxseg.data.phantom import draw
 from jaxseg.inference import make_predict
@@ -47,6 +48,10 @@ FOLDERS: dict[str, Any] = {"images": Path("films"), "masks": Path("masks")}
         ({**FOLDERS, "classes": ("lungs=1", "lungs=2")}, "lungs is there twice"),
         ({**FOLDERS, "classes": ("lungs=1,2", "heart=2")}, "2 stands for two classes"),
         ({"classes": ("lungs=1",)}, "--classes: goes with --images"),
+        (
+            {**FOLDERS, "classes": ("Left=1",), "augment": Strengths(flip_left_right=0.5)},
+            "--augment.flip-left-right: a flipped film has no Left",
+        ),
         ({"groups": Path("patients.csv")}, "--groups: goes with --images"),
         ({**FOLDERS, "groups": Path("patients.csv"), "split": "seed"}, "--groups: goes with"),
     ],

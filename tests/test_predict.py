@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from experiments import command, predict, trained
 from experiments.configuration import Configuration
+from experiments.predictions import Predictions
 from experiments.run_directory import RunDirectory
 from jaxseg import UNet
 from jaxseg.checkpoint import Checkpoints
@@ -193,19 +194,69 @@ def test_what_is_whole_is_left_as_it_is_and_what_is_not_is_done(run, films, tmp_
     out = tmp_path / "out"
     assert called(run, films, "--out", out)[0] == 0
     before, rows = modified(out), rows_of(out)
-    # As a kill leaves it: a line cut short, another with no mask; and a film that changed since.
+    # As a kill leaves it: a line cut short, another with no mask; and a film that changed since,
+    # whatever its time says.
     text = (out / "predictions.csv").read_text()
     (out / "predictions.csv").write_text(text[: text.rindex("film-15") + 20])
     (out / "film-11_mask.png").unlink()
-    later = before["film-7_mask.png"] + 10**9
-    os.utime(films / "film-7.png", ns=(later, later))
+    with Image.open(films / "film-7.png") as film:
+        film.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(films / "film-7.png")
+    os.utime(films / "film-7.png", ns=(0, 0))
     code, text, error = called(run, films, "--out", out)
     assert code == 0, error
     assert "2 of 5 films are there already" in text
     after = modified(out)
     redone = {name for name in before if after[name] != before[name]}
     assert redone == {f"film-{n}_{kind}.png" for n in (7, 11, 15) for kind in ("mask", "overlay")}
-    assert rows_of(out) == rows
+    assert rows_of(out)[1:] == rows[1:]
+    assert rows_of(out)[0] != rows[0]
+
+
+def test_a_film_of_the_same_name_is_another_film(run, films, tmp_path, called):
+    keep_two(films)
+    out, other = tmp_path / "out", tmp_path / "other patient"
+    other.mkdir()
+    assert called(run, films, "--out", out)[0] == 0
+    (first,) = (row for row in rows_of(out) if row["film"] == "film-7.png")
+    with Image.open(films / "film-15.png") as film:
+        film.save(other / "film-7.png")
+    os.utime(other / "film-7.png", ns=(0, 0))
+    code, text, error = called(run, other, "--out", out)
+    assert code == 0, error
+    assert "already" not in text
+    (second,) = (row for row in rows_of(out) if row["film"] == "film-7.png")
+    assert second["height"] == str(SIZES[-1][0]) != first["height"]
+    # The mask is now of another file: its line alone stays.
+    (other / "film-7.png").unlink()
+    (other / "film-7.jpg").write_bytes((films / "film-7.png").read_bytes())
+    assert called(run, other, "--out", out)[0] == 0
+    assert [row["film"] for row in rows_of(out)] == ["film-7.jpg", "film-15.png"]
+    assert rows_of(out)[0] == first | {"film": "film-7.jpg"}
+
+
+def test_names_with_odd_blanks_are_kept_and_known_again(run, films, tmp_path, called):
+    keep_two(films)
+    name = "chest\u3000front\xa0 1,  2.png"
+    (films / "film-7.png").rename(films / name)
+    out = tmp_path / "out"
+    assert called(run, films, "--out", out)[0] == 0
+    assert {row["film"] for row in rows_of(out)} == {name, "film-15.png"}
+    code, text, _ = called(run, films, "--out", out)
+    assert code == 0
+    assert "2 of 2 films are there already" in text
+    assert len(rows_of(out)) == 2
+    (films / "film-15.png").rename(films / "caf\udce9.png")
+    code, _, error = called(run, films, "--out", out)
+    assert code == 2
+    assert r"'caf\udce9.png': a name that is no UTF-8" in error
+
+
+def test_one_command_at_a_time_writes_to_a_folder(run, films, tmp_path, called):
+    out = tmp_path / "out"
+    with Predictions(out, {}, objects=1, overlays=True):
+        code, _, error = called(run, films, "--out", out)
+    assert code == 2
+    assert "another command writes to" in error
 
 
 def test_films_that_cannot_be_read_are_left_out_and_listed(run, films, tmp_path, called):
@@ -346,6 +397,7 @@ def test_several_classes_have_a_line_each_and_masks_of_their_numbers(
             areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
             kept = 1 + np.argsort(-areas, kind="stable")[:2]
             expected[(labels > 0) & ~np.isin(labels, kept)] = 0
+        for number in (1, 2):
             holes = ndimage.binary_fill_holes(expected == number) & (expected == 0)
             expected[holes] = number
         with Image.open(out / f"{stem}_mask.png") as mask:
@@ -363,3 +415,6 @@ def test_several_classes_have_a_line_each_and_masks_of_their_numbers(
     code, _, error = called(run, films, "--out", tmp_path / "other", "--threshold", "0.4")
     assert code == 2
     assert "--threshold: of several classes" in error
+    code, _, error = called(run, films, "--out", tmp_path / "other", "--flips", "both")
+    assert code == 2
+    assert "--flips: a film flipped left to right has no left on its side" in error

@@ -148,8 +148,9 @@ def films_from_folders(
 
     Raises:
         InputError: a size is below 1, a folder is absent or holds no PNG or JPEG, a film has no
-            mask or a mask no film, two files share a stem, a file cannot be read, or no mask has
-            any of ``mask_values`` or of the values of one of ``classes``.
+            mask or a mask no film, two files share a stem, a file cannot be read, a film and its
+            mask have other proportions, or no mask has any of ``mask_values`` or of the values of
+            one of ``classes``.
     """
     _check_sizes(size, label_size)
     films, masks = pictures_in(images_dir), pictures_in(masks_dir)
@@ -167,6 +168,7 @@ def films_from_folders(
             mask = read_mask(masks[stem], mask_values)
         else:
             mask = read_classes(masks[stem], classes)
+        _check_same_proportions(films[stem], film.shape, mask.shape)
         return at_size(film, mask, size, label_size, film_resize)
 
     pairs = list(_told(in_threads(pair, ids), len(ids), progress))
@@ -225,6 +227,16 @@ def _check_sizes(size: int, label_size: int | None) -> None:
     for name, given in {"size": size, "label_size": label_size}.items():
         if given is not None and given < 1:
             raise InputError(f"{name} {given}: should be 1 or more pixels")
+
+
+def _check_same_proportions(film: Path, size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
+    """A mask of other proportions is turned, cropped, or another film's; a pixel is rounding."""
+    (height, width), (rows, columns) = size, mask_size
+    if abs(height * columns - width * rows) > 0.02 * height * columns + max(height, width):
+        raise InputError(
+            f"{film}: {width} x {height} pixels, its mask {columns} x {rows}: of other proportions "
+            "(is one of them turned or cropped?)"
+        )
 
 
 def _named(stem: str) -> str:

@@ -4,6 +4,7 @@ Needs pydicom (the extra ``dicom``), and for some compressed files what pydicom 
 """
 
 import math
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +57,7 @@ def read_dicom(path: Path) -> DicomFilm:
     shown as the file asks: by its VOI table, else by its first window (PS3.3 C.11.2). A file that
     asks for neither is stretched, its 0.1 percentile to 0 and its 99.9 percentile to 255. Of
     MONOCHROME1, where low values are white, the result is inverted. Colour becomes luminance.
+    Pixels that only pad the film (PixelPaddingValue) are black, and stretch nothing.
 
     Args:
         path: One film, a single frame.
@@ -66,7 +68,7 @@ def read_dicom(path: Path) -> DicomFilm:
     """
     check_installed()
     import pydicom
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
 
     try:
         dataset = pydicom.dcmread(path)
@@ -79,14 +81,14 @@ def read_dicom(path: Path) -> DicomFilm:
         raise InputError(f"{path}: there is no such file") from error
     # pydicom's own errors, and what it makes of missing or senseless elements.
     except (
-        OSError, EOFError, AttributeError, KeyError, TypeError, ValueError, RuntimeError,
-        NotImplementedError, InvalidDicomError,
+        OSError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError,
+        RuntimeError, NotImplementedError, struct.error, InvalidDicomError, BytesLengthException,
     ) as error:  # fmt: skip
         raise InputError(f"{path}: cannot be read as a DICOM film ({error})") from error
 
 
 def _shown(dataset: Any) -> np.ndarray:
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+    from pydicom.pixels.processing import apply_modality_lut
     from pydicom.pixels.utils import pixel_array
 
     kind, stored = dataset.PhotometricInterpretation, pixel_array(dataset)
@@ -94,17 +96,45 @@ def _shown(dataset: Any) -> np.ndarray:
         return np.asarray(Image.fromarray(stored).convert("L"))
     if stored.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"{stored.dtype} pixels of {kind}")
-    values = apply_modality_lut(stored, dataset)
+    values, padding = apply_modality_lut(stored, dataset), _padding(stored, dataset)
     if tables := dataset.get("VOILUTSequence"):
-        shown = _as_bytes(apply_voi(values, dataset) / (2.0 ** tables[0].LUTDescriptor[2] - 1))
+        little_endian = dataset.file_meta.TransferSyntaxUID.is_little_endian
+        shown = _as_bytes(_looked_up(values, tables[0], little_endian=little_endian))
     elif dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
         center, width = (float(np.ravel(dataset[f"Window{name}"].value)[0])
                          for name in ("Center", "Width"))  # fmt: skip
         function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
         shown = _as_bytes(windowed(values.astype(np.float64), center, width, function=function))
     else:
-        shown = stretched(values.astype(np.float64))
-    return 255 - shown if kind == "MONOCHROME1" else shown
+        shown = stretched(np.where(padding, np.nan, values.astype(np.float64)))
+    shown = 255 - shown if kind == "MONOCHROME1" else shown
+    return np.where(padding, np.uint8(0), shown)
+
+
+def _padding(stored: np.ndarray, dataset: Any) -> np.ndarray:
+    """Pixels that fill the picture up beside the film."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, bool)
+    ends = sorted((int(value), int(dataset.get("PixelPaddingRangeLimit", value))))
+    return (stored >= ends[0]) & (stored <= ends[1])
+
+
+def _looked_up(values: np.ndarray, table: Any, *, little_endian: bool) -> np.ndarray:
+    """Brightness from 0 to 1 by a VOI table, PS3.3 C.11.2.1.1; values beyond take its ends.
+
+    pydicom 3.0 counts the places of a table of 8 bits in 8 bits, and so misses all but 256.
+    """
+    count, first, bits = map(int, table.LUTDescriptor)
+    count, entries = count or 2**16, table.LUTData
+    if isinstance(entries, bytes):
+        wide = len(entries) >= 2 * count
+        entries = np.frombuffer(entries, ("<u2" if little_endian else ">u2") if wide else np.uint8)
+    entries = np.asarray(entries)[:count].astype(np.float64)
+    if len(entries) < count:
+        raise ValueError(f"a table of {len(entries)} values that should have {count}")
+    places = np.clip(np.floor(values).astype(np.int64) - first, 0, count - 1)
+    return entries[places] / (2.0**bits - 1)
 
 
 def windowed(

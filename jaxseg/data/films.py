@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -47,15 +48,17 @@ def read_mask(
 
     Args:
         path: a PNG or JPEG file: 1-bit, palette, grey of 8 or 16 bits, RGB or RGBA. Colours count
-            as the grey they look like, transparent parts as black.
+            as black where they are transparent.
         mask_values: the grey values that are the object; None: those above 127.
 
     Returns:
         uint8, 0 and 1, at the mask's own size.
 
     Raises:
-        InputError: the file cannot be read as a picture; or ``mask_values`` is None and the mask
-            has values above 0 but none above 127, as masks of class ids have.
+        InputError: the file cannot be read as a picture; or it is coloured, or has all in its
+            transparency; or ``mask_values`` is None and the mask has values above 0 but none above
+            127, as masks of class ids have; or they are given and the file is a JPEG, which changes
+            values.
     """
     with _opened(path, str(path)) as image:
         return _mask(image, mask_values, str(path))
@@ -204,8 +207,12 @@ def _opened(source: Path | str | io.BytesIO, name: str) -> Iterator[Image.Image]
         raise
     except FileNotFoundError as error:
         raise InputError(f"{name}: there is no such file") from error
-    # Pillow raises SyntaxError for broken PNG chunks, ValueError for impossible modes.
-    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    # Pillow raises SyntaxError for broken PNG chunks, ValueError for impossible modes, struct.error
+    # and others for broken EXIF.
+    except (
+        OSError, EOFError, SyntaxError, ValueError, struct.error, IndexError, KeyError, TypeError,
+        Image.DecompressionBombError,
+    ) as error:  # fmt: skip
         reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
         raise InputError(f"{name}: cannot be read as a picture{reason}") from error
 
@@ -224,6 +231,7 @@ def _mask(image: Image.Image, mask_values: Collection[int] | None, name: str) ->
     if image.mode in _DEEP_GREY:
         values = np.asarray(ImageOps.exif_transpose(image))
     else:
+        _check_not_coloured(image, name)
         values = np.asarray(_upright_grey(image))
     if mask_values is not None:
         return np.isin(values, list(mask_values)).astype(np.uint8)
@@ -250,6 +258,21 @@ def _class_values(image: Image.Image, name: str) -> np.ndarray:
             "save it as grey class numbers or with a palette"
         )
     return red
+
+
+def _check_not_coloured(image: Image.Image, name: str) -> None:
+    """Of colours some would count as object and some not, by how bright they are."""
+    if image.mode in ("1", "L", "LA", "La") or image.format in ("JPEG", "MPO"):
+        return
+    red, green, blue, alpha = np.moveaxis(np.asarray(image.convert("RGBA")), -1, 0)
+    seen = alpha > 0
+    if ((red != green) | (green != blue))[seen].any():
+        raise InputError(
+            f"{name}: is coloured; a mask is white on black, or names its classes by grey values "
+            "or palette indices (--classes in train)"
+        )
+    if not red[seen].any() and not seen.all() and seen.any():
+        raise InputError(f"{name}: is black wherever it is not transparent; make the object white")
 
 
 def _check_lossless(image: Image.Image, name: str) -> None:

@@ -66,7 +66,8 @@ def load_folders(
         The films, in memory.
 
     Raises:
-        InputError: as `jaxseg.data.arrays.films_from_folders`, or a film is in no group.
+        InputError: as `jaxseg.data.arrays.films_from_folders`, or all masks are empty, or a film is
+            in no group.
     """
     if groups is not None:
         for film in pictures_in(images_dir).values():
@@ -82,6 +83,8 @@ def load_folders(
         preprocessing=preprocessing,
         progress=progress,
     )
+    if not any(mask.any() for mask in arrays.masks):
+        raise InputError(f"{masks_dir}: every mask is empty; there is nothing to learn")
     films, masks = pictures_in(images_dir), pictures_in(masks_dir)
     facts = list(in_threads(lambda name: _identified(films[name], masks[name]), arrays.ids))
     contents = [fact.film for fact in facts]
@@ -111,14 +114,15 @@ def read_groups(path: Path | str) -> dict[str, str]:
 
     Args:
         path: a table with the columns ``film`` and ``group``, and maybe others: a film's file name,
-            with or without its ending, and any text that films of one group share.
+            with or without its ending, and any text that films of one group share. Blanks around
+            either do not count.
 
     Returns:
         By every film's stem its group.
 
     Raises:
-        InputError: there is no such file, it is no such table, or it has a film twice or a row
-            without a film or a group.
+        InputError: there is no such file, it is no such table, it has a film twice or a row
+            without a film or a group, or two groups that differ in upper and lower case alone.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -130,13 +134,17 @@ def read_groups(path: Path | str) -> dict[str, str]:
         raise InputError(f"{path}: needs a first line that names the columns film and group")
     groups: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
-        film, group = row["film"], row["group"]
+        film, group = ((row[name] or "").strip() for name in ("film", "group"))
         if not film or not group:
             raise InputError(f"{path}: row {number} lacks a film or a group")
         stem = Path(film).stem if Path(film).suffix.lower() in PICTURES else film
         if stem in groups:
             raise InputError(f"{path}: {film} is there twice")
         groups[stem] = group
+    spelt: dict[str, str] = {}
+    for group in groups.values():
+        if (other := spelt.setdefault(group.casefold(), group)) != group:
+            raise InputError(f"{path}: the groups {other} and {group} differ in case alone")
     return groups
 
 
