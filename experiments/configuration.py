@@ -154,9 +154,18 @@ class Configuration:
             raise InputError(f"--remat: levels are 0 to {len(self.widths) - 1}")
         if not all(0 <= rate < 1 for rate in (*self.dropout, self.decoder_dropout)):
             raise InputError("--dropout and --decoder-dropout: rates lie in [0, 1)")
-        for field in ("learning_rate", "clip_norm"):
-            if (value := getattr(self, field)) is not None and value <= 0:
+        for field in ("learning_rate", "adam_epsilon", "clip_norm"):
+            # Worded so that NaN is refused too.
+            if (value := getattr(self, field)) is not None and not value > 0:
                 raise InputError(f"--{field.replace('_', '-')}: must be above 0")
+        if not self.weight_decay >= 0:
+            raise InputError("--weight-decay: must not be negative")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise InputError("--ema-decay: lies in [0, 1)")
+        if not 0 <= self.seed < 2**32:
+            raise InputError("--seed: lies between 0 and 4294967295")
+        if self.microbatches > self.batch_size:
+            raise InputError("--microbatches: more parts than --batch-size has films")
 
     def mask_values(self) -> dict[str, tuple[int, ...]]:
         """The classes by name, background left out, with their masks' values; empty for one class.

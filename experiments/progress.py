@@ -69,18 +69,22 @@ class Progress:
 
 
 class StepsPerCall:
-    """How many steps the next call does: a fixed number, or as many as last `CALL_SECONDS`."""
+    """How many steps the next call does: a fixed number, or as many as last `CALL_SECONDS`.
+
+    Other work on the devices or the host can make a call seem long, never short; so a number is
+    only raised, and by no less than to its double, since each is a program to compile.
+    """
 
     def __init__(self, fixed: int | None):
         self.steps = fixed or 1
-        self._settled = fixed is not None
+        self._fixed = fixed is not None
         self._compiled: set[int] = set()
 
     def record(self, steps: int, seconds: float) -> bool:
         """Takes note of a call; whether it ran without compiling first."""
         timed = steps in self._compiled
         self._compiled.add(steps)
-        if timed and not self._settled:
-            self.steps = max(1, int(CALL_SECONDS * steps / seconds))
-            self._settled = True
+        fitting = int(CALL_SECONDS * steps / seconds)
+        if timed and not self._fixed and fitting >= 2 * self.steps:
+            self.steps = fitting
         return timed

@@ -2,10 +2,12 @@
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
+import numpy as np
 from jax.sharding import Mesh
 
 from experiments import command, comparison, comparison_page
@@ -40,26 +42,40 @@ def train_seeds(
 
     Raises:
         InputError: A folder, the data or an option will not do.
-        Diverged: A seed gave no finite numbers; those beside it were trained to their end.
+        Diverged: A seed gave no finite numbers; all others were trained to their end.
         Preempted: SIGTERM came; all that were being trained are saved.
     """
-    runs, waiting = [], collections.deque()
-    for seed in range(configuration.seed, configuration.seed + seeds):
-        own = dataclasses.replace(configuration, seed=seed)
-        runs.append(RunDirectory(workdir / f"seed-{seed}"))
-        if runs[-1].check_usable(own, resume=resume) and runs[-1].read_summary() is not None:
-            command.say(f"seed {seed} is trained already")
-        else:
-            waiting.append((own, runs[-1]))
+    numbers = range(configuration.seed, configuration.seed + seeds)
+    runs = [RunDirectory(workdir / f"seed-{seed}") for seed in numbers]
+    each = [dataclasses.replace(configuration, seed=seed) for seed in numbers]
+    trained = np.zeros(seeds, bool)
+    # One process looks, before any of them begins a run.
+    with parallel.together("opening the runs"):
+        if parallel.is_lead():
+            for place, (own, run) in enumerate(zip(each, runs, strict=True)):
+                goes_on = run.check_usable(own, resume=resume)
+                trained[place] = goes_on and run.read_summary() is not None
+    trained = parallel.from_lead(trained, mesh)
+    for seed in itertools.compress(numbers, trained):
+        command.say(f"seed {seed} is trained already")
+    waiting = collections.deque(itertools.compress(zip(each, runs, strict=True), ~trained))
 
     def one_after_another(group: Mesh) -> Turns:
         nonlocal profile
+        diverged: command.Diverged | None = None
         while waiting and not preemption.noticed():
             own, run = waiting.popleft()
             # A process can write one trace.
             traced, profile = profile, None
             training = train(own, run, group, preemption, resume=resume, profile=traced)
-            yield from _named(f"seed {own.seed}", training)
+            try:
+                yield from _named(f"seed {own.seed}", training)
+            except command.Diverged as error:
+                command.say(f"seed {own.seed}: {error}")
+                # Without what the run held on the devices.
+                diverged = error.with_traceback(None)
+        if diverged is not None:
+            raise diverged
 
     preemption = parallel.Preemption()
     groups = parallel.split(mesh, best_count(len(waiting), parallel.most_parts(mesh)))

@@ -182,13 +182,18 @@ def train(
         checkpoints.wait()
         if (best := checkpoints.best_step()) is not None:
             state, _ = checkpoints.restore(state, best)
+        by_rows = mesh
+        if mesh.shape[parallel.SPATIAL] > 1:
+            # Masks have heights of their own, which the shards may not divide.
+            by_rows = parallel.make_mesh(list(mesh.devices.flat))
+            state = parallel.replicate(state, by_rows)
         scores = score(
             make_predict(model),
             state,
             films.arrays,
             films.test,
-            mesh,
-            rows=rows,
+            by_rows,
+            rows=parallel.rows_for(configuration.batch_size, by_rows),
             class_names=tuple(configuration.mask_values()),
             stop=preemption,
         )
@@ -307,7 +312,7 @@ def validate(
     """
     if not len(films.validation):
         return {}
-    losses, dice = [], []
+    losses, dice, outside = [], [], 0
     on_host = {"images": films.arrays.images, "labels": films.arrays.labels}
     for start in range(0, len(films.validation), rows):
         indices = films.validation[start : start + rows]
@@ -319,9 +324,12 @@ def validate(
         losses.append(result.loss[: len(indices)])
         values = foreground(np.asarray(metrics.dice(result.counts)))[: len(indices)]
         dice.append(mean_over_classes(values))
+        outside += int(result.counts.outside[: len(indices)].sum())
+    mean_dice = float(metrics.mean_over_images(np.concatenate(dice)).mean)
     return {
-        "validation_loss": float(metrics.mean_over_images(np.concatenate(losses)).mean),
-        "validation_dice": float(metrics.mean_over_images(np.concatenate(dice)).mean),
+        "validation_loss": float(np.concatenate(losses).mean(dtype=np.float64)),
+        # Of a network that gives NaN for some films the others' mean says nothing.
+        "validation_dice": math.nan if outside else mean_dice,
     }
 
 

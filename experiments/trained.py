@@ -33,7 +33,7 @@ def load(run: RunDirectory) -> Trained:
     summary = run.read_summary()
     if not run.checkpoints.is_dir():
         raise InputError(f"{run.path}: holds no checkpoint yet")
-    with Checkpoints(run.checkpoints) as checkpoints:
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         step = summary["checkpoint_step"] if summary else checkpoints.best_step()
         step = checkpoints.latest_step() if step is None else step
         if step is None:

@@ -34,9 +34,10 @@ class Checkpoints:
     Args:
         directory: Where they lie; made if absent.
         keep: How many of the latest are kept. The best scored one is kept besides.
+        read_only: Only to read, also while another process saves there; nothing is written.
 
     Raises:
-        InputError: The directory cannot be written to.
+        InputError: The directory cannot be written to, unless only to read.
 
     Examples:
         >>> import tempfile
@@ -56,7 +57,7 @@ class Checkpoints:
         True
     """
 
-    def __init__(self, directory: str | Path, *, keep: int = 2):
+    def __init__(self, directory: str | Path, *, keep: int = 2, read_only: bool = False):
         kept = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
@@ -69,7 +70,8 @@ class Checkpoints:
             (jax.Array, type_handlers.ArrayHandler(use_replica_parallel=False))
         )
         self._directory = Path(directory).absolute()
-        _check_writable(self._directory)
+        if not read_only:
+            _check_writable(self._directory)
         # Else the processes of two runs side by side would wait for each other's saves.
         together = ocp.options.MultiprocessingOptions(
             barrier_sync_key_prefix="-".join(self._directory.parts[-2:])
@@ -86,7 +88,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=kept,
                 best_fn=_score,
-                cleanup_tmp_directories=True,
+                # What a save under way has written is not a reader's to clean up.
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
                 multiprocessing_options=together,
             ),
         )
@@ -99,7 +103,8 @@ class Checkpoints:
         Args:
             state: What to save; it may be donated to the next step at once.
             progress: What else a resumed run needs, as plain JSON values.
-            score: How good the state is, higher being better; None leaves it out of the contest.
+            score: How good the state is, higher being better; None or NaN leaves it out of the
+                contest.
 
         Raises:
             InputError: This save, or the one before, cannot be written.
@@ -113,7 +118,7 @@ class Checkpoints:
                     state=ocp.args.PyTreeSave(_without_typed_key(state)),
                     progress=ocp.args.JsonSave(dict(progress)),
                 ),
-                metrics={"score": UNSCORED if score is None else score},
+                metrics={"score": UNSCORED if score is None or math.isnan(score) else score},
             )
 
     def latest_step(self) -> int | None:

@@ -14,7 +14,8 @@ def resize_logits(
     """Resizes logits bilinearly, so that a threshold afterwards gives smooth masks.
 
     Pixel centres lie at half-integers and no antialiasing is done, as in
-    ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``.
+    ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``. It is a matrix
+    product on each side: a logit that is not finite makes more of the film NaN than its neighbours.
 
     Args:
         logits: ``[B, H, W, K]``.

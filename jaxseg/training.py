@@ -190,6 +190,7 @@ def make_train_step(
     model = _along_axis(model, axis_name)
     apply: Callable[..., Any] = model.apply
     model_takes = _named_arguments(type(model).__call__) & {"valid", "rows"}
+    in_pieces = microbatches > 1 or axis_name is not None
     augment_takes = set() if augment is None else _named_arguments(augment) & {"rows"}
     if augment is not None and axis_name is not None and not augment_takes:
         raise ValueError("augment takes no rows: under pmap every device would draw alike")
@@ -206,11 +207,15 @@ def make_train_step(
             batch = augment(jax.random.fold_in(key, 1), batch, **options)
 
         def objective(params: Any, collections: Any, part: Batch) -> tuple[jax.Array, Any]:
+            dropout = key
+            if in_pieces and "rows" not in model_takes:
+                # Else each piece would drop what the others drop.
+                dropout = jax.random.fold_in(key, part["rows"][0])
             logits, collections = apply(
                 {"params": params, **collections},
                 part["images"],
                 train=True,
-                rngs={"dropout": key},
+                rngs={"dropout": dropout},
                 mutable=list(collections),
                 **{name: part[name] for name in model_takes},
             )

@@ -38,5 +38,16 @@ Batch = Mapping[str, Array]
 grid than the images: the steps resize logits to it."""
 
 
+def narrowed(labels: Array) -> Array:
+    """NumPy ids of 64 bits as int32, the nearest that it holds.
+
+    JAX would cut their upper bits off, and an id that is no class could become one.
+    """
+    if isinstance(labels, jax.Array) or labels.dtype.kind not in "iu" or labels.dtype.itemsize < 8:
+        return labels
+    least = 0 if labels.dtype.kind == "u" else -1
+    return np.clip(labels, least, 2**31 - 1).astype(np.int32)
+
+
 class InputError(ValueError):
     """Something a person gave (a file, a folder, an option) cannot be used; one line says what."""

@@ -1,5 +1,6 @@
 """Checkpoints give back the bits that were saved, and survive what goes wrong while saving."""
 
+import math
 import subprocess
 import sys
 
@@ -59,6 +60,32 @@ def test_the_latest_two_and_the_best_are_kept(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (5, 2)
     assert {int(path.name) for path in tmp_path.iterdir()} == {2, 4, 5}
+
+
+@pytest.mark.parametrize("scores", [(0.9, math.nan, 0.5, 0.6), (0.5, 0.9, 0.6, math.nan)])
+def test_a_score_that_is_no_number_neither_wins_nor_hides_the_best(scores, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in enumerate(scores):
+            checkpoints.save(state_at(step), {}, score=score)
+        assert checkpoints.best_step() == scores.index(0.9)
+
+
+def test_a_reader_leaves_a_save_under_way_alone(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(1), {"epoch": 1}, score=0.5)
+    under_way = tmp_path / "2.orbax-checkpoint-tmp"
+    under_way.mkdir()
+    (under_way / "half").write_text("written")
+    before = sorted(tmp_path.rglob("*"))
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (1, 1)
+        restored, progress = checkpoints.restore(state_at(0), 1)
+    assert_same_bits(restored, state_at(1))
+    assert progress == {"epoch": 1}
+    assert sorted(tmp_path.rglob("*")) == before
+    # Who saves there clears away what a kill left.
+    with Checkpoints(tmp_path):
+        assert not under_way.exists()
 
 
 def test_without_scores_there_is_no_best_and_the_latest_two_are_kept(tmp_path):

@@ -24,7 +24,7 @@ from loss_formulas import (
     has_option,
 )
 
-from jaxseg import losses
+from jaxseg import losses, metrics
 from jaxseg.losses import lovasz
 
 
@@ -308,11 +308,76 @@ def test_labels_of_every_integer_dtype_and_boolean_masks_mean_the_same(dtype):
     np.testing.assert_array_equal(value, compiled("cross_entropy")(logits, labels, where)[0])
 
 
-def test_labels_beyond_int32_do_not_wrap_into_the_classes():
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_labels_beyond_int32_do_not_wrap_into_the_classes(kind, x64):
     logits, labels, _ = draw(1)
-    with jax.enable_x64(True):
-        value = losses.cross_entropy(logits, labels.astype(np.int64) + 2**32)
+    with jax.enable_x64(x64):
+        value = losses.cross_entropy(logits, labels.astype(kind) + kind(2**32))
+        counts = metrics.count(labels.astype(kind) + kind(2**32), labels, num_classes=1)
     assert np.isnan(value).all()
+    assert (np.asarray(counts.outside) > 0).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_smoothed_labels_of_weight_zero_cost_nothing(channels):
+    logits, _, _ = draw(channels)
+    labels = np.zeros(logits.shape[:3], np.int32)
+    weights = [0.0] + [1.0] * max(1, channels - 1)
+
+    def cost(logits):
+        return losses.cross_entropy(
+            logits, labels, class_weights=weights, label_smoothing=0.1
+        ).sum()
+
+    value, slope = jax.value_and_grad(cost)(jnp.asarray(logits))
+    assert value == 0
+    assert not np.asarray(slope).any()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "soft_dice", "jaccard", "tversky"])
+def test_class_weights_of_any_size_give_the_same(name):
+    logits, labels, where = draw(3)
+    plain, tiny = (
+        LOSSES[name](logits, labels, where=where, class_weights=np.array([1.0, 3.0, 9.0]) * size)
+        for size in (1.0, 1e-10)
+    )
+    np.testing.assert_allclose(tiny, plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_logits_far_from_zero_cost_what_their_differences_do(name, soft):
+    near = np.array([30.0, 20.0, 25.0], np.float32).reshape(1, 1, 1, 3)
+    labels = np.zeros((1, 1, 1), np.int32)
+    if soft:
+        labels = np.eye(3, dtype=np.float32)[labels]
+    exact = np.log1p(np.exp(-10.0) + np.exp(-5.0))
+    if name == "focal":
+        exact *= np.expm1(-exact) ** 2
+    for shift in (0, 1000):
+        np.testing.assert_allclose(LOSSES[name](near + shift, labels), [exact], rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_class_ruled_out_by_an_infinite_logit_is_as_if_it_were_not_there(name, soft):
+    logits, labels, where = draw(2)
+    ruled_out = np.concatenate([logits, np.full_like(logits[..., :1], -np.inf)], -1)
+    targets = labels
+    if soft:
+        targets = np.eye(3, dtype=np.float32)[labels]
+
+    def cost(logits, targets):
+        return LOSSES[name](logits, targets, where=where).sum()
+
+    value, slope = jax.value_and_grad(cost)(jnp.asarray(ruled_out), targets)
+    expected, expected_slope = jax.value_and_grad(cost)(
+        jnp.asarray(logits), targets[..., :2] if soft else targets
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(slope[..., :2], expected_slope, atol=1e-6)
+    assert not np.asarray(slope[..., 2]).any()
 
 
 @EACH_LOSS_QUICKLY

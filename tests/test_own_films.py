@@ -20,15 +20,16 @@ from experiments import pictures, report
 from experiments.configuration import Configuration, from_json
 from experiments.configurations import CONFIGURATIONS
 from experiments.evaluate import films_to_score
-from experiments.films import OwnPlaces, load
+from experiments.films import Films, OwnPlaces, load
 from experiments.run_directory import RunDirectory
 from experiments.scoring import foreground, mean_over_classes, score
-from jaxseg import parallel
+from experiments.train import validate
+from jaxseg import losses, metrics, parallel
 from jaxseg.augment import Strengths
 from jaxseg.data.arrays import FilmArrays
 from jaxseg.data.phantom import draw
 from jaxseg.inference import make_predict
-from jaxseg.training import TrainState
+from jaxseg.training import Evaluation, TrainState
 from jaxseg.types import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -206,6 +207,44 @@ def test_the_background_is_no_object_and_an_undefined_class_none_of_the_mean():
     np.testing.assert_array_equal(mean_over_classes(values), [0.5, 0.5, np.nan])
 
 
+@pytest.mark.parametrize(("broken", "expected"), [(False, 1.0), (True, np.nan)])
+def test_validation_of_a_network_that_gives_nan_on_a_film_is_no_score(broken, expected):
+    state: Any = None
+    truth = np.zeros((5, 8, 8), np.uint8)
+    truth[:4, 2:5, 2:5] = 1
+    names = [f"film{i}" for i in range(5)]
+    arrays = FilmArrays(
+        images=truth[..., None] * 255, labels=truth, masks=truth, ids=names, classes=[""] * 5,
+        sources=[""] * 5, split=["validation"] * 5, groups=names,
+    )  # fmt: skip
+    if broken:
+        arrays.images[2] = 7
+    films = Films(arrays, np.arange(0), np.arange(5), np.arange(0), "")
+
+    def evaluate(state, batch):
+        del state
+        grey = batch["images"].astype(jnp.float32)
+        logits = jnp.where(grey == 7, jnp.nan, grey - 100)
+        return Evaluation(
+            loss=losses.cross_entropy(logits, batch["labels"].astype(jnp.int32)),
+            counts=metrics.count(
+                metrics.predicted_labels(logits), batch["labels"].astype(jnp.int32), num_classes=1
+            ),
+            soft_dice=None,
+        )
+
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    working = validate(evaluate, state, films, mesh, rows=2)
+    found = None
+    while found is None:
+        try:
+            next(working)
+        except StopIteration as stopped:
+            found = stopped.value
+    np.testing.assert_equal(found["validation_dice"], expected)
+    assert np.isnan(found["validation_loss"]) == broken
+
+
 def test_examples_show_the_outline_of_every_class(monkeypatch):
     drawn = []
     monkeypatch.setattr(
@@ -216,11 +255,15 @@ def test_examples_show_the_outline_of_every_class(monkeypatch):
     assert drawn == [(2, "solid"), (2, "dashed"), (3, "solid"), (3, "dashed")]
 
 
-def started(name, *arguments):
+def started(name, *arguments, devices=1):
     """A command in a process of its own; its standard output."""
     done = subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
-        cwd=ROOT, env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        cwd=ROOT, env={
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_PLATFORMS": "cpu",
+        },
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -262,3 +305,26 @@ def test_a_run_on_two_classes_learns_both_from_folders_and_is_evaluated_on_folde
     for name, row in own.items():
         assert float(again[name]["dice_left"]) == pytest.approx(float(row["dice_left"]), abs=1e-4)
     assert dataclasses.asdict(run.configuration())["classes"] == ("right=100", "left=200")
+
+
+@pytest.mark.slow
+def test_spatial_shards_score_masks_of_a_height_that_they_do_not_divide(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for i in range(30):
+            grey = Image.fromarray(rng.integers(0, 256, (7, 7), np.uint8))
+            grey.resize((35, 35)).save(tmp_path / kind / f"{i}.png")
+    options = [
+        "--images", tmp_path / "images", "--masks", tmp_path / "masks", "--size", "32",
+        "--widths", "4", "8", "--epochs", "1",
+    ]  # fmt: skip
+    dice = []
+    for name, shards in (("two", ["--spatial-shards", "2"]), ("one", [])):
+        run = RunDirectory(tmp_path / name)
+        started("train", "own", *options, *shards, "--workdir", run.path, devices=2)
+        summary = run.read_summary()
+        assert summary is not None
+        assert summary["mesh"]["spatial"] == 1 + bool(shards)
+        dice.append(summary["test"]["dice_mean"])
+    assert dice[0] == pytest.approx(dice[1], abs=0.02)

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import films, trained
+from experiments import films, seeds, trained
 from experiments.command import Diverged, Preempted
+from experiments.configurations import CONFIGURATIONS
+from experiments.progress import StepsPerCall
 from experiments.run_directory import CLOCKED, RunDirectory
 from experiments.seeds import best_count, in_turns
+from jaxseg import parallel
 from jaxseg.data import phantom
 from jaxseg.types import InputError
 
@@ -237,6 +240,41 @@ def test_one_that_diverges_or_is_preempted_lets_the_others_end(error):
     with pytest.raises(type(error)):
         in_turns([work("a", 1, done, error), work("b", 3, done)])
     assert done == [("a", 0), ("b", 0), ("b", 1), ("b", 2)]
+
+
+def test_a_seed_that_diverges_does_not_keep_the_next_from_training(tmp_path, monkeypatch):
+    begun, compared = [], []
+
+    def train(configuration, *_, **__):
+        begun.append(configuration.seed)
+        yield
+        if configuration.seed == 1:
+            raise Diverged("nan")
+
+    monkeypatch.setattr(seeds.comparison, "over_seeds", compared.append)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    with pytest.raises(Diverged, match="nan"):
+        seeds.train_seeds(train, CONFIGURATIONS["phantom"], tmp_path, mesh, seeds=4, resume=False)
+    assert begun == [0, 1, 2, 3]
+    assert not compared
+
+
+def test_a_call_that_waited_for_other_work_does_not_settle_how_long_calls_are():
+    calls = StepsPerCall(None)
+    assert not calls.record(1, 30.0)
+    # Another seed compiled meanwhile.
+    assert calls.record(1, 20.0)
+    assert calls.steps == 1
+    assert calls.record(1, 0.05)
+    assert calls.steps == 100
+    assert not calls.record(100, 25.0)
+    for seconds in (5.0, 4.0, 9.0):
+        assert calls.record(100, seconds)
+    assert calls.steps == 100
+    fixed = StepsPerCall(3)
+    fixed.record(3, 1.0)
+    fixed.record(3, 0.001)
+    assert fixed.steps == 3
 
 
 def test_another_error_closes_the_others_at_once():

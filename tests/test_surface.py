@@ -15,6 +15,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from jaxseg import surface
+from jaxseg.surface.distances import chunk_size
 
 SPACINGS = [(1.0, 1.0), (0.5, 2.0)]
 CONVENTIONS = ["monai", "surface-distance"]
@@ -379,6 +380,17 @@ def test_surface_distances_hold_every_element_once(convention):
         if ours.lengths is not None:
             total = ours.lengths[way, image].sum()
             np.testing.assert_allclose(total, sum(source.values()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_buffer_cut_to_its_elements_measures_the_same(convention):
+    predicted, actual = blobs(15, (8, 112, 112)), blobs(16, (8, 112, 112))
+    whole = surface.surface_distances(predicted, actual, convention=convention)
+    room = int(np.max(whole.elements))
+    lengths = None if whole.lengths is None else whole.lengths[..., :room]
+    cut = whole._replace(distances=whole.distances[..., :room], lengths=lengths)
+    assert room % chunk_size(8, room)
+    assert_same(all_measures(cut), all_measures(whole))
 
 
 # One device, several devices, no host.

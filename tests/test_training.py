@@ -270,6 +270,39 @@ def test_gradients_summed_over_parts_are_those_of_the_whole_batch(unroll):
     assert_same(*states, atol=2e-6)
 
 
+def test_a_part_with_no_row_that_counts_leaves_batch_norm_as_the_others_do():
+    batch = {**batch_of(2), "valid": np.array([True, False])}
+    model, tx, mesh = Convolutions(norm="batch"), optax.sgd(0.1), mesh_of(1)
+    step = make_train_step(model, tx, losses.cross_entropy, microbatches=2)
+    in_parts, measured = run(step, fresh(model, tx, batch, mesh=mesh), [batch], mesh)
+    first = {name: array[:1] for name, array in batch.items()}
+    step = make_train_step(model, tx, losses.cross_entropy)
+    alone, _ = run(step, fresh(model, tx, batch, mesh=mesh), [first], mesh)
+    assert measured["skipped"] == 0
+    assert_same(in_parts, alone, atol=2e-6)
+
+
+def test_dropout_that_knows_no_rows_drops_other_pixels_in_each_part():
+    class Dropping(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train):
+            weight = self.param("weight", nn.initializers.ones_init(), images.shape[1:])
+            return nn.Dropout(0.5, deterministic=not train)(images * weight[None])
+
+    def loss(logits, labels, *, where=None):
+        del labels, where
+        return logits.sum((1, 2, 3))
+
+    batch = {"images": np.ones((2, 8, 8, 1), np.float32), "labels": np.zeros((2, 8, 8), np.int32)}
+    tx, mesh = optax.sgd(1.0), mesh_of(1)
+    before = fresh(Dropping(), tx, batch, mesh=mesh)
+    step = make_train_step(Dropping(), tx, loss, microbatches=2)
+    state, _ = run(step, before, [batch], mesh)
+    # The mean slope is 2 where both parts keep a pixel, 1 where one does, 0 where neither.
+    slopes = 1 - np.asarray(state.params["weight"])
+    assert set(np.unique(slopes)) == {0, 1, 2}
+
+
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 1), (8,)])
 def test_a_loss_that_is_not_one_value_per_image_is_refused(shape):
     def loss(logits, labels, *, where=None):

@@ -14,7 +14,7 @@ cross entropies give the same numbers, a test holds that, and take several times
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -111,7 +111,8 @@ def cross_entropies(logits: Channels, labels: Labels, weights: PerClass, floors:
         size = jnp.abs(logits)
         against = jnp.where(logits > 0, shares[0], shares[1])
         return materialize(against * size + add_planes(shares) * jnp.log1p(jnp.exp(-size)))
-    return materialize(add_planes(map(operator.mul, shares, surprises(logits))))
+    pairs = counted(shares, surprises(logits))
+    return materialize(add_planes(share * surprise for share, surprise in pairs))
 
 
 @functools.partial(cross_entropies.defjvp, symbolic_zeros=True)
@@ -151,8 +152,15 @@ def surprises(logits: Channels) -> list[Plane]:
         shared = jnp.log1p(jnp.exp(-jnp.abs(logits)))
         return [jnp.maximum(logits, 0) + shared, jnp.maximum(-logits, 0) + shared]
     shift, scale = _normalizer(logits)
-    partition = materialize(shift - jnp.log(scale))
-    return [partition - logits[..., k] for k in range(logits.shape[-1])]
+    log_scale = materialize(jnp.log(scale))
+    # The difference of logits first: with large ones the logarithm would drown in either.
+    return [(shift - logits[..., k]) - log_scale for k in range(logits.shape[-1])]
+
+
+def counted(shares: Iterable[Plane], planes: Iterable[Plane]) -> Iterator[tuple[Plane, Plane]]:
+    """Pairs of both, with 0 for an infinite surprise (a logit of -inf) that has no share."""
+    for share, plane in zip(shares, planes, strict=True):
+        yield share, jnp.where(share == 0, 0.0, plane)
 
 
 def add_planes(planes: Iterable[Plane]) -> Plane:

@@ -42,8 +42,8 @@ def boundary(
     The mean over the counted pixels of :math:`p_i \phi_i`, averaged over classes, where
     :math:`\phi` is the distance to the class for pixels outside it and, inside, minus the distance
     to the nearest pixel outside plus one pixel (so that the innermost pixels are the most
-    negative and those on the edge are 0). It falls without limit as the mask grows, so it is
-    meant as a small addition to another loss.
+    negative and those on the edge are 0, for ``spacing`` that is the same both ways). It falls
+    without limit as the mask grows, so it is meant as a small addition to another loss.
 
     Kervadec et al., "Boundary loss for highly unbalanced segmentation", 2019. Agrees with MONAI's
     `BoundaryLoss`. Distances are exact and go to counted pixels only; pixels left out by

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Integer
 
 from jaxseg.losses import channels
-from jaxseg.types import Array, Logits, Where
+from jaxseg.types import Array, Logits, Where, narrowed
 
 Targets = Integer[Array, "B H W"] | Bool[Array, "B H W"] | Float[Array, "B H W K"]
 """Class ids, a boolean mask (``K == 1``), or the probability of every channel's class."""
@@ -62,7 +62,7 @@ def read_pixels(logits: Logits, labels: Targets, where: Where | None) -> Pixels:
       TypeError: A dtype is not what the argument needs.
       ValueError: A shape is not, or two shapes do not go together.
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits, labels = jnp.asarray(logits), jnp.asarray(narrowed(labels))
     _check_logits(logits)
     _check_labels(labels, logits)
     if where is not None:
@@ -163,6 +163,12 @@ def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return numerator / jnp.maximum(denominator, 1e-7)
 
 
+def weighted_mean(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """``total / weight``, and 0 where no weight is; weights that are given may be of any size."""
+    some = weight > 0
+    return jnp.where(some, total / jnp.where(some, weight, 1.0), 0.0)
+
+
 def read_class_weights(
     class_weights: ClassWeights, num_classes: int, name: str = "class_weights"
 ) -> jax.Array:
@@ -190,7 +196,8 @@ def mean_over_classes(
     """Mean over the channels' classes, weighted where weights are given."""
     weights = read_class_weights(class_weights, values.shape[-1])
     # No matrix product: accelerators would round its factors.
-    return ratio((values * jnp.broadcast_to(weights, values.shape)).sum(-1), weights.sum())
+    total = (values * jnp.broadcast_to(weights, values.shape)).sum(-1)
+    return weighted_mean(total, weights.sum())
 
 
 def check_not_negative(**options: float) -> None:

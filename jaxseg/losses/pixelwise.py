@@ -19,6 +19,7 @@ from jaxseg.losses.pixels import (
     read_pixels,
     read_pooling,
     sum_counted,
+    weighted_mean,
 )
 from jaxseg.types import Logits, Where
 
@@ -94,7 +95,7 @@ def cross_entropy(
         if sizes.shape[-1] == 1:
             sizes = jnp.concatenate([count_pixels(pixels) - sizes, sizes], -1)
         weight = (sizes * weights[None]).sum(-1, keepdims=True)
-    return pooling.close(ratio(total, pooling(weight))[..., 0], fits)
+    return pooling.close(weighted_mean(total, pooling(weight))[..., 0], fits)
 
 
 def focal(
@@ -174,7 +175,7 @@ def _focal_losses(
     else:
         losses = channels.add_planes(
             share * jnp.exp(gamma * _log_doubt(surprise)) * surprise
-            for share, surprise in zip(shares, channels.surprises(pixels.logits), strict=True)
+            for share, surprise in channels.counted(shares, channels.surprises(pixels.logits))
         )
     return channels.materialize(losses)
 

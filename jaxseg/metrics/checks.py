@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxseg.types import Array
+from jaxseg.types import Array, narrowed
 
 
 def check_num_classes(num_classes: int) -> None:
@@ -34,7 +34,7 @@ def checked_labels(
         ValueError: the shapes differ, are not ``[B, H, W]``, or an image holds 2**31 pixels or more
             (an int32 count would overflow).
     """
-    labels = jnp.asarray(labels)
+    labels = jnp.asarray(narrowed(labels))
     if len(shape) != 3:
         raise ValueError(f"{shape_of} must give labels of shape [B, H, W], got {shape}")
     if labels.shape != shape:

@@ -62,8 +62,8 @@ def pooled(sums: Sums, *, valid: Valid | None = None) -> Sums:
     """Sums the rows of all images, so that a ratio of the result is over the whole set.
 
     ``pooled(a) + pooled(b)`` is the pooled sum of two batches, exact for integers. Runs on the
-    host, which must hold every row: under jit sum the pytree's leaves instead, and of several
-    processes gather the rows first.
+    host, which must hold every row: return the rows from jit, where a sum of int32 would overflow
+    at 2**31 pixels, and of several processes gather them first.
 
     Args:
         sums: Counts, SoftDiceSums or CalibrationSums of one row per image, fields ``[B, ...]``.
@@ -101,6 +101,9 @@ def mean_over_images(
     values: Float[Array, "N"] | Float[Array, "N K"], *, valid: Valid | None = None
 ) -> ImageMean:
     """The mean of the values that are defined, and how many were not. Runs on the host.
+
+    A NaN is taken for undefined, also where it tells of a label that is no class or of a network
+    that has diverged: there `Counts.outside` is above 0. An infinite value makes the mean infinite.
 
     Args:
         values: ``[N]`` or ``[N, K]`` floating, one row per image, NaN where undefined.

@@ -131,7 +131,7 @@ class BatchNorm(nn.Module):
             x: Features; statistics are taken in float32 whatever their dtype.
             train: Whether to use the batch's statistics, and to move the running ones.
             valid: ``[B]`` bool, False on rows to leave out of them; None counts all. With no row
-                that counts anywhere, mean and variance are 0.
+                that counts anywhere, the running statistics are used, and stay.
         """
         features = x.shape[-1:]
         means = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
@@ -140,7 +140,9 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), features, self.param_dtype)
         mean, variance = means.value, variances.value
         if train:
-            mean, variance = self._statistics(x.astype(jnp.float32), valid)
+            mean, variance, rows = self._statistics(x.astype(jnp.float32), valid)
+            mean = jnp.where(rows > 0, mean, means.value)
+            variance = jnp.where(rows > 0, variance, variances.value)
             if not self.is_initializing():
                 means.value = 0.9 * means.value + 0.1 * mean
                 variances.value = 0.9 * variances.value + 0.1 * variance
@@ -151,7 +153,10 @@ class BatchNorm(nn.Module):
         )
         return ((x.astype(jnp.float32) - mean) * slope + bias).astype(dtype)
 
-    def _statistics(self, x: jax.Array, valid: Valid | None) -> tuple[jax.Array, jax.Array]:
+    def _statistics(
+        self, x: jax.Array, valid: Valid | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Mean, variance, and of how many rows they are."""
         counted = jnp.ones(x.shape[0], bool) if valid is None else jnp.asarray(valid)
         rows = counted.sum(dtype=jnp.int32)
         kept = jnp.where(jnp.expand_dims(counted, range(1, x.ndim)), x, 0.0)
@@ -162,7 +167,7 @@ class BatchNorm(nn.Module):
         total, squares, rows = sums
         pixels = jnp.maximum(rows, 1).astype(jnp.float32) * math.prod(x.shape[1:-1])
         mean = total / pixels
-        return mean, jnp.maximum(squares / pixels - jnp.square(mean), 0.0)
+        return mean, jnp.maximum(squares / pixels - jnp.square(mean), 0.0), rows
 
 
 class Normalization(nn.Module):

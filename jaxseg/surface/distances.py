@@ -93,13 +93,15 @@ def _sum_over(
     size = chunk_size(batch, room)
 
     def add(step, total):
-        start = step * size
+        # The last chunk of a buffer that was cut to no multiple of a chunk begins before its turn.
+        start = jnp.minimum(step * size, room - size)
         distances = lax.dynamic_slice_in_dim(surfaces.distances, start, size, axis=2)
+        slots = start + lax.broadcasted_iota(jnp.int32, distances.shape, 2)
         if surfaces.lengths is None:
-            slots = start + lax.broadcasted_iota(jnp.int32, distances.shape, 2)
             lengths = (slots < surfaces.elements[..., None]).astype(jnp.float32)
         else:
             lengths = lax.dynamic_slice_in_dim(surfaces.lengths, start, size, axis=2)
+        lengths = jnp.where(slots >= step * size, lengths, 0)
         terms = jnp.where(lengths > 0, lengths * value(distances, *arguments), 0)
         return total + jnp.sum(terms, axis=2)
 
