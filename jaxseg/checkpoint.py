@@ -88,8 +88,8 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=kept,
                 best_fn=_score,
-                # What a save under way has written is not a reader's to clean up.
-                cleanup_tmp_directories=not read_only,
+                cleanup_tmp_directories=True,
+                # Cleans nothing up either: it may be of a save under way.
                 read_only=read_only,
                 multiprocessing_options=together,
             ),
