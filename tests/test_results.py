@@ -59,7 +59,7 @@ def sections_of(page):
         title, *lines = section.splitlines()
         rows = {}
         for line in lines:
-            if line.startswith("|"):
+            if line.startswith("| "):
                 first, second, *others = (cell.strip() for cell in line.strip("|").split("|"))
                 assert (first, second) not in rows
                 rows[first, second] = others
@@ -124,11 +124,12 @@ def test_the_readme_says_how_far_the_published_recipes_are_apart(group):
 
 
 @pytest.mark.parametrize("where", ["test films", "JSRT"])
-def test_the_readme_says_what_the_published_ensemble_scores(where):
-    folder = RESULTS / "ensemble-lungs-split-seed-128" / ("" if where == "test films" else "jsrt")
+@pytest.mark.parametrize("split", ["seed", "grouped"])
+def test_the_readme_says_what_the_published_ensemble_scores(split, where):
+    folder = RESULTS / f"ensemble-lungs-split-{split}-128" / ("jsrt" if where == "JSRT" else "")
     told = json.loads((folder / "ensemble.json").read_text())
     test, doubt = told["test"], told["disagreement"]
-    text, table = sections_of(EXPERIMENTS / "README.md")["Split `seed`, 128 x 128"]
+    text, table = sections_of(EXPERIMENTS / "README.md")[f"Split `{split}`, 128 x 128"]
     names = ("iou_mean", "hd95_mean", "assd_mean", "dice_worst")
     expected = [test["dice_mean"], *test["dice_ci95"], *(test[name] for name in names)]
     expected.append(test["calibration"]["expected_error"])
