@@ -172,13 +172,18 @@ def film_sets(recipes: Sequence[Recipe]) -> dict[str, dict[str, Scored]]:
 def _check_made_alike(
     file: Path, own: Mapping[str, Any], other_file: Path, other: Mapping[str, Any]
 ) -> None:
-    for name in ("masks_made", "mask_values", "part"):
-        # Evaluations from before a setting was written do not say it.
-        if name in own and name in other and own[name] != other[name]:
+    for name in ("masks_made", "mask_values"):
+        # Not said by evaluations from before it was written, and by runs with classes of their own.
+        ours, theirs = (_in_order(told.get(name)) for told in (own, other))
+        if ours is not None and theirs is not None and ours != theirs:
             raise InputError(
-                f"{file}: {name} is {own[name]}, in {other_file} {other[name]}; "
+                f"{file}: {name} is {ours}, in {other_file} {theirs}; "
                 "evaluate both in one way, or with --out of another name"
             )
+
+
+def _in_order(setting: Any) -> Any:
+    return sorted(setting) if isinstance(setting, list) else setting
 
 
 def differences(first: Scored, second: Scored) -> dict[str, Difference]:

@@ -134,16 +134,16 @@ class Configuration:
             raise InputError(f"{missing}: --images and --masks go together")
         if self.images is not None and self.manual_dir is not None:
             raise InputError("--manual-dir: an archive and --images exclude each other")
-        if self.groups is not None and (self.images is None or self.split != "grouped"):
-            raise InputError("--groups: goes with --images, --masks and --split grouped")
+        if self.groups is not None and (
+            self.images is None or self.split not in ("grouped", "choosing")
+        ):
+            raise InputError(
+                "--groups: goes with --images, --masks and --split grouped or choosing"
+            )
         if self.images is not None and self.input_path == "stream":
             raise InputError("--input-path: films of one's own are not streamed, only an archive's")
         if self.mask_values() and self.images is None:
             raise InputError("--classes: goes with --images and --masks")
-        if self.augment.flip_left_right and (sided := one_sided(self.mask_values())):
-            raise InputError(
-                f"--augment.flip-left-right: a flipped film has no {sided} on its side"
-            )
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise InputError("--widths: needs two or more positive numbers, finest level first")
         if len(self.dropout) not in (1, len(self.widths) - 1):
@@ -164,8 +164,19 @@ class Configuration:
             raise InputError("--ema-decay: lies in [0, 1)")
         if not 0 <= self.seed < 2**32:
             raise InputError("--seed: lies between 0 and 4294967295")
+
+    def check_new(self) -> str | None:
+        """Refuses what no run should begin with, though older ones may have; or has a warning.
+
+        Raises:
+            InputError: Naming the option.
+        """
         if self.microbatches > self.batch_size:
             raise InputError("--microbatches: more parts than --batch-size has films")
+        sided = one_sided(self.mask_values())
+        if self.augment.flip_left_right and sided:
+            return f"--augment.flip-left-right: a flipped film has its {sided} on the other side"
+        return None
 
     def mask_values(self) -> dict[str, tuple[int, ...]]:
         """The classes by name, background left out, with their masks' values; empty for one class.
@@ -233,7 +244,8 @@ class Configuration:
 
 def one_sided(objects: Iterable[str]) -> str | None:
     """A class whose name says that it is of one side, if there is one."""
-    sides = [name for name in objects if re.search("left|right", name, re.IGNORECASE)]
+    word = re.compile("(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
+    sides = [name for name in objects if word.search(name)]
     return sides[0] if sides else None
 
 

@@ -41,12 +41,18 @@ class MaskSettings:
         if self.largest is not None and self.largest < 1:
             raise InputError("--largest: should be 1 or more")
 
-    def check_classes(self, objects: Sequence[str]) -> None:
-        """Raises InputError where a setting does not go with these classes of objects."""
+    def check_classes(self, objects: Sequence[str], *, knows_flips: bool) -> None:
+        """Raises InputError where a setting does not go with these classes of objects.
+
+        Args:
+            objects: Their names.
+            knows_flips: Whether the network learnt from films flipped left to right.
+        """
         if len(objects) > 1 and self.threshold != 0.5:
             raise InputError("--threshold: of several classes the most probable is taken")
-        if (sided := one_sided(objects)) and set(self.flips) & {"left_right", "both"}:
-            raise InputError(f"--flips: a film flipped left to right has no {sided} on its side")
+        sided = None if knows_flips else one_sided(objects)
+        if sided and set(self.flips) & {"left_right", "both"}:
+            raise InputError(f"--flips: a flipped film has its {sided} on the other side")
 
     def averaged(self, predict: Predict) -> Predict:
         """The prediction from all views that are asked for."""

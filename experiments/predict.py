@@ -75,6 +75,7 @@ def predict(options: Options) -> None:
 
 def _predict(segmenter: Segmenter, paths: dict[str, Path], predictions: Predictions) -> None:
     todo = {stem: path for stem, path in paths.items() if not predictions.has(path, stem)}
+    predictions.forget(todo)
     there = len(paths) - len(todo)
     if there:
         command.say(f"{there} of {len(paths)} films are there already")

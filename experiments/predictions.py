@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -12,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from experiments.run_directory import write_bytes, write_json, write_text
 from jaxseg.data.splits import natural_key
@@ -119,7 +123,17 @@ class Predictions:
         if stem not in self.rows or not all(path.exists() for path in wanted):
             return False
         row = self.rows[stem][0]
-        return row["film"] == film.name and row["sha256"] == digest_of(film)
+        try:
+            return row["film"] == film.name and row["sha256"] == digest_of(film)
+        except OSError:
+            # Reading it will say why.
+            return False
+
+    def forget(self, stems: Iterable[str]) -> None:
+        """Takes the films' lines out of the table, before their pictures become other films'."""
+        for stem in stems:
+            self.rows.pop(stem, None)
+        write_text(self.csv, _as_csv(self.rows.values()))
 
     def add(self, rows: Sequence[Row]) -> None:
         """Adds a film's lines, its pictures being written."""
@@ -137,6 +151,8 @@ class Predictions:
         write_json(self.json, {"made_with": self.made_with, **facts})
 
     def _take_lock(self) -> None:
+        if fcntl is None:
+            return
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -145,7 +161,7 @@ class Predictions:
             ) from error
         except OSError as error:
             # A disk without locks.
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
 
     def _check_made_with(self, theirs: Mapping[str, Any]) -> None:
@@ -186,7 +202,9 @@ def _whole_rows(path: Path) -> list[dict[str, str]]:
         return []
     text = path.read_text(encoding="utf-8")
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    return [row for row in rows if tuple(row) == COLUMNS and None not in row.values()]
+    whole = (row for row in rows if set(row) <= set(COLUMNS) and None not in row.values())
+    # Tables from before there was a column lack it.
+    return [{name: row.get(name, "") for name in COLUMNS} for row in whole]
 
 
 def _as_csv(films: Iterable[Sequence[Mapping[str, str]]]) -> str:

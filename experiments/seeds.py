@@ -81,7 +81,11 @@ def train_seeds(
     groups = parallel.split(mesh, best_count(len(waiting), parallel.most_parts(mesh)))
     if len(groups) > 1:
         command.say(f"{len(groups)} seeds side by side, {groups[0].size} devices each")
-    in_turns(map(one_after_another, groups))
+    try:
+        in_turns(map(one_after_another, groups))
+    except command.Diverged:
+        if not waiting:
+            raise
     if waiting:
         raise command.Preempted(f"{len(waiting)} seeds are not begun")
     if parallel.is_lead():
@@ -94,7 +98,7 @@ def in_turns(trainings: Iterable[Turns]) -> None:
 
     Raises:
         Preempted: One was; so were the others, at their next turn.
-        Diverged: One did; the others have ended as they should.
+        Diverged: One did and none was preempted; the others have ended as they should.
     """
     going, ended_early = collections.deque(trainings), []
     try:
@@ -112,7 +116,8 @@ def in_turns(trainings: Iterable[Turns]) -> None:
         for training in going:
             training.close()
     if ended_early:
-        raise ended_early[0]
+        # What was preempted can go on.
+        raise next((e for e in ended_early if isinstance(e, command.Preempted)), ended_early[0])
 
 
 def best_count(seeds: int, most: int) -> int:

@@ -81,7 +81,8 @@ class Segmenter:
         """
         self.settings, self.configuration = settings, learnt.configuration
         self.objects = _objects(learnt)
-        settings.check_classes(self.objects)
+        knows_flips = self.configuration.augment.flip_left_right > 0
+        settings.check_classes(self.objects, knows_flips=knows_flips)
         mesh = parallel.make_mesh()
         self.rows = parallel.rows_for(settings.batch_size or learnt.configuration.batch_size, mesh)
         self.tiling = _tiling(settings, multiple=2 ** (len(learnt.configuration.widths) - 1))

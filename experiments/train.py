@@ -234,6 +234,8 @@ def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -
     with parallel.together("opening the run"):
         if parallel.is_lead():
             goes_on = run.check_usable(configuration, resume=resume)
+            if not goes_on and (doubt := configuration.check_new()):
+                command.say(f"warning: {doubt}")
             films = load(configuration)
             if goes_on:
                 run.check_same_films(films.fingerprint)

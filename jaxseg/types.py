@@ -43,7 +43,9 @@ def narrowed(labels: Array) -> Array:
 
     JAX would cut their upper bits off, and an id that is no class could become one.
     """
-    if isinstance(labels, jax.Array) or labels.dtype.kind not in "iu" or labels.dtype.itemsize < 8:
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+        return labels
+    if labels.dtype.itemsize < 8:
         return labels
     least = 0 if labels.dtype.kind == "u" else -1
     return np.clip(labels, least, 2**31 - 1).astype(np.int32)

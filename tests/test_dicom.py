@@ -52,6 +52,16 @@ def test_a_table_of_values_goes_before_a_window(bits, kind, first, count, tmp_pa
         )
 
 
+@pytest.mark.parametrize(
+    "elements", [{"PixelPaddingValue": 9, "PixelPaddingRangeLimit": None},
+                 {"PixelPaddingValue": [9, 9]}, {"PixelPaddingValue": None}],
+)  # fmt: skip
+def test_odd_padding_elements_do_not_hide_a_film(elements, tmp_path):
+    film = read_dicom(written(tmp_path / "film.dcm", np.maximum(STORED, 10), **elements))
+    plain = read_dicom(written(tmp_path / "plain.dcm", np.maximum(STORED, 10)))
+    np.testing.assert_array_equal(film.pixels, plain.pixels)
+
+
 @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
 def test_padding_is_black_and_stretches_nothing(kind, tmp_path):
     padded = np.concatenate([STORED % 1000 + 800, np.full((20, 4), 4000, np.uint16)], axis=1)

@@ -24,7 +24,7 @@ from loss_formulas import (
     has_option,
 )
 
-from jaxseg import losses, metrics
+from jaxseg import losses, metrics, parallel
 from jaxseg.losses import lovasz
 
 
@@ -312,11 +312,18 @@ def test_labels_of_every_integer_dtype_and_boolean_masks_mean_the_same(dtype):
 @pytest.mark.parametrize("kind", [np.int64, np.uint64])
 def test_labels_beyond_int32_do_not_wrap_into_the_classes(kind, x64):
     logits, labels, _ = draw(1)
+    wide, mesh = labels.astype(kind) + kind(2**32), parallel.make_mesh(jax.devices()[:1])
     with jax.enable_x64(x64):
-        value = losses.cross_entropy(logits, labels.astype(kind) + kind(2**32))
-        counts = metrics.count(labels.astype(kind) + kind(2**32), labels, num_classes=1)
+        value = losses.cross_entropy(logits, wide)
+        counts = metrics.count(wide, labels, num_classes=1)
     assert np.isnan(value).all()
     assert (np.asarray(counts.outside) > 0).all()
+    batches = (
+        parallel.shard_batch({"labels": wide}, mesh),
+        parallel.take_batch({"labels": wide}, np.arange(len(wide)), mesh),
+    )
+    for batch in batches:
+        assert np.isnan(jax.jit(losses.cross_entropy)(logits, batch["labels"])).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

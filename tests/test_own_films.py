@@ -49,10 +49,6 @@ FOLDERS: dict[str, Any] = {"images": Path("films"), "masks": Path("masks")}
         ({**FOLDERS, "classes": ("lungs=1", "lungs=2")}, "lungs is there twice"),
         ({**FOLDERS, "classes": ("lungs=1,2", "heart=2")}, "2 stands for two classes"),
         ({"classes": ("lungs=1",)}, "--classes: goes with --images"),
-        (
-            {**FOLDERS, "classes": ("Left=1",), "augment": Strengths(flip_left_right=0.5)},
-            "--augment.flip-left-right: a flipped film has no Left",
-        ),
         ({"groups": Path("patients.csv")}, "--groups: goes with --images"),
         ({**FOLDERS, "groups": Path("patients.csv"), "split": "seed"}, "--groups: goes with"),
     ],
@@ -60,6 +56,19 @@ FOLDERS: dict[str, Any] = {"images": Path("films"), "masks": Path("masks")}
 def test_options_that_will_not_do_are_named(fields, words):
     with pytest.raises(InputError, match=words):
         Configuration(name="own", **fields)
+
+
+def test_a_new_run_is_refused_or_warned_of_what_an_older_one_may_have():
+    flips = {"augment": Strengths(flip_left_right=0.5)}
+    sided = Configuration(name="own", classes=("lung_Left=1",), **flips, **FOLDERS)
+    assert "a flipped film has its lung_Left on the other side" in str(sided.check_new())
+    for classes, options in ((("bright=1", "cleft=2"), flips), (("left=1",), {})):
+        plain = Configuration(name="own", classes=classes, **options, **FOLDERS)
+        assert plain.check_new() is None
+    parts = Configuration(name="own", microbatches=64, **FOLDERS)
+    assert from_json(parts.as_json(), parts) == parts
+    with pytest.raises(InputError, match="--microbatches: more parts"):
+        parts.check_new()
 
 
 @pytest.mark.parametrize(("classes", "channels"), [((), 1), (("a=1",), 1), (("a=1", "b=2,3"), 3)])

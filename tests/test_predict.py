@@ -234,6 +234,50 @@ def test_a_film_of_the_same_name_is_another_film(run, films, tmp_path, called):
     assert rows_of(out)[0] == first | {"film": "film-7.jpg"}
 
 
+def test_a_table_from_before_films_were_known_by_content_is_kept(run, films, tmp_path, called):
+    keep_two(films)
+    out = tmp_path / "out"
+    assert called(run, films, "--out", out)[0] == 0
+    rows = rows_of(out)
+    with (out / "predictions.csv").open("w", newline="") as file:
+        old = csv.DictWriter(file, [name for name in rows[0] if name != "sha256"],
+                             extrasaction="ignore")  # fmt: skip
+        old.writeheader()
+        old.writerows(rows)
+    (films / "film-15.png").rename(tmp_path / "film-15.png")
+    code, text, error = called(run, films, "--out", out)
+    assert code == 0, error
+    assert "already" not in text
+    assert rows_of(out) == [rows[0], rows[1] | {"sha256": ""}]
+    code, text, error = called(run, tmp_path / "film-15.png", "--out", out)
+    assert code == 0, error
+    assert rows_of(out) == rows
+
+
+def test_a_mask_that_a_killed_command_wrote_is_not_taken_for_the_films_own(
+    run, films, tmp_path, called, monkeypatch
+):
+    keep_two(films)
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    assert called(run, films, "--out", out)[0] == 0
+    rows = rows_of(out)
+    (other / "film-7.png").write_bytes((films / "film-15.png").read_bytes())
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictions, "add", killed)
+        patched.setattr(sys, "argv", ["predict", str(run), str(other), "--out", str(out)])
+        with pytest.raises(KeyboardInterrupt):
+            predict.main()
+    assert [row["film"] for row in rows_of(out)] == ["film-15.png"]
+    assert called(run, films, "--out", out)[0] == 0
+    assert rows_of(out) == rows
+    assert mask_of(out, "film-7").shape == SIZES[0]
+
+
 def test_names_with_odd_blanks_are_kept_and_known_again(run, films, tmp_path, called):
     keep_two(films)
     name = "chest\u3000front\xa0 1,  2.png"
@@ -417,4 +461,8 @@ def test_several_classes_have_a_line_each_and_masks_of_their_numbers(
     assert "--threshold: of several classes" in error
     code, _, error = called(run, films, "--out", tmp_path / "other", "--flips", "both")
     assert code == 2
-    assert "--flips: a film flipped left to right has no left on its side" in error
+    assert "--flips: a flipped film has its left on the other side" in error
+    flips = dataclasses.replace(configuration.augment, flip_left_right=0.5)
+    configuration = dataclasses.replace(configuration, augment=flips)
+    several = dataclasses.replace(several, configuration=configuration)
+    assert called(run, films, "--out", tmp_path / "flipped", "--flips", "both")[0] == 0

@@ -234,6 +234,11 @@ def test_each_has_a_turn_while_the_others_wait():
     assert done == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("c", 1), ("a", 2)]
 
 
+def test_of_one_preempted_and_one_diverged_the_first_is_told():
+    with pytest.raises(Preempted):
+        in_turns([work("a", 1, [], Diverged("nan")), work("b", 3, [], Preempted("saved"))])
+
+
 @pytest.mark.parametrize("error", [Diverged("nan"), Preempted("saved")])
 def test_one_that_diverges_or_is_preempted_lets_the_others_end(error):
     done = []

@@ -230,8 +230,13 @@ def _check_sizes(size: int, label_size: int | None) -> None:
 
 
 def _check_same_proportions(film: Path, size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
-    """A mask of other proportions is turned, cropped, or another film's; a pixel is rounding."""
+    """A mask of other proportions is turned, cropped, or another film's.
+
+    A pixel more or less is rounding, and a square mask was resized as films are.
+    """
     (height, width), (rows, columns) = size, mask_size
+    if rows == columns:
+        return
     if abs(height * columns - width * rows) > 0.02 * height * columns + max(height, width):
         raise InputError(
             f"{film}: {width} x {height} pixels, its mask {columns} x {rows}: of other proportions "

@@ -113,11 +113,12 @@ def _shown(dataset: Any) -> np.ndarray:
 
 def _padding(stored: np.ndarray, dataset: Any) -> np.ndarray:
     """Pixels that fill the picture up beside the film."""
-    value = dataset.get("PixelPaddingValue")
+    named = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    value, limit = (None if given in (None, "") else int(np.ravel(given)[0]) for given in named)
     if value is None:
         return np.zeros(stored.shape, bool)
-    ends = sorted((int(value), int(dataset.get("PixelPaddingRangeLimit", value))))
-    return (stored >= ends[0]) & (stored <= ends[1])
+    least, most = sorted((value, value if limit is None else limit))
+    return (stored >= least) & (stored <= most)
 
 
 def _looked_up(values: np.ndarray, table: Any, *, little_endian: bool) -> np.ndarray:

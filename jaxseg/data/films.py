@@ -17,6 +17,9 @@ Resize = Literal["bilinear", "nearest"]
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
 
+_NEARLY_GREY = 16
+"""As far as the channels of a mask's grey may be apart."""
+
 _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
@@ -55,9 +58,9 @@ def read_mask(
         uint8, 0 and 1, at the mask's own size.
 
     Raises:
-        InputError: the file cannot be read as a picture; or it is coloured, or has all in its
-            transparency; or ``mask_values`` is None and the mask has values above 0 but none above
-            127, as masks of class ids have; or they are given and the file is a JPEG, which changes
+        InputError: the file cannot be read as a picture; or ``mask_values`` is None and the mask is
+            coloured, has its object in its transparency, or has values above 0 but none above 127,
+            as masks of class ids have; or they are given and the file is a JPEG, which changes
             values.
     """
     with _opened(path, str(path)) as image:
@@ -231,7 +234,8 @@ def _mask(image: Image.Image, mask_values: Collection[int] | None, name: str) ->
     if image.mode in _DEEP_GREY:
         values = np.asarray(ImageOps.exif_transpose(image))
     else:
-        _check_not_coloured(image, name)
+        if mask_values is None:
+            _check_not_coloured(image, name)
         values = np.asarray(_upright_grey(image))
     if mask_values is not None:
         return np.isin(values, list(mask_values)).astype(np.uint8)
@@ -262,16 +266,17 @@ def _class_values(image: Image.Image, name: str) -> np.ndarray:
 
 def _check_not_coloured(image: Image.Image, name: str) -> None:
     """Of colours some would count as object and some not, by how bright they are."""
-    if image.mode in ("1", "L", "LA", "La") or image.format in ("JPEG", "MPO"):
+    if image.mode in ("1", "L") or image.format in ("JPEG", "MPO"):
         return
-    red, green, blue, alpha = np.moveaxis(np.asarray(image.convert("RGBA")), -1, 0)
-    seen = alpha > 0
-    if ((red != green) | (green != blue))[seen].any():
+    shown = np.asarray(image.convert("RGBA"))
+    seen = shown[..., 3] > 0
+    colours = shown[seen][:, :3].astype(np.int32)
+    if colours.size and np.ptp(colours, axis=1).max() > _NEARLY_GREY:
         raise InputError(
-            f"{name}: is coloured; a mask is white on black, or names its classes by grey values "
-            "or palette indices (--classes in train)"
+            f"{name}: is coloured; a mask is white on black, or the values of its object are named "
+            "(--classes in train, --mask-values in evaluate)"
         )
-    if not red[seen].any() and not seen.all() and seen.any():
+    if 0 < seen.mean() < 0.5 and not colours.any():
         raise InputError(f"{name}: is black wherever it is not transparent; make the object white")
 
 

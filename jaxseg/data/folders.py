@@ -47,7 +47,8 @@ def load_folders(
 
     Splits are 70/10/20 as `jaxseg.data.splits.grouped_split` has them, in natural order of the
     names: films with the same bytes, those that look alike, and those of one given group share a
-    split. Neither the size nor the preprocessing moves a film.
+    split. A given group takes its split from the hash of its name. Neither the size nor the
+    preprocessing moves a film.
 
     Args:
         images_dir: PNG or JPEG films of any size and mode.
@@ -97,13 +98,15 @@ def load_folders(
         pairs = [(leader.setdefault(group, film), film) for film, group in enumerate(given)]
         together += [(one, other) for one, other in pairs if one != other]
     first = group_films(contents, together).first
+    # By its name a group stays where it is, whatever films it is given.
+    deciding = contents if groups is None else [_sha256(groups[i].encode()) for i in arrays.ids]
     named = zip(arrays.ids, facts, given, strict=True)
     everything = "".join(f"{name}\0{fact.film}{fact.mask}{own}\n" for name, fact, own in named)
     return OwnFilms(
         dataclasses.replace(
             arrays,
             groups=[arrays.ids[film] for film in first],
-            split=[split_alone(contents[film]) for film in first],
+            split=[split_alone(deciding[film]) for film in first],
         ),
         hashlib.sha256(everything.encode()).hexdigest(),
     )
@@ -137,14 +140,18 @@ def read_groups(path: Path | str) -> dict[str, str]:
         film, group = ((row[name] or "").strip() for name in ("film", "group"))
         if not film or not group:
             raise InputError(f"{path}: row {number} lacks a film or a group")
-        stem = Path(film).stem if Path(film).suffix.lower() in PICTURES else film
+        file = Path(film)
+        stem = file.stem if file.suffix.lower() in PICTURES else file.name
         if stem in groups:
             raise InputError(f"{path}: {film} is there twice")
         groups[stem] = group
     spelt: dict[str, str] = {}
     for group in groups.values():
-        if (other := spelt.setdefault(group.casefold(), group)) != group:
-            raise InputError(f"{path}: the groups {other} and {group} differ in case alone")
+        if (other := spelt.setdefault(group.lower(), group)) != group:
+            raise InputError(
+                f"{path}: the groups {other} and {group} differ in case alone; if they are two, "
+                "rename one"
+            )
     return groups
 
 

@@ -165,8 +165,8 @@ def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 def weighted_mean(total: jax.Array, weight: jax.Array) -> jax.Array:
     """``total / weight``, and 0 where no weight is; weights that are given may be of any size."""
-    some = weight > 0
-    return jnp.where(some, total / jnp.where(some, weight, 1.0), 0.0)
+    none = weight == 0
+    return jnp.where(none, 0.0, total / jnp.where(none, 1.0, weight))
 
 
 def read_class_weights(

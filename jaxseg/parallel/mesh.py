@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxseg.types import Array, InputError
+from jaxseg.types import Array, InputError, narrowed
 
 DATA = "data"
 SPATIAL = "spatial"
@@ -198,7 +198,7 @@ def shard_batch(
     batch = {"valid": np.ones(mine, bool), **batch}
 
     def put(array: Array) -> jax.Array:
-        array = np.asarray(array)
+        array = narrowed(np.asarray(array))
         padded = np.pad(array, ((0, padding), *((0, 0),) * (array.ndim - 1)))
         sharding = over_batch(mesh, array.ndim)
         return jax.make_array_from_process_local_data(sharding, padded, (total, *array.shape[1:]))
@@ -226,8 +226,8 @@ def take_batch(
     rows = np.maximum(indices, 0)
 
     def put(array: np.ndarray) -> jax.Array:
-        def part(place: Any) -> np.ndarray:
-            return array[rows[place[0]]][:, *place[1:]]
+        def part(place: Any) -> Array:
+            return narrowed(array[rows[place[0]]][:, *place[1:]])
 
         shape = (len(rows), *array.shape[1:])
         return jax.make_array_from_callback(shape, over_batch(mesh, array.ndim), part)
