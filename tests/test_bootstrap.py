@@ -170,7 +170,7 @@ def test_two_equal_runs_do_not_differ_and_the_p_value_is_never_zero():
     assert apart.p_value == 2 / 1001
 
 
-@pytest.mark.parametrize("images", [8, 30, 50, 73, 1000])
+@pytest.mark.parametrize("images", [30, 73, 1000])
 def test_runs_that_differ_on_one_image_alone_do_not_differ(images):
     first = dice_like(images)
     second = first.copy()

@@ -1,6 +1,8 @@
 """The published scores: each table says what its films say, and the README what the tables say."""
 
+import contextlib
 import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -84,15 +86,17 @@ ROW = [4, 4, 4, 4, 2, 2, 4]
 """Digits of Dice, its interval, IoU, HD95, ASSD and the worst film."""
 
 
-@pytest.fixture(params=sorted({"-".join(run.name.split("-")[1:4]) for run in RUNS}))
-def group(request, tmp_path, capsys):
+@pytest.fixture(scope="module", params=sorted({"-".join(run.name.split("-")[1:4]) for run in RUNS}))
+def group(request, tmp_path_factory):
     """Published runs of one split and size: their section of the README and what a report says."""
     _, split, size = request.param.split("-")
     runs = [run for run in RUNS if f"-{request.param}-" in run.name]
     seed_first = sorted(runs, key=lambda run: (not run.name.startswith("seed-"), run.name))
-    comparison_page.write([RunDirectory(run) for run in seed_first], tmp_path / "comparison.html")
+    page, said = tmp_path_factory.mktemp("report") / "comparison.html", io.StringIO()
+    with contextlib.redirect_stdout(said):
+        comparison_page.write([RunDirectory(run) for run in seed_first], page)
     text, table = sections_of(EXPERIMENTS / "README.md")[f"Split `{split}`, {size} x {size}"]
-    return text, table, capsys.readouterr().out.splitlines()
+    return text, table, said.getvalue().splitlines()
 
 
 def test_the_readme_says_what_a_report_of_the_published_runs_says(group):
