@@ -156,11 +156,14 @@ def film_sets(recipes: Sequence[Recipe]) -> dict[str, dict[str, Scored]]:
         sets.setdefault(films, {})[recipe.label] = _scored(own)
     made: dict[str, tuple[Path, dict[str, Any]]] = {}
     for recipe in recipes:
-        for name in sorted(_elsewhere(recipe.runs[0])):
-            files = [run.path / name / "evaluation.json" for run in recipe.runs]
+        for first in sorted(recipe.runs[0].path.glob("*/evaluation.json")):
+            name = first.parent.name
+            files = [run.path / name / first.name for run in recipe.runs]
             if not all(file.exists() for file in files):
                 continue
             told = [json.loads(file.read_text()) for file in files]
+            if any(own.get("part") == "train" for own in told):
+                continue
             for file, own in zip(files, told, strict=True):
                 _check_made_alike(file, own, *made.setdefault(name, (file, own)))
             tables = [file.parent / "per_image.csv" for file in files]
@@ -263,11 +266,6 @@ def _label(own: Mapping[str, Any], configurations: Sequence[Mapping[str, Any]]) 
 
 def _short(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _elsewhere(run: RunDirectory) -> list[str]:
-    found = run.path.glob("*/evaluation.json")
-    return [f.parent.name for f in found if json.loads(f.read_text()).get("part") != "train"]
 
 
 def _scored(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> Scored:

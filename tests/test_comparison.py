@@ -262,6 +262,15 @@ def test_films_from_elsewhere_come_under_their_folders_name(tmp_path):
     assert sets["jsrt"]["phantom"].mean("dice").tolist() == [0.5]
 
 
+def test_films_that_one_seed_learnt_are_no_films_from_elsewhere(tmp_path):
+    runs = [finished(tmp_path / name, [0.9], seed=seed) for seed, name in enumerate("ab")]
+    for run, part in zip(runs, ("validation", "train"), strict=True):
+        (run.path / "part").mkdir()
+        table([0.5]).write(run.path / "part" / "per_image.csv")
+        write_json(run.path / "part" / "evaluation.json", {"test": {}, "part": part})
+    assert "part" not in comparison.film_sets(comparison.gather(runs))
+
+
 def test_seeds_scored_on_other_films_are_refused(tmp_path):
     runs = [
         finished(tmp_path / "a", [0.9, 0.8], seed=0),
