@@ -56,8 +56,7 @@ def evaluate(options: Options) -> None:
     run = RunDirectory(options.run)
     learnt = trained.load(run)
     classes = learnt.configuration.mask_values()
-    knows_flips = learnt.configuration.augment.flip_left_right > 0
-    options.made.check_classes(tuple(classes), knows_flips=knows_flips)
+    options.made.check_run(learnt.configuration)
     arrays, indices = films_to_score(
         run,
         options.images,

@@ -91,13 +91,11 @@ def inspect_data(options: Options) -> None:
 
 def configuration_of(options: Options, run: RunDirectory | None) -> Configuration:
     """The run's configuration, or one of the options; given places are the options' anyway."""
-    places = {"manual_dir": options.manual_dir, "data_dir": options.data_dir}
+    places = films.OwnPlaces(options.manual_dir, options.data_dir)
     if run is not None:
-        given = {name: place for name, place in places.items() if place is not None}
-        return dataclasses.replace(run.configuration(), **given)
+        return places.of(run.configuration())
     return dataclasses.replace(
-        CONFIGURATIONS["phantom"],
-        **places,
+        places.of(CONFIGURATIONS["phantom"]),
         data_config=options.data_config,
         split=options.split,
         skip_bad=options.skip_bad,

@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 import tyro
 
-from experiments.configuration import one_sided
+from experiments.configuration import Configuration, one_sided
 from experiments.scoring import Predict
 from jaxseg import inference
 from jaxseg.inference.views import Flip
@@ -41,16 +40,13 @@ class MaskSettings:
         if self.largest is not None and self.largest < 1:
             raise InputError("--largest: should be 1 or more")
 
-    def check_classes(self, objects: Sequence[str], *, knows_flips: bool) -> None:
-        """Raises InputError where a setting does not go with these classes of objects.
-
-        Args:
-            objects: Their names.
-            knows_flips: Whether the network learnt from films flipped left to right.
-        """
-        if len(objects) > 1 and self.threshold != 0.5:
+    def check_run(self, configuration: Configuration) -> None:
+        """Raises InputError where a setting does not go with a run's classes."""
+        classes = configuration.mask_values()
+        if len(classes) > 1 and self.threshold != 0.5:
             raise InputError("--threshold: of several classes the most probable is taken")
-        sided = None if knows_flips else one_sided(objects)
+        # A network that learnt from flipped films tells the sides apart by other signs.
+        sided = None if configuration.augment.flip_left_right else one_sided(classes)
         if sided and set(self.flips) & {"left_right", "both"}:
             raise InputError(f"--flips: a flipped film has its {sided} on the other side")
 

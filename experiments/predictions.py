@@ -131,9 +131,10 @@ class Predictions:
 
     def forget(self, stems: Iterable[str]) -> None:
         """Takes the films' lines out of the table, before their pictures become other films'."""
-        for stem in stems:
-            self.rows.pop(stem, None)
-        write_text(self.csv, _as_csv(self.rows.values()))
+        if gone := self.rows.keys() & set(stems):
+            for stem in gone:
+                del self.rows[stem]
+            write_text(self.csv, _as_csv(self.rows.values()))
 
     def add(self, rows: Sequence[Row]) -> None:
         """Adds a film's lines, its pictures being written."""

@@ -81,8 +81,7 @@ class Segmenter:
         """
         self.settings, self.configuration = settings, learnt.configuration
         self.objects = _objects(learnt)
-        knows_flips = self.configuration.augment.flip_left_right > 0
-        settings.check_classes(self.objects, knows_flips=knows_flips)
+        settings.check_run(self.configuration)
         mesh = parallel.make_mesh()
         self.rows = parallel.rows_for(settings.batch_size or learnt.configuration.batch_size, mesh)
         self.tiling = _tiling(settings, multiple=2 ** (len(learnt.configuration.widths) - 1))

@@ -70,9 +70,10 @@ def load_folders(
         InputError: as `jaxseg.data.arrays.films_from_folders`, or all masks are empty, or a film is
             in no group.
     """
+    films = pictures_in(images_dir)
     if groups is not None:
-        for film in pictures_in(images_dir).values():
-            if film.stem not in groups:
+        for stem, film in films.items():
+            if stem not in groups:
                 raise InputError(f"{film}: is in no group")
     arrays = films_from_folders(
         images_dir,
@@ -86,7 +87,7 @@ def load_folders(
     )
     if not any(mask.any() for mask in arrays.masks):
         raise InputError(f"{masks_dir}: every mask is empty; there is nothing to learn")
-    films, masks = pictures_in(images_dir), pictures_in(masks_dir)
+    masks = pictures_in(masks_dir)
     facts = list(in_threads(lambda name: _identified(films[name], masks[name]), arrays.ids))
     contents = [fact.film for fact in facts]
     near = near_pairs(stacked([fact.likeness for fact in facts]))
@@ -108,7 +109,7 @@ def load_folders(
             groups=[arrays.ids[film] for film in first],
             split=[split_alone(deciding[film]) for film in first],
         ),
-        hashlib.sha256(everything.encode()).hexdigest(),
+        _sha256(everything.encode()),
     )
 
 

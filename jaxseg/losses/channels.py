@@ -111,7 +111,7 @@ def cross_entropies(logits: Channels, labels: Labels, weights: PerClass, floors:
         size = jnp.abs(logits)
         against = jnp.where(logits > 0, shares[0], shares[1])
         return materialize(against * size + add_planes(shares) * jnp.log1p(jnp.exp(-size)))
-    pairs = counted(shares, surprises(logits))
+    pairs = paired(shares, surprises(logits))
     return materialize(add_planes(share * surprise for share, surprise in pairs))
 
 
@@ -157,7 +157,7 @@ def surprises(logits: Channels) -> list[Plane]:
     return [(shift - logits[..., k]) - log_scale for k in range(logits.shape[-1])]
 
 
-def counted(shares: Iterable[Plane], planes: Iterable[Plane]) -> Iterator[tuple[Plane, Plane]]:
+def paired(shares: Iterable[Plane], planes: Iterable[Plane]) -> Iterator[tuple[Plane, Plane]]:
     """Pairs of both, with 0 for an infinite surprise (a logit of -inf) that has no share."""
     for share, plane in zip(shares, planes, strict=True):
         yield share, jnp.where(share == 0, 0.0, plane)

@@ -175,7 +175,7 @@ def _focal_losses(
     else:
         losses = channels.add_planes(
             share * jnp.exp(gamma * _log_doubt(surprise)) * surprise
-            for share, surprise in channels.counted(shares, channels.surprises(pixels.logits))
+            for share, surprise in channels.paired(shares, channels.surprises(pixels.logits))
         )
     return channels.materialize(losses)
 
