@@ -68,11 +68,13 @@ class Scored:
 
     Attributes:
         ids: The films.
+        groups: Of every film, see `ScoreTable`.
         by_seed: float64 ``[seeds, films]`` by column.
         calibrations: Of every seed; none of runs that were scored before there was one.
     """
 
     ids: list[str]
+    groups: list[str]
     by_seed: dict[str, np.ndarray]
     calibrations: list[Mapping[str, Any]]
 
@@ -194,10 +196,14 @@ def differences(first: Scored, second: Scored) -> dict[str, Difference]:
     common = [film for film in first.ids if film in set(second.ids)]
     place = ({film: i for i, film in enumerate(scored.ids)} for scored in (first, second))
     ours, theirs = ([index[film] for film in common] for index in place)
+    groups = [first.groups[film] for film in ours]
     return {
         name: Difference(
             metrics.paired_bootstrap(
-                jax.random.key(0), first.mean(name)[ours], second.mean(name)[theirs]
+                jax.random.key(0),
+                first.mean(name)[ours],
+                second.mean(name)[theirs],
+                groups=groups,
             ),
             _welch_interval(first.by_seed[name][:, ours], second.by_seed[name][:, theirs]),
         )
@@ -276,7 +282,7 @@ def _scored(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> Scored:
             raise InputError(f"{path}: holds other films than {files[0][0]}, of the same recipe")
     columns = {name: np.stack([table.columns[name] for table in tables]) for name in SCORES}
     calibrations = [test["calibration"] for _, test in files if "calibration" in test]
-    return Scored(ids, columns, calibrations)
+    return Scored(ids, list(tables[0].groups), columns, calibrations)
 
 
 def spread(values: Sequence[float]) -> float | None:

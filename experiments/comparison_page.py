@@ -120,10 +120,10 @@ def _film_set(
         page.table(HEADERS, rows),
         '<p class="note">Means over films of the mean over seeds, on the masks\' own grids, and '
         "the lowest of these as the worst film. The interval is a 95 % percentile bootstrap over "
-        "films, of these seeds; the spread is the standard deviation of the seeds' means. The "
-        "calibration error, the mean of the seeds', is that of the probabilities, whatever is done "
-        "to the masks. Distances are undefined where an object is missed or made up. Left out as "
-        "undefined, films: "
+        "films, those of one group drawn together, of these seeds; the spread is the standard "
+        "deviation of the seeds' means. The calibration error, the mean of the seeds', is that of "
+        "the probabilities, whatever is done to the masks. Distances are undefined where an object "
+        "is missed or made up. Left out as undefined, films: "
         + "; ".join(html.escape(f"{label}: {_undefined(own)}") for label, own in scored.items())
         + ".</p>",
     ]
@@ -160,7 +160,7 @@ def _film_set(
 
 
 def _row(label: str, own: Scored) -> tuple[str, ...]:
-    dice = metrics.bootstrap_mean(jax.random.key(0), own.mean("dice"))
+    dice = metrics.bootstrap_mean(jax.random.key(0), own.mean("dice"), groups=own.groups)
     by_seed = [float(metrics.mean_over_images(values).mean) for values in own.by_seed["dice"]]
     defined = own.mean("dice")[~np.isnan(own.mean("dice"))]
     errors = [calibration["expected_error"] for calibration in own.calibrations]

@@ -48,6 +48,8 @@ class Options:
     """Folder of their masks, each named as its film."""
     mask_values: tuple[int, ...] | None = None
     """Grey values that are lung; above 127 unless given."""
+    groups: Path | None = None
+    """CSV file with the columns film and group: which of --images are of one patient."""
     own: Annotated[OmitArgPrefixes[films.OwnPlaces], tyro.conf.arg(name="")] = films.AS_FOUND
 
 
@@ -60,7 +62,12 @@ def ensemble(options: Options) -> None:
     members = _load(options.runs, own_films=options.images is None)
     first = RunDirectory(options.runs[0])
     arrays, indices = evaluate.films_to_score(
-        first, options.images, options.masks, options.mask_values, own_places=options.own
+        first,
+        options.images,
+        options.masks,
+        options.mask_values,
+        groups=options.groups,
+        own_places=options.own,
     )
     configuration = members[0].configuration
     mesh = parallel.make_mesh()

@@ -18,6 +18,7 @@ from experiments.mask_settings import MaskSettings
 from experiments.run_directory import RunDirectory, write_json
 from experiments.scoring import draw_examples, score
 from jaxseg.data.arrays import FilmArrays, films_from_folders
+from jaxseg.data.folders import read_groups
 from jaxseg.inference import make_predict
 from jaxseg.parallel import make_mesh, replicate, rows_for
 from jaxseg.types import InputError
@@ -39,6 +40,8 @@ class Options:
     """Folder of their masks, each named as its film."""
     mask_values: tuple[int, ...] | None = None
     """Grey values that are lung; above 127 unless given. A run with --classes takes its own."""
+    groups: Path | None = None
+    """CSV file with the columns film and group: which of --images are of one patient."""
     part: Part = "test"
     """Which of the run's own films; those it learnt from show whether it could have learnt more."""
     out: Path | None = None
@@ -62,6 +65,7 @@ def evaluate(options: Options) -> None:
         options.images,
         options.masks,
         options.mask_values,
+        groups=options.groups,
         part=options.part,
         own_places=options.own,
     )
@@ -100,6 +104,7 @@ def films_to_score(
     masks: Path | None,
     mask_values: tuple[int, ...] | None,
     *,
+    groups: Path | None = None,
     part: Part = "test",
     own_places: films.OwnPlaces = films.AS_FOUND,
 ) -> tuple[FilmArrays, np.ndarray]:
@@ -116,8 +121,9 @@ def films_to_score(
         raise InputError(
             f"{'--masks' if masks is None else '--images'}: --images and --masks go together"
         )
-    if mask_values is not None and masks is None:
-        raise InputError("--mask-values: goes with --images and --masks")
+    for option, given in (("--mask-values", mask_values), ("--groups", groups)):
+        if given is not None and masks is None:
+            raise InputError(f"{option}: goes with --images and --masks")
     classes = configuration.mask_values()
     if mask_values is not None and classes:
         raise InputError(f"--mask-values: the run has classes of its own: {', '.join(classes)}")
@@ -137,6 +143,7 @@ def films_to_score(
         label_size=configuration.size_of_labels(),
         mask_values=mask_values,
         classes=tuple(classes.values()) if classes else None,
+        groups=None if groups is None else read_groups(groups),
         film_resize=configuration.film_resize,
         preprocessing=configuration.preprocessing,
         progress=command.bar("reading films"),

@@ -67,8 +67,7 @@ def write(run: RunDirectory) -> None:
         '<p class="note">Taken per film on the reference mask\'s own grid, each pixel of the '
         "class that is the most probable; "
         "distances are pixels of that grid. The interval is a 95 % percentile bootstrap over "
-        f"films. Left out because undefined: Dice of {test['undefined']} films, distances of "
-        f"{test['undefined_distances']}.</p>",
+        f"films{_in_groups(test)}. Left out because undefined: {_undefined(test)}.</p>",
         *_class_scores(test.get("classes", {})),
         *_film_classes(scores),
         "<h2>Distribution over the test films</h2>",
@@ -128,8 +127,29 @@ def _class_scores(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
             ("Precision", number(own["precision_mean"])),
             ("Recall", number(own["recall_mean"])),
         ]
-        parts += [f"<h2>Scores of {html.escape(name)}</h2>", page.facts(rows, numbers=True)]
+        parts += [
+            f"<h2>Scores of {html.escape(name)}</h2>",
+            page.facts(rows, numbers=True),
+            f'<p class="note">Left out because undefined: {_undefined(own)}.</p>',
+        ]
     return parts
+
+
+def _in_groups(test: Mapping[str, Any]) -> str:
+    groups = test.get("groups", test["images"])
+    return "" if groups == test["images"] else f" in {groups} groups, which are drawn whole"
+
+
+def _undefined(scores: Mapping[str, Any]) -> str:
+    """Of how many films a score is undefined; runs from before not all were counted tell some."""
+    counted = {
+        "Dice": "undefined",
+        "distances": "undefined_distances",
+        "precision": "undefined_precision",
+        "recall": "undefined_recall",
+    }
+    told = [f"{what} of {scores[name]} films" for what, name in counted.items() if name in scores]
+    return ", ".join(told)
 
 
 def _film_classes(scores: ScoreTable) -> list[str]:
@@ -140,7 +160,8 @@ def _film_classes(scores: ScoreTable) -> list[str]:
     rows = []
     for kind in kinds:
         own = [place for place, name in enumerate(scores.classes) if name == kind]
-        interval = metrics.bootstrap_mean(jax.random.key(0), scores.columns["dice"][own])
+        dice, groups = scores.columns["dice"][own], [scores.groups[place] for place in own]
+        interval = metrics.bootstrap_mean(jax.random.key(0), dice, groups=groups)
         others = (scores.columns[name][own] for name in ("iou", "hd95", "assd"))
         iou, hd95, assd = (float(metrics.mean_over_images(values).mean) for values in others)
         rows.append(

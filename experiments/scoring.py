@@ -41,6 +41,7 @@ class Scores:
     Attributes:
         ids: The films.
         classes: Their classes, empty text where unknown.
+        groups: What films share that are not independent, see `FilmArrays`; intervals draw groups.
         columns: For each of `COLUMNS`, and ``dice_network_size``, a float64 value per film, NaN
             where undefined: of several classes the mean over those that are defined. A distance is
             undefined too where an object has no boundary in one of the masks only, one missed or
@@ -57,6 +58,7 @@ class Scores:
         self,
         ids: Sequence[str],
         classes: Sequence[str],
+        groups: Sequence[str],
         columns: dict[str, np.ndarray],
         soft_dice_pooled: float,
         by_class: dict[str, dict[str, np.ndarray]],
@@ -64,6 +66,7 @@ class Scores:
     ):
         self.ids = list(ids)
         self.classes = list(classes)
+        self.groups = list(groups)
         self.columns = columns
         self.soft_dice_pooled = soft_dice_pooled
         self.by_class = by_class
@@ -72,7 +75,7 @@ class Scores:
     def summary(self) -> dict[str, Any]:
         """The means over films that ``summary.json`` holds under ``test``."""
         defined = self.columns["dice"][~np.isnan(self.columns["dice"])]
-        means = _means(self.columns)
+        means = _means(self.columns, self.groups)
         network_size = metrics.mean_over_images(self.columns["dice_network_size"])
         summary = {
             **means,
@@ -81,10 +84,13 @@ class Scores:
             "pixel_accuracy": float(metrics.mean_over_images(self.columns[PER_FILM]).mean),
             "soft_dice_pooled": self.soft_dice_pooled,
             "images": len(self.ids),
+            "groups": len(set(self.groups)),
             "calibration": self._calibration(),
         }
         if self.by_class:
-            summary["classes"] = {name: _means(own) for name, own in self.by_class.items()}
+            summary["classes"] = {
+                name: _means(own, self.groups) for name, own in self.by_class.items()
+            }
         return summary
 
     def worst_first(self) -> np.ndarray:
@@ -107,7 +113,7 @@ class Scores:
         columns = {name: self.columns[name] for name in dict.fromkeys((*first, *self.columns))}
         for label, own in self.by_class.items():
             columns |= {f"{name}_{label}": own[name] for name in COLUMNS if name != PER_FILM}
-        return ScoreTable(self.ids, self.classes, columns)
+        return ScoreTable(self.ids, self.classes, self.groups, columns)
 
 
 def score(
@@ -177,6 +183,7 @@ def score(
     return Scores(
         ids=[arrays.ids[i] for i in indices],
         classes=[arrays.classes[i] for i in indices],
+        groups=[arrays.groups[i] for i in indices],
         columns={name: _finite(mean_over_classes(own)) for name, own in columns.items()},
         soft_dice_pooled=float(foreground(metrics.soft_dice_score(metrics.pooled(soft))).mean()),
         by_class={
@@ -196,9 +203,10 @@ def foreground(values: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[..., 1:] if leaf.shape[-1] > 1 else leaf, values)
 
 
-def _means(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+def _means(columns: dict[str, np.ndarray], groups: Sequence[str]) -> dict[str, Any]:
     """Means over films, the Dice's with its interval, and how many films were left out."""
-    interval = metrics.bootstrap_mean(jax.random.key(BOOTSTRAP_SEED), columns["dice"])
+    key = jax.random.key(BOOTSTRAP_SEED)
+    interval = metrics.bootstrap_mean(key, columns["dice"], groups=groups)
     averaged = ("iou", "hd95", "assd", "precision", "recall")
     means = {name: metrics.mean_over_images(columns[name]) for name in ("dice", *averaged)}
     return {
@@ -207,6 +215,8 @@ def _means(columns: dict[str, np.ndarray]) -> dict[str, Any]:
         **{f"{name}_mean": float(means[name].mean) for name in averaged},
         "undefined": int(means["dice"].undefined),
         "undefined_distances": int(means["hd95"].undefined),
+        "undefined_precision": int(means["precision"].undefined),
+        "undefined_recall": int(means["recall"].undefined),
     }
 
 
@@ -314,7 +324,11 @@ def _compiled(
         predicted = decided(resized)
         counts = count(predicted, masks)
         objects = foreground(counts)
-        hd95, assd = _distances(predicted, masks, objects.tp.shape[-1])
+        # A film with pixels of no class has no distances either.
+        hd95, assd = (
+            jnp.where(objects.outside > 0, jnp.nan, values)
+            for values in _distances(predicted, masks, objects.tp.shape[-1])
+        )
         return (
             {
                 "dice": metrics.dice(objects),

@@ -4,6 +4,7 @@ import html
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -13,25 +14,28 @@ from experiments.configuration import PLACES
 from experiments.configurations import CONFIGURATIONS
 from experiments.run_directory import RunDirectory, write_json
 from experiments.score_table import ScoreTable
+from jaxseg import metrics
 from jaxseg.types import InputError
 
 RNG = np.random.default_rng(0)
 BINS = {"confidence": [0.1, None, 0.9], "frequency": [0.2, None, 0.8], "share": [0.5, 0, 0.5]}
 
 
-def table(dice, ids=None):
+def table(dice, ids=None, groups=None):
     dice = np.asarray(dice, np.float64)
     ids = [f"film{i}" for i in range(len(dice))] if ids is None else ids
     columns = {"dice": dice, "iou": dice / (2 - dice), "hd95": 10 * (1 - dice), "assd": 1 - dice}
-    return ScoreTable(ids, [""] * len(dice), columns)
+    return ScoreTable(ids, [""] * len(dice), groups or ids, columns)
 
 
-def finished(path, dice, *, name="phantom", seed=0, ids=None, epochs_to_095=None, **options):
+def finished(
+    path, dice, *, name="phantom", seed=0, ids=None, groups=None, epochs_to_095=None, **options
+):
     run = RunDirectory(path)
     path.mkdir()
     configuration = CONFIGURATIONS[name].as_json() | {"seed": seed} | options
     write_json(run.config, {"configuration": configuration, "data_fingerprint": "f"})
-    table(dice, ids).write(run.test_scores)
+    table(dice, ids, groups).write(run.test_scores)
     write_json(
         run.summary,
         {
@@ -56,12 +60,19 @@ def finished(path, dice, *, name="phantom", seed=0, ids=None, epochs_to_095=None
 
 
 def test_a_table_of_scores_is_read_as_it_was_written(tmp_path):
-    written = table([0.5, np.nan, 0.25])
+    written = table([0.5, np.nan, 0.25], groups=["film0", "film0", "film2"])
     written.write(tmp_path / "scores.csv")
     read = score_table.read(tmp_path / "scores.csv")
-    assert (read.ids, read.classes) == (written.ids, written.classes)
+    assert (read.ids, read.classes, read.groups) == (written.ids, written.classes, written.groups)
     for name, values in written.columns.items():
         np.testing.assert_allclose(read.columns[name], values, rtol=1e-5)
+
+
+def test_in_a_table_from_before_there_were_groups_each_film_is_one(tmp_path):
+    (tmp_path / "scores.csv").write_text("id,class,dice\na,COVID,0.5\nb,,\n")
+    read = score_table.read(tmp_path / "scores.csv")
+    assert (read.ids, read.classes, read.groups) == (["a", "b"], ["COVID", ""], ["a", "b"])
+    np.testing.assert_array_equal(read.columns["dice"], [0.5, np.nan])
 
 
 @pytest.mark.parametrize("text", ["", "id,class,dice\na,,much\n", "a,b,c\n1,2,3\n"])
@@ -113,6 +124,25 @@ def test_a_seed_named_twice_and_an_unfinished_run_are_refused(tmp_path):
     runs[1].summary.unlink()
     with pytest.raises(InputError, match="b: is not finished"):
         comparison.gather(runs)
+
+
+def test_intervals_draw_groups(tmp_path):
+    base = RNG.uniform(0.5, 0.9, 40)
+    groups = [f"patient {i // 4}" for i in range(40)]
+    others = base + np.repeat(RNG.normal(0, 0.1, 10), 4)
+    runs = [
+        finished(tmp_path / "a", base, groups=groups),
+        finished(tmp_path / "b", others, name="lungs", groups=groups),
+    ]
+    sets = comparison.film_sets(comparison.gather(runs))
+    scored = sets["test films of split grouped"]
+    found = comparison.differences(scored["lungs"], scored["phantom"])["dice"].over_films
+    means = {label: own.mean("dice") for label, own in scored.items()}
+    both = (means["lungs"], means["phantom"])
+    assert found == metrics.paired_bootstrap(jax.random.key(0), *both, groups=groups)
+    comparison_page.write(runs, tmp_path / "page.html")
+    interval = metrics.bootstrap_mean(jax.random.key(0), means["lungs"], groups=groups)
+    assert f"{interval.low:.4f} to {interval.high:.4f}" in (tmp_path / "page.html").read_text()
 
 
 def test_differences_are_taken_film_by_film_on_the_films_that_both_have(tmp_path):

@@ -307,15 +307,37 @@ def test_a_run_from_before_there_was_an_option_can_go_on(tmp_path):
         run.check_usable(dataclasses.replace(phantoms, skip_bad=True), resume=True)
 
 
+def folders_of_films(path, names):
+    """White films and masks of these names, in two folders."""
+    folders = path / "images", path / "masks"
+    for folder in folders:
+        folder.mkdir()
+        for name in names:
+            Image.new("L", (64, 64), 255).save(folder / f"{name}.png")
+    return folders
+
+
 @pytest.mark.parametrize(("asked", "side"), [(None, 32), (16, 32), (48, 48)])
 def test_films_from_elsewhere_have_labels_of_the_size_learnt_from(asked, side, tmp_path):
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-        Image.new("L", (64, 64), 255).save(tmp_path / kind / "a.png")
+    folders = folders_of_films(tmp_path, "a")
     run = RunDirectory(tmp_path / "run")
     run.start(dataclasses.replace(CONFIGURATIONS["phantom"], size=32, label_size=asked), "")
-    arrays, _ = evaluate.films_to_score(run, tmp_path / "images", tmp_path / "masks", None)
+    arrays, _ = evaluate.films_to_score(run, *folders, None)
     assert (arrays.images.shape[1], arrays.labels.shape[1]) == (32, side)
+
+
+def test_films_from_elsewhere_may_be_of_patients(tmp_path):
+    folders = folders_of_films(tmp_path, "abc")
+    run, table = RunDirectory(tmp_path / "run"), tmp_path / "patients.csv"
+    run.start(dataclasses.replace(CONFIGURATIONS["phantom"], size=32), "")
+    table.write_text("film,group\na,P1\nb,P2\nc,P1\n")
+    arrays, _ = evaluate.films_to_score(run, *folders, None, groups=table)
+    assert arrays.groups == ["a", "b", "a"]
+    table.write_text("film,group\na,P1\nb,P2\n")
+    with pytest.raises(InputError, match=r"c\.png: is in no group"):
+        evaluate.films_to_score(run, *folders, None, groups=table)
+    with pytest.raises(InputError, match="--groups: goes with --images"):
+        evaluate.films_to_score(run, None, None, None, groups=table)
 
 
 def test_a_run_directory_of_another_configuration_is_refused(finished, films, capsys, monkeypatch):

@@ -10,9 +10,11 @@ from PIL import Image
 
 from jaxseg.data.films import (
     decode_film,
+    decode_mask,
     decode_resized_film,
     grey_film_png,
     grey_mask_png,
+    read_classes,
     read_film,
     read_mask,
     resize_film,
@@ -290,6 +292,28 @@ def test_decoded_at_a_size_a_film_is_what_decoding_and_resizing_give(mode, size,
 def test_a_damaged_film_is_named_when_it_is_decoded_at_a_size():
     with pytest.raises(InputError, match="film: cannot be read"):
         decode_resized_film(png_bytes(Image.fromarray(GREY))[:-30], "film", 16)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_png_whose_pixels_were_damaged_is_refused(mode, tmp_path):
+    # As many pixels as take several blocks of the decoder, and a mask as masks are.
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:40, 20:50] = 255
+    content = png_bytes(Image.fromarray(mask).convert(mode))
+    start = content.index(b"IDAT") + 4
+    path = tmp_path / "mask.png"
+    for at in range(start, content.index(b"IEND") - 8, 2):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        for read in (
+            lambda: read_film(path),
+            lambda: read_mask(path),
+            lambda: read_classes(path, [[255]]),
+            lambda: decode_mask(path.read_bytes(), str(path), checked=True),
+            lambda: grey_film_png(path.read_bytes(), str(path)),
+            lambda: grey_mask_png(path.read_bytes(), str(path)),
+        ):
+            with pytest.raises(InputError, match=r"mask\.png: cannot be read as a picture"):
+                read()
 
 
 def test_a_film_of_the_right_size_is_left_as_it_is():

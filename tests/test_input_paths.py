@@ -308,6 +308,7 @@ def assert_threads_end():
 
 @pytest.mark.parametrize("taken", [0, 1, len(ORDER)])
 def test_a_streams_threads_end_with_it(taken, stored):
+    assert_threads_end()  # Of the test before.
     with FilmStream(stored, size=SIZE, threads=3).batches(ORDER) as batches:
         for _ in range(taken):
             next(batches)

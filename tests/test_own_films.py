@@ -119,12 +119,12 @@ def test_a_runs_own_films_are_found_where_they_were_moved_to(tmp_path):
 
 
 class Told(nn.Module):
-    """Predicts the class that a pixel's grey level names."""
+    """Predicts the class that a pixel's grey level names; NaN where there is no such class."""
 
     @nn.compact
     def __call__(self, images, *, train):
         del train
-        shown = jax.nn.one_hot(images[..., 0], 3) + jnp.float32(0.25)
+        shown = jax.nn.one_hot(images[..., 0], 3) + jnp.where(images > 2, jnp.nan, 0.25)
         return shown * self.param("scale", nn.initializers.ones_init(), ())
 
 
@@ -197,6 +197,8 @@ def test_scores_of_several_classes_are_each_classes_own(tmp_path):
     assert summary["hd95_mean"] == pytest.approx(np.nanmean(hd95_of_films), abs=1e-5)
     heart = summary["classes"]["heart"]
     assert heart["undefined_distances"] == 2
+    # Films 1 and 4 have no heart in the prediction, film 1 none in the truth either.
+    assert (heart["undefined_precision"], heart["undefined_recall"]) == (2, 1)
     assert heart["dice_mean"] == pytest.approx(np.nanmean(dice[:, 1]), abs=1e-6)
     assert (heart["undefined"], summary["classes"]["lungs"]["undefined"]) == (1, 0)
     line = report.one_line(summary)
@@ -207,6 +209,28 @@ def test_scores_of_several_classes_are_each_classes_own(tmp_path):
     assert rows[1]["dice_heart"] == ""
     assert float(rows[0]["dice_heart"]) == pytest.approx(dice[0, 1], rel=1e-5)
     assert "pixel_accuracy_heart" not in rows[0]
+
+
+@pytest.mark.slow
+def test_a_film_with_logits_that_are_nan_has_no_scores():
+    truth = np.zeros((2, 12, 12), np.uint8)
+    truth[:, 3:8, 4:9] = 1
+    predicted = truth.copy()
+    predicted[1, 0, :2] = 9
+    arrays = FilmArrays(
+        images=predicted[..., None], labels=truth, masks=truth, ids=["whole", "partly"],
+        classes=[""] * 2, sources=[""] * 2, split=["test"] * 2, groups=["whole"] * 2,
+    )  # fmt: skip
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    state = TrainState(
+        step=0, params={"scale": jnp.float32(1)}, collections={}, opt_state=(), key=0
+    )
+    scores = score(make_predict(Told()), state, arrays, np.arange(2), mesh, rows=2)
+    for name, best in {"dice": 1, "precision": 1, "hd95": 0, "assd": 0}.items():
+        np.testing.assert_array_equal(scores.columns[name], [best, np.nan])
+    summary = scores.summary()
+    assert (summary["images"], summary["groups"]) == (2, 1)
+    assert (summary["undefined"], summary["undefined_distances"]) == (1, 1)
 
 
 def test_the_background_is_no_object_and_an_undefined_class_none_of_the_mean():

@@ -5,7 +5,7 @@ it is done once per size and kept.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,6 +124,7 @@ def films_from_folders(
     label_size: int | None = None,
     mask_values: Collection[int] | None = None,
     classes: Sequence[Collection[int]] | None = None,
+    groups: Mapping[str, str] | None = None,
     film_resize: Resize = "bilinear",
     preprocessing: Preprocessing = "none",
     progress: Progress | None = None,
@@ -138,25 +139,29 @@ def films_from_folders(
         mask_values: the grey values that are the object; None: those above 127.
         classes: the mask values of class 1, of class 2 and so on, in place of ``mask_values``;
             see ``read_classes``.
+        groups: by every film's stem what it shares with films that it is not independent of, its
+            patient, see `jaxseg.data.folders.read_groups`; None where nothing is known.
         film_resize: how films are resized, ``bilinear`` (antialiased) or ``nearest``.
         preprocessing: what is done to a film's grey values before it is resized.
         progress: called with the films done so far and the films in all.
 
     Returns:
-        The films in natural order of their stems, all of split ``test``, each a group of its own;
-        classes and sources are empty.
+        The films in natural order of their stems, all of split ``test``, each a group of its own
+        unless ``groups`` says otherwise; classes and sources are empty.
 
     Raises:
         InputError: a size is below 1, a folder is absent or holds no PNG or JPEG, a film has no
-            mask or a mask no film, two files share a stem, a file cannot be read, a film and its
-            mask have other proportions, or no mask has any of ``mask_values`` or of the values of
-            one of ``classes``.
+            mask or a mask no film, a film is in no group, two files share a stem, a file cannot be
+            read, a film and its mask have other proportions, or no mask has any of ``mask_values``
+            or of the values of one of ``classes``.
     """
     _check_sizes(size, label_size)
     films, masks = pictures_in(images_dir), pictures_in(masks_dir)
     for stem, film in films.items():
         if stem not in masks:
             raise InputError(f"{film}: {masks_dir} has no mask of that name, {_named(stem)}")
+        if groups is not None and stem not in groups:
+            raise InputError(f"{film}: is in no group")
     for stem, mask in masks.items():
         if stem not in films:
             raise InputError(f"{mask}: {images_dir} has no film of that name, {_named(stem)}")
@@ -179,6 +184,7 @@ def films_from_folders(
             raise InputError(
                 f"{masks_dir}: no mask holds any of the mask values {', '.join(map(str, values))}"
             )
+    first: dict[str, str] = {}
     return FilmArrays(
         images=np.stack([pair.image for pair in pairs])[..., None],
         labels=np.stack([pair.label for pair in pairs]),
@@ -187,7 +193,7 @@ def films_from_folders(
         classes=[""] * len(ids),
         sources=[""] * len(ids),
         split=["test"] * len(ids),
-        groups=ids,
+        groups=[name if groups is None else first.setdefault(groups[name], name) for name in ids],
     )
 
 

@@ -41,7 +41,7 @@ def read_film(path: Path | str) -> UInt8[np.ndarray, "H W"]:
     Raises:
         InputError: the file cannot be read as a picture.
     """
-    with _opened(path, str(path)) as image:
+    with _opened(path, str(path), checked=True) as image:
         return _film(image)
 
 
@@ -64,7 +64,7 @@ def read_mask(
             as masks of class ids have; or they are given and the file is a JPEG, which changes
             values.
     """
-    with _opened(path, str(path)) as image:
+    with _opened(path, str(path), checked=True) as image:
         return _mask(image, mask_values, str(path))
 
 
@@ -84,7 +84,7 @@ def read_classes(path: Path | str, classes: Sequence[Collection[int]]) -> UInt8[
         InputError: the file cannot be read as a picture, is a JPEG, which changes values, or is
             coloured and has no palette.
     """
-    with _opened(path, str(path)) as image:
+    with _opened(path, str(path), checked=True) as image:
         values = _class_values(image, str(path))
     labels = np.zeros(values.shape, np.uint8)
     for label, own in enumerate(classes, 1):
@@ -93,7 +93,7 @@ def read_classes(path: Path | str, classes: Sequence[Collection[int]]) -> UInt8[
 
 
 def decode_film(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
-    """``read_film`` of a file's bytes; ``name`` is what to call it in an error."""
+    """``read_film`` of bytes known to be whole; ``name`` is what to call it in an error."""
     with _opened(io.BytesIO(data), name) as image:
         return _film(image)
 
@@ -108,9 +108,18 @@ def decode_resized_film(
         return resize_film(_film(image), size, method)
 
 
-def decode_mask(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
-    """``read_mask`` of a file's bytes, values above 127; ``name`` is for errors."""
-    with _opened(io.BytesIO(data), name) as image:
+def decode_mask(data: bytes, name: str, *, checked: bool = False) -> UInt8[np.ndarray, "H W"]:
+    """``read_mask`` of bytes, values above 127.
+
+    Args:
+        data: the file's bytes.
+        name: what to call it in an error.
+        checked: whether to look if a PNG is damaged; needless where that was done before.
+
+    Raises:
+        InputError: as ``read_mask``.
+    """
+    with _opened(io.BytesIO(data), name, checked=checked) as image:
         return _mask(image, None, name)
 
 
@@ -141,10 +150,8 @@ def grey_film_png(data: bytes, name: str) -> bytes:
     Raises:
         InputError: the bytes are no picture or are damaged.
     """
-    with _opened(io.BytesIO(data), name) as image:
+    with _opened(io.BytesIO(data), name, checked=True) as image:
         if _is_plain_grey_png(image, data):
-            # Checks every chunk without unpacking the pixels; the picture is of no use after it.
-            image.verify()
             return data
         return _png(_film(image))
 
@@ -159,7 +166,7 @@ def grey_mask_png(data: bytes, name: str) -> bytes:
     Raises:
         InputError: as ``read_mask``.
     """
-    with _opened(io.BytesIO(data), name) as image:
+    with _opened(io.BytesIO(data), name, checked=True) as image:
         plain = _is_plain_grey_png(image, data)
         _mask(image, None, name)
         return data if plain else _png(np.asarray(_upright_grey(image)))
@@ -202,9 +209,13 @@ def stretched(values: Num[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
 
 
 @contextlib.contextmanager
-def _opened(source: Path | str | io.BytesIO, name: str) -> Iterator[Image.Image]:
+def _opened(
+    source: Path | str | io.BytesIO, name: str, *, checked: bool = False
+) -> Iterator[Image.Image]:
     """Opens a picture; whatever Pillow makes of a bad one becomes an InputError."""
     try:
+        if checked:
+            _check_whole(source)
         with Image.open(source) as image:
             yield image
     except InputError:
@@ -219,6 +230,13 @@ def _opened(source: Path | str | io.BytesIO, name: str) -> Iterator[Image.Image]
     ) as error:  # fmt: skip
         reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
         raise InputError(f"{name}: cannot be read as a picture{reason}") from error
+
+
+def _check_whole(source: Path | str | io.BytesIO) -> None:
+    """Looks at the checksums of a PNG, which Pillow passes over when it unpacks the pixels."""
+    with Image.open(source) as image:
+        if image.format == "PNG":
+            image.verify()
 
 
 def _film(image: Image.Image) -> np.ndarray:

@@ -67,20 +67,16 @@ def load_folders(
         The films, in memory.
 
     Raises:
-        InputError: as `jaxseg.data.arrays.films_from_folders`, or all masks are empty, or a film is
-            in no group.
+        InputError: as `jaxseg.data.arrays.films_from_folders`, or all masks are empty.
     """
     films = pictures_in(images_dir)
-    if groups is not None:
-        for stem, film in films.items():
-            if stem not in groups:
-                raise InputError(f"{film}: is in no group")
     arrays = films_from_folders(
         images_dir,
         masks_dir,
         size=size,
         label_size=label_size,
         classes=classes,
+        groups=groups,
         film_resize=film_resize,
         preprocessing=preprocessing,
         progress=progress,

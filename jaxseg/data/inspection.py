@@ -144,7 +144,7 @@ def _look_at(archive: Archive, film: Film) -> Inspected | Fault:
         ]
         name = f"{archive.path}: {film.image}"
         pixels = decode_film(grey_film_png(image, name), name)
-        if not decode_mask(mask, f"{archive.path}: {film.mask}").any():
+        if not decode_mask(mask, f"{archive.path}: {film.mask}", checked=True).any():
             oddities.append("mask without lung: kept")
     except InputError as error:
         return Fault(film.id, _without_path(error, archive))

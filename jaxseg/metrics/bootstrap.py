@@ -1,8 +1,10 @@
 """Intervals for what is reported: the mean over a test set, and the difference of two runs on it.
 
-Images are what is drawn again, because pixels of one image are not independent.
+Images are what is drawn again, because pixels of one image are not independent; or groups of
+images, where those of one patient are not either.
 """
 
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,7 +23,7 @@ class Interval(NamedTuple):
 
     Attributes:
         mean: the mean over the images; NaN where there is none.
-        low: lower end of the interval; NaN with fewer than two images.
+        low: lower end of the interval; NaN with fewer than two images, or two groups.
         high: its upper end.
         images: how many images it is over.
         undefined: how many had NaN and were left out.
@@ -39,9 +41,9 @@ class PairedInterval(NamedTuple):
 
     Attributes:
         difference: mean of the first run less mean of the second; NaN where there is no image.
-        low: lower end of the interval; NaN with fewer than two images.
+        low: lower end of the interval; NaN with fewer than two images, or two groups.
         high: its upper end.
-        p_value: two-sided, that the difference is 0; NaN with fewer than two images.
+        p_value: two-sided, that the difference is 0; NaN where the ends are.
         images: how many images it is over: those defined in both runs.
         undefined: how many were left out.
     """
@@ -58,26 +60,33 @@ def bootstrap_mean(
     key: PRNGKeyArray,
     values: Float[Array, "N"],
     *,
+    groups: Sequence[Hashable] | np.ndarray | None = None,
     level: float = 0.95,
     resamples: int = 10_000,
 ) -> Interval:
     """The mean over images and its percentile bootstrap interval. Runs chunk by chunk.
 
     Efron 1979; Efron and Tibshirani 1993, chapter 13. Agrees with ``scipy.stats.bootstrap``,
-    ``method="percentile"``, but for the draws.
+    ``method="percentile"``, but for the draws. With groups these are drawn, each with all of its
+    images: the cluster bootstrap, Davison and Hinkley 1997, section 3.8.
+
+    Of few images such an interval is too narrow: that of 95 % holds the mean of a skewed score in
+    about 80 % of cases with five images, and in about 90 % with twenty.
 
     Args:
         key: a ``jax.random.key``; the same key gives the same interval.
         values: ``[N]`` floating, one per image, NaN where undefined. Drop padding rows first.
+        groups: ``[N]``, for every image what others share that are not independent of it, its
+            patient; None where each is on its own. The mean stays that over images.
         level: the share of resamples between the ends, in (0, 1).
-        resamples: how many times the images are drawn again.
+        resamples: how many times the images, or groups, are drawn again.
 
     Returns:
         An Interval. All values equal give a width of 0.
 
     Raises:
-        ValueError: a value is infinite, ``values`` is not ``[N]``, ``level`` is not in (0, 1), or
-            ``resamples`` is below 1.
+        ValueError: a value is infinite, ``values`` is not ``[N]``, there are not as many groups,
+            ``level`` is not in (0, 1), or ``resamples`` is below 1.
 
     Examples:
         >>> import jax
@@ -90,7 +99,8 @@ def bootstrap_mean(
     """
     values = _per_image("values", values)
     defined = values[~np.isnan(values)]
-    mean, means = _resampled_means(key, defined, level, resamples)
+    members = _members(groups, ~np.isnan(values))
+    mean, means = _resampled_means(key, defined, members, level, resamples)
     low, high = _ends(means, level)
     if len(defined):
         # No mean lies outside its values, though rounding may.
@@ -103,6 +113,7 @@ def paired_bootstrap(
     first: Float[Array, "N"],
     second: Float[Array, "N"],
     *,
+    groups: Sequence[Hashable] | np.ndarray | None = None,
     level: float = 0.95,
     resamples: int = 10_000,
 ) -> PairedInterval:
@@ -118,8 +129,9 @@ def paired_bootstrap(
         key: a ``jax.random.key``; the same key gives the same interval.
         first: ``[N]`` floating, one per image, NaN where undefined. Drop padding rows first.
         second: the same images in the same order.
+        groups: as for `bootstrap_mean`.
         level: the share of resamples between the ends, in (0, 1).
-        resamples: how many times the images are drawn again.
+        resamples: how many times the images, or groups, are drawn again.
 
     Returns:
         A PairedInterval over the images that are defined in both.
@@ -141,7 +153,8 @@ def paired_bootstrap(
         raise ValueError(f"first has shape {first.shape}, second has {second.shape}")
     differences = first - second
     defined = differences[~np.isnan(differences)]
-    difference, means = _resampled_means(key, defined, level, resamples)
+    members = _members(groups, ~np.isnan(differences))
+    difference, means = _resampled_means(key, defined, members, level, resamples)
     if len(means):
         # Where most images tie, many resamples' differences are 0, but for float32's rounding.
         rounding = 1e-6 * np.abs(defined - difference).max()
@@ -162,23 +175,36 @@ def _per_image(name: str, values: Array) -> np.ndarray:
     return values
 
 
+def _members(groups: Sequence[Hashable] | np.ndarray | None, defined: np.ndarray) -> np.ndarray:
+    """For every defined image its group's number, from 0 on in the order of appearance."""
+    if groups is None:
+        return np.arange(defined.sum())
+    if len(groups) != len(defined):
+        raise ValueError(f"there are {len(groups)} groups for {len(defined)} values")
+    numbers: dict[Hashable, int] = {}
+    own = [group for group, there in zip(groups, defined, strict=True) if there]
+    return np.array([numbers.setdefault(group, len(numbers)) for group in own], int)
+
+
 def _resampled_means(
-    key: jax.Array, values: np.ndarray, level: float, resamples: int
+    key: jax.Array, values: np.ndarray, members: np.ndarray, level: float, resamples: int
 ) -> tuple[float, np.ndarray]:
-    """The mean of the values, and those of the resamples: none with fewer than two values."""
+    """The mean of the values, and those of the resamples: none with fewer than two groups."""
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    if len(values) < 2:
-        return (float(values[0]) if len(values) else float("nan")), np.empty(0)
-    mean = values.mean()
+    mean = values.mean() if len(values) else np.nan
+    images = np.bincount(members)
+    if len(images) < 2:
+        return float(mean), np.empty(0)
     # Centred and scaled, so that float32 rounds the spread and not the values.
     scale = np.abs(values - mean).max() or 1.0
-    spread = jnp.asarray((values - mean) / scale, dtype=jnp.float32)
-    at_once = min(resamples, max(1, _DRAWS_AT_ONCE // len(values)))
+    spread = np.bincount(members, (values - mean) / scale)
+    of_groups = jnp.asarray(spread, jnp.float32), jnp.asarray(images, jnp.float32)
+    at_once = min(resamples, max(1, _DRAWS_AT_ONCE // len(images)))
     chunks = [
-        np.asarray(_draw_means(key, spread, start + np.arange(at_once, dtype=np.uint32)))
+        np.asarray(_draw_means(key, *of_groups, start + np.arange(at_once, dtype=np.uint32)))
         for start in np.arange(0, resamples, at_once, dtype=np.uint32)
     ]
     means = np.concatenate(chunks)[:resamples].astype(np.float64)
@@ -186,12 +212,12 @@ def _resampled_means(
 
 
 @jax.jit
-def _draw_means(key: jax.Array, values: jax.Array, draws: jax.Array) -> jax.Array:
+def _draw_means(key: jax.Array, sums: jax.Array, images: jax.Array, draws: jax.Array) -> jax.Array:
     # A key per draw, so that how many are held at once changes none of them.
     def draw_mean(draw: jax.Array) -> jax.Array:
-        size = len(values)
-        images = jax.random.randint(jax.random.fold_in(key, draw), (size,), 0, size)
-        return values[images].mean()
+        size = len(sums)
+        groups = jax.random.randint(jax.random.fold_in(key, draw), (size,), 0, size)
+        return sums[groups].sum() / images[groups].sum()
 
     return jax.vmap(draw_mean)(draws)
 
