@@ -146,7 +146,7 @@ def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:
 
 
 def _end_preempted(*_: object) -> NoReturn:
-    raise Preempted("nothing was lost that was saved; add --resume to go on")
+    raise Preempted("what was saved is kept; give the command again, train with --resume, to go on")
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -123,7 +124,11 @@ checkpoints.close()
 
 def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays_good(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.startswith("InputError"), done.stdout + done.stderr
     assert f"{tmp_path}: the checkpoint of step 2 could not be saved" in done.stdout

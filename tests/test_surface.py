@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import export
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -199,6 +199,10 @@ def test_distance_transform_takes_a_spacing_for_each_mask():
     density=st.sampled_from([0.05, 0.3, 0.6, 0.95]),
     spacing=st.sampled_from([*SPACINGS, (1.5, 0.8)]),
 )
+# Where elements make up 95 % to the very element.
+@example(seed=453654, density=0.6, spacing=(1.5, 0.8))
+@example(seed=941920, density=0.05, spacing=(1, 1))
+@example(seed=625399, density=0.05, spacing=(0.5, 2))
 def test_measures_are_those_of_sets_of_points(convention, seed, density, spacing):
     predicted, actual = random_masks(seed, (2, 1, 7, 9), density)
     ours = measure(predicted, actual, spacing, convention)
@@ -285,7 +289,7 @@ def test_empty_masks_give_the_documented_values(convention):
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_flips_moves_and_an_exchange_of_the_masks_change_nothing(convention, seed):
     predicted, actual = np.zeros((2, *SHAPE), bool)

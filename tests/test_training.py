@@ -349,13 +349,13 @@ def test_computing_in_bfloat16_keeps_params_and_sums_in_float32():
     batch, tx, mesh = batch_of(4), optax.adam(1e-3), mesh_of(1)
     model = UNet(widths=(2, 4), norm="batch", dtype=jnp.bfloat16)
     step = make_train_step(model, tx, losses.soft_dice, ema_decay=0.5)
-    state, measured = run(step, fresh(model, tx, batch, mesh=mesh, ema=True), [batch], mesh)
+    state = fresh(model, tx, batch, mesh=mesh, ema=True)
+    state, measured = jax.eval_shape(step, state, parallel.shard_batch(batch, mesh))
     kinds = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema, state.collections))}
     assert kinds == {np.dtype(np.float32)}
     moments = state.opt_state[0]
     assert {leaf.dtype for leaf in jax.tree.leaves((moments.mu, moments.nu))} == kinds
     assert measured["loss"].dtype == np.float32
-    assert np.isfinite(measured["loss"])
 
 
 def shifted_rows(key, batch, *, rows):
