@@ -15,6 +15,7 @@ from tyro.conf import Suppress, arg
 import jaxseg
 from jaxseg import losses
 from jaxseg.augment import UNCHANGED, Strengths
+from jaxseg.data.likeness import NEAR
 from jaxseg.data.preprocessing import Preprocessing
 from jaxseg.training import Loss
 from jaxseg.types import InputError
@@ -47,6 +48,9 @@ class Configuration:
     """Folder of their masks, each named as its film."""
     groups: Path | None = None
     """CSV file with the columns film and group: films of one group, a patient, share a split."""
+    near: int = NEAR
+    """Films of one's own share a split if their perceptual hashes differ in so few of 1,023 bits.
+    Measured on chest films; other pictures may all look alike by it, and need less."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,...")] = ()
     """What the masks' values mean: lungs=150,200 heart=250. In a palette picture a value is the
     index, else the grey; all others are background. One class, grey above 127, unless given."""
@@ -140,6 +144,10 @@ class Configuration:
             raise InputError(
                 "--groups: goes with --images, --masks and --split grouped or choosing"
             )
+        if self.near != NEAR and self.images is None:
+            raise InputError("--near: goes with --images and --masks")
+        if self.near < 0:
+            raise InputError("--near: must not be negative")
         if self.images is not None and self.input_path == "stream":
             raise InputError("--input-path: films of one's own are not streamed, only an archive's")
         if self.mask_values() and self.images is None:

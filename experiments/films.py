@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,6 +183,7 @@ def _own(configuration: Configuration, images: Path, masks: Path) -> Films:
         label_size=configuration.size_of_labels(),
         classes=tuple(values.values()) if values else None,
         groups=groups,
+        near=configuration.near,
         film_resize=configuration.film_resize,
         preprocessing=configuration.preprocessing,
         progress=bar("reading films"),
@@ -191,15 +193,21 @@ def _own(configuration: Configuration, images: Path, masks: Path) -> Films:
         say(f"{len(ids)} films in {len({groups[film] for film in ids})} groups")
     if together := len(ids) - len(set(own.arrays.groups)):
         why = "look like another" if groups is None else "belong to another"
-        say(f"{together} of {len(ids)} films {why} and share its split")
+        largest = max(Counter(own.arrays.groups).values())
+        say(
+            f"{together} of {len(ids)} films {why} and share its split; "
+            f"the largest group has {largest} films"
+        )
     return split(own.arrays, configuration.split, fingerprint=own.fingerprint)
 
 
 def _enough(films: Films, folder: Path) -> Films:
     for name in ("train", "test"):
         if not len(getattr(films, name)):
+            count, groups = len(films.arrays.ids), len(set(films.arrays.groups))
+            alike = f" in {groups} groups (--near, --groups)" if groups < count else ""
             raise InputError(
-                f"{folder}: {len(films.arrays.ids)} films leave none for {name}; more are needed"
+                f"{folder}: {count} films{alike} leave none for {name}; more are needed"
             )
     return films
 

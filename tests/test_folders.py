@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.configuration import Configuration
+from experiments.films import load
 from jaxseg.data.arrays import films_from_folders
 from jaxseg.data.films import read_classes, read_mask
 from jaxseg.data.folders import load_folders, read_groups
@@ -114,6 +116,24 @@ def test_the_split_depends_on_neither_size_nor_preprocessing_nor_classes(folders
     other = load_folders(*folders, size=20, preprocessing="gamma", film_resize="nearest")
     assert own.arrays.split == other.arrays.split
     assert own.fingerprint == other.fingerprint
+
+
+def test_pictures_that_share_an_outline_need_a_nearer_limit(tmp_path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    rng, (rows, columns) = np.random.default_rng(0), np.mgrid[:64, :64]
+    field = (rows - 29) ** 2 + 1.1 * (columns - 33) ** 2 + rows * columns / 9 < 900
+    for folder in (images, masks):
+        folder.mkdir()
+    for i in range(20):
+        picture = np.where(field, 150 + rng.integers(-2, 3, field.shape), 0).astype(np.uint8)
+        Image.fromarray(picture).save(images / f"{i}.png")
+        Image.fromarray((255 * field).astype(np.uint8)).save(masks / f"{i}.png")
+    (images / "copy.png").write_bytes((images / "3.png").read_bytes())
+    (masks / "copy.png").write_bytes((masks / "3.png").read_bytes())
+    assert len(set(load_folders(images, masks, size=8).arrays.groups)) == 1
+    assert len(set(load_folders(images, masks, size=8, near=0).arrays.groups)) == 20
+    with pytest.raises(InputError, match=r"21 films in 1 groups \(--near, --groups\) leave none"):
+        load(Configuration(name="own", images=images, masks=masks, size=8))
 
 
 def test_films_of_one_patient_share_the_split_of_the_first(folders, tmp_path):

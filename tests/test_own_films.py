@@ -51,6 +51,8 @@ FOLDERS: dict[str, Any] = {"images": Path("films"), "masks": Path("masks")}
         ({"classes": ("lungs=1",)}, "--classes: goes with --images"),
         ({"groups": Path("patients.csv")}, "--groups: goes with --images"),
         ({**FOLDERS, "groups": Path("patients.csv"), "split": "seed"}, "--groups: goes with"),
+        ({"near": 100}, "--near: goes with --images"),
+        ({**FOLDERS, "near": -1}, "--near: must not be negative"),
     ],
 )
 def test_options_that_will_not_do_are_named(fields, words):

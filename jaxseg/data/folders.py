@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxseg.data.arrays import PICTURES, FilmArrays, Progress, films_from_folders, pictures_in
 from jaxseg.data.films import Resize, decode_film
-from jaxseg.data.likeness import near_pairs, perceptual_hash, stacked
+from jaxseg.data.likeness import NEAR, near_pairs, perceptual_hash, stacked
 from jaxseg.data.preprocessing import Preprocessing
 from jaxseg.data.splits import group_films, split_alone
 from jaxseg.data.threads import in_threads
@@ -39,6 +39,7 @@ def load_folders(
     label_size: int | None = None,
     classes: Sequence[Collection[int]] | None = None,
     groups: Mapping[str, str] | None = None,
+    near: int = NEAR,
     film_resize: Resize = "bilinear",
     preprocessing: Preprocessing = "none",
     progress: Progress | None = None,
@@ -59,6 +60,9 @@ def load_folders(
             `jaxseg.data.films.read_classes`; None: one class, the grey values above 127.
         groups: by every film's stem what it must not be parted from, its patient, see
             `read_groups`; None where nothing is known.
+        near: films look alike if their `jaxseg.data.likeness.perceptual_hash`es differ in no more
+            bits. The default is measured on chest films; where all pictures share an outline, as
+            the round field of a fundus camera, it takes different ones for copies and must be less.
         film_resize: how films are resized; masks always nearest.
         preprocessing: what is done to a film's grey values before it is resized.
         progress: called with the films done so far and the films in all.
@@ -86,8 +90,8 @@ def load_folders(
     masks = pictures_in(masks_dir)
     facts = list(in_threads(lambda name: _identified(films[name], masks[name]), arrays.ids))
     contents = [fact.film for fact in facts]
-    near = near_pairs(stacked([fact.likeness for fact in facts]))
-    together = [(film, other) for film, other, _ in near]
+    alike = near_pairs(stacked([fact.likeness for fact in facts]), limit=near)
+    together = [(film, other) for film, other, _ in alike]
     given = [""] * len(arrays.ids)
     if groups is not None:
         given = [f"\0{groups[name]}" for name in arrays.ids]
@@ -95,7 +99,8 @@ def load_folders(
         pairs = [(leader.setdefault(group, film), film) for film, group in enumerate(given)]
         together += [(one, other) for one, other in pairs if one != other]
     first = group_films(contents, together).first
-    # By its name a group stays where it is, whatever films it is given.
+    # By its name a group stays where it is, whatever films it is given, unless one of them looks
+    # like another group's.
     deciding = contents if groups is None else [_sha256(groups[i].encode()) for i in arrays.ids]
     named = zip(arrays.ids, facts, given, strict=True)
     everything = "".join(f"{name}\0{fact.film}{fact.mask}{own}\n" for name, fact, own in named)
