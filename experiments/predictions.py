@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import errno
 import hashlib
 import io
 import json
@@ -12,12 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-from experiments.run_directory import write_bytes, write_json, write_text
+from experiments.run_directory import take_lock, write_bytes, write_json, write_text
 from jaxseg.data.splits import natural_key
 from jaxseg.types import InputError
 
@@ -81,9 +75,10 @@ class Predictions:
         self.folder, self.made_with, self.overlays = folder, dict(made_with), overlays
         self.csv, self.json = folder / "predictions.csv", folder / "predictions.json"
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / ".lock").open("w")
+        self._lock = take_lock(
+            folder / ".lock", f"--out: another command writes to {folder}; name another folder"
+        )
         try:
-            self._take_lock()
             if self.json.exists():
                 self._check_made_with(json.loads(self.json.read_text())["made_with"])
             by_film: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -150,20 +145,6 @@ class Predictions:
         films = sorted(self.rows.values(), key=lambda rows: natural_key(rows[0]["film"]))
         write_text(self.csv, _as_csv(films))
         write_json(self.json, {"made_with": self.made_with, **facts})
-
-    def _take_lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"--out: another command writes to {self.folder}; name another folder"
-            ) from error
-        except OSError as error:
-            # A disk without locks.
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
-                raise
 
     def _check_made_with(self, theirs: Mapping[str, Any]) -> None:
         different = [

@@ -28,16 +28,17 @@ class Progress:
     skipped: int = 0
     """Updates left out because they were not finite."""
     skipped_in_a_row: int = 0
+    """Up to the latest step."""
+    most_skipped_in_a_row: int = 0
 
     def add(self, measured: Mapping[str, np.ndarray], seconds: float, *, timed: bool) -> "Progress":
         """Counts a call in."""
         images, skipped = measured["images"], measured["skipped"] == 1
         losses = np.where(skipped, 0.0, measured["loss"] * images)
-        done = np.flatnonzero(~skipped)
-        if len(done):
-            in_a_row = len(skipped) - 1 - int(done[-1])
-        else:
-            in_a_row = self.skipped_in_a_row + len(skipped)
+        in_a_row, most = self.skipped_in_a_row, self.most_skipped_in_a_row
+        for one in skipped:
+            in_a_row = in_a_row + 1 if one else 0
+            most = max(most, in_a_row)
         return dataclasses.replace(
             self,
             epoch_loss=self.epoch_loss + float(losses.sum()),
@@ -48,6 +49,7 @@ class Progress:
             timed_seconds=self.timed_seconds + timed * seconds,
             skipped=self.skipped + int(skipped.sum()),
             skipped_in_a_row=in_a_row,
+            most_skipped_in_a_row=most,
         )
 
     def between_calls(self, seconds: float) -> "Progress":

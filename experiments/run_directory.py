@@ -1,14 +1,20 @@
 """A run's folder: what lies in it, who may use it, how its files are written."""
 
+import errno
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from experiments.configuration import PLACES, Configuration, from_json, with_defaults
 from experiments.configurations import CONFIGURATIONS
@@ -47,7 +53,8 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir: {self.path} is a file")
-        if not self.path.exists() or not any(self.path.iterdir()):
+        # Hidden files are what a kill left of one half-written.
+        if not any(not path.name.startswith(".") for path in self.path.glob("*")):
             return False
         if not resume:
             raise InputError(
@@ -90,6 +97,16 @@ class RunDirectory:
         write_json(
             self.config,
             {"configuration": configuration.as_json(), "data_fingerprint": fingerprint},
+        )
+
+    def hold(self) -> IO[str]:
+        """Keeps other jobs out of the folder, until what is returned is closed.
+
+        Raises:
+            InputError: Another job is in it.
+        """
+        return take_lock(
+            self.path / ".lock", f"--workdir: another job trains in {self.path}; wait for its end"
         )
 
     def read_config(self) -> dict[str, Any]:
@@ -164,6 +181,29 @@ def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(without_nan(row)) + "\n" for row in rows)
+
+
+def take_lock(path: Path, taken: str) -> IO[str]:
+    """Opens a file that one process at a time may hold: until it is closed, or the process ends.
+
+    On a disk without locks, and on Windows, nothing is held.
+
+    Raises:
+        InputError: Another holds it; the message is ``taken``.
+    """
+    lock = path.open("w")
+    if fcntl is None:
+        return lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise InputError(taken) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+            lock.close()
+            raise
+    return lock
 
 
 def write_text(path: Path, text: str) -> None:

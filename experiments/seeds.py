@@ -14,6 +14,7 @@ from experiments import command, comparison, comparison_page
 from experiments.configuration import Configuration
 from experiments.run_directory import RunDirectory, write_json
 from jaxseg import parallel
+from jaxseg.types import InputError
 
 Turns = Generator[None, None, None]
 """Work that yields whenever it would wait for its devices."""
@@ -52,9 +53,11 @@ def train_seeds(
     # One process looks, before any of them begins a run.
     with parallel.together("opening the runs"):
         if parallel.is_lead():
+            _check_workdir(workdir, numbers)
             for place, (own, run) in enumerate(zip(each, runs, strict=True)):
                 goes_on = run.check_usable(own, resume=resume)
-                trained[place] = goes_on and run.read_summary() is not None
+                # The report is what a run writes last.
+                trained[place] = goes_on and run.report.exists()
     trained = parallel.from_lead(trained, mesh)
     for seed in itertools.compress(numbers, trained):
         command.say(f"seed {seed} is trained already")
@@ -91,6 +94,16 @@ def train_seeds(
     if parallel.is_lead():
         write_json(workdir / "summary.json", comparison.over_seeds(runs))
         comparison_page.write(runs, workdir / "comparison.html")
+
+
+def _check_workdir(workdir: Path, numbers: Iterable[int]) -> None:
+    """Raises InputError where the folder is a single run's, or has other seeds' scores."""
+    if RunDirectory(workdir).config.exists():
+        raise InputError(f"--workdir: {workdir} is the folder of one seed; name another")
+    there = (RunDirectory(workdir).read_summary() or {}).get("seeds")
+    if there not in (None, list(numbers)):
+        named = ", ".join(map(str, there))
+        raise InputError(f"--workdir: {workdir} has the scores of seeds {named}; name another")
 
 
 def in_turns(trainings: Iterable[Turns]) -> None:

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,7 +94,7 @@ def train(
         Preempted: SIGTERM came; the state was saved.
     """
     trace = Trace(profile)
-    films = open_run(configuration, run, resume=resume)
+    films, held = open_run(configuration, run, resume=resume)
     counts = [len(chosen) for chosen in (films.train, films.validation, films.test)]
     command.say("films: {} to learn from, {} to choose the epoch by, {} to test on".format(*counts))
     rows = check_rows(configuration, mesh)
@@ -118,7 +118,7 @@ def train(
     inputs = input_path.choose(configuration, films, step, mesh)
     evaluate = parallel.jit_rows(make_eval_step(model, configuration.loss), mesh)
 
-    with Checkpoints(run.checkpoints) as checkpoints, preemption, closing(trace):
+    with held, Checkpoints(run.checkpoints) as checkpoints, preemption, closing(trace):
         progress = Progress()
         if (latest := checkpoints.latest_step()) is not None:
             state, saved = checkpoints.restore(state, latest)
@@ -145,7 +145,8 @@ def train(
                     steps_now, late = map(int, parallel.from_lead(planned, mesh))
                     preempted = preemption.noticed()
                     if late or preempted:
-                        checkpoints.save(state, dataclasses.asdict(progress))
+                        if int(state.step) != checkpoints.latest_step():
+                            checkpoints.save(state, dataclasses.asdict(progress))
                         saved_at = time.monotonic()
                     if preempted:
                         checkpoints.wait()
@@ -160,7 +161,7 @@ def train(
                     progress = progress.add(measured, seconds, timed=calls.record(count, seconds))
                     if parallel.is_lead():
                         run.log_steps(int(state.step), measured)
-                    if progress.skipped_in_a_row >= configuration.skipped_in_a_row:
+                    if progress.most_skipped_in_a_row >= configuration.skipped_in_a_row:
                         raise command.Diverged(diverged(progress, state, checkpoints))
                     first += count
                     bar.update(int(measured["images"].sum()))
@@ -222,15 +223,21 @@ def train(
     report.write(run)
 
 
-def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -> Films:
+def open_run(
+    configuration: Configuration, run: RunDirectory, *, resume: bool
+) -> tuple[Films, AbstractContextManager[Any]]:
     """Starts the run's folder or finds it fit to go on, and loads its films.
 
     The first process goes ahead of the others, so that on a shared disk they find all prepared.
+
+    Returns:
+        The films, and what keeps other jobs out of the folder for as long as it lasts.
 
     Raises:
         InputError: The folder or the data will not do.
     """
     goes_on, films = False, None
+    held: AbstractContextManager[Any] = nullcontext()
     with parallel.together("opening the run"):
         if parallel.is_lead():
             goes_on = run.check_usable(configuration, resume=resume)
@@ -241,11 +248,12 @@ def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -
                 run.check_same_films(films.fingerprint)
             else:
                 run.start(configuration, films.fingerprint)
+            held = run.hold()
     with parallel.together("opening the run"):
         if films is None:
             films = load(configuration)
             run.check_is_shared(films.fingerprint)
-    return films
+    return films, held
 
 
 def check_rows(configuration: Configuration, mesh: Mesh) -> int:
@@ -282,8 +290,9 @@ def diverged(progress: Progress, state: TrainState, checkpoints: Checkpoints) ->
     latest = checkpoints.latest_step()
     kept = "no checkpoint was saved yet" if latest is None else f"step {latest} is kept"
     return (
-        f"step {int(state.step)}: loss or gradient was not finite {progress.skipped_in_a_row} "
-        f"times in a row; {kept}. A lower --learning-rate or --clip-norm may help"
+        f"step {int(state.step)}: loss or gradient was not finite {progress.most_skipped_in_a_row} "
+        f"times in a row; {kept}. A lower --learning-rate or --clip-norm may help, "
+        "in a new --workdir"
     )
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers, type_handlers
 
@@ -20,6 +21,18 @@ from jaxseg.training import TrainState
 from jaxseg.types import InputError
 
 UNSCORED = -math.inf
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, but that it does not ask whether a preemption is near.
+
+    JAX has one counter for all who ask, and whoever asks by another count than
+    `jaxseg.parallel.Preemption` makes it miss the signal.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
 
 
 class Checkpoints:
@@ -77,7 +90,7 @@ class Checkpoints:
             barrier_sync_key_prefix="-".join(self._directory.parts[-2:])
         )
         self._saving: int | None = None
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._directory,
             item_handlers={
                 "state": ocp.PyTreeCheckpointHandler(
@@ -107,15 +120,21 @@ class Checkpoints:
                 contest.
 
         Raises:
-            InputError: This save, or the one before, cannot be written.
+            InputError: This save, or the one before, cannot be written; or a checkpoint of this
+                step or of a later one is there, as where a run goes on from an earlier one.
         """
         self.wait()
         self._saving = int(state.step)
+        if (latest := self.latest_step()) is not None and self._saving <= latest:
+            raise InputError(
+                f"{self._directory}: step {self._saving} is not after step {latest}, of which "
+                "there is a checkpoint; save in another folder"
+            )
         with self._naming_write_errors():
             self._manager.save(
                 self._saving,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(_without_typed_key(state)),
+                    state=ocp.args.PyTreeSave(_without_typed_keys(state)),
                     progress=ocp.args.JsonSave(dict(progress)),
                 ),
                 metrics={"score": UNSCORED if score is None or math.isnan(score) else score},
@@ -136,7 +155,7 @@ class Checkpoints:
 
         Args:
             like: A state of the same structure, arrays or `jax.ShapeDtypeStruct`s; the restored
-                arrays get the shardings of its arrays.
+                arrays get their shardings, and lie on the first device where there is none.
             step: Which one.
 
         Returns:
@@ -149,7 +168,7 @@ class Checkpoints:
         self.wait()
         if step not in self._manager.all_steps():
             raise InputError(f"{self._directory}: there is no checkpoint of step {step}")
-        target = _without_typed_key(like)
+        target = jax.tree.map(_placed, _without_typed_keys(like))
         self._check_same_leaves(target, step)
         restored = self._manager.restore(
             step,
@@ -161,8 +180,7 @@ class Checkpoints:
                 progress=ocp.args.JsonRestore(),
             ),
         )
-        state = restored["state"]
-        return state.replace(key=jax.random.wrap_key_data(state.key)), restored["progress"]
+        return jax.tree.map(_of_the_kind, restored["state"], like), restored["progress"]
 
     def wait(self) -> None:
         """Waits for a save in progress.
@@ -245,6 +263,33 @@ def _score(metrics: Mapping[str, float]) -> float:
     return metrics["score"]
 
 
-def _without_typed_key(state: TrainState) -> TrainState:
-    """Orbax stores plain arrays only, so the key goes as its data."""
-    return state.replace(key=jax.random.key_data(state.key))
+def _without_typed_keys(state: TrainState) -> TrainState:
+    """Orbax stores plain arrays only, so keys go as their data."""
+
+    def plain(leaf: Any) -> Any:
+        if not _is_key(leaf):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.eval_shape(jax.random.key_data, leaf)
+        return jax.random.key_data(leaf)
+
+    return jax.tree.map(plain, state)
+
+
+def _placed(leaf: Any) -> Any:
+    """A described array with a place; arrays have one."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct) or leaf.sharding is not None:
+        return leaf
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first)
+
+
+def _of_the_kind(restored: Any, like: Any) -> Any:
+    """A key again where one is wanted."""
+    if not _is_key(like):
+        return restored
+    return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(jnp.empty((), like.dtype)))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -137,7 +137,8 @@ def make_train_step(
     at its own size, taken from every other pixel, learns them half a mask's pixel off.
 
     The loss is the sum over rows of loss times ``valid``, over the number of valid rows, both
-    over the global batch; so rows that pad a batch change nothing. Where the loss or a gradient
+    over the global batch; so rows that pad a batch change nothing. A loss that is pooled already is
+    told them by ``where``. Where the loss or a gradient
     is not finite, nothing is updated but the step's number.
 
     Args:
@@ -220,7 +221,13 @@ def make_train_step(
                 **{name: part[name] for name in model_takes},
             )
             logits = _at_size_of(logits, part["labels"])
-            values = loss(logits, part["labels"], where=part.get("where"))
+            where = part.get("where")
+            if "valid" in batch:
+                # A loss may have no gradient where there is nothing, and 0 times NaN is NaN.
+                logits = jax.tree.map(lambda leaf: _real_rows(leaf, part["valid"]), logits)
+                if jax.eval_shape(loss, logits, part["labels"], where=where).ndim == 0:
+                    where = _real_pixels(part)
+            values = loss(logits, part["labels"], where=where)
             if values.ndim == 0:
                 if microbatches > 1:
                     raise ValueError("a loss pooled over the batch cannot be summed over parts")
@@ -381,6 +388,20 @@ def _at_size_of(logits: Any, labels: Array) -> Any:
 def _valid_rows(batch: Batch) -> jax.Array:
     rows = batch["images"].shape[0]
     return jnp.asarray(batch["valid"]) if "valid" in batch else jnp.ones(rows, bool)
+
+
+def _real_rows(leaf: Any, valid: Any) -> Any:
+    """An array of a row per film, 0 in rows that pad the batch; any other as it is."""
+    if jnp.shape(leaf)[:1] != valid.shape:
+        return leaf
+    return jnp.where(valid.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros((), leaf.dtype))
+
+
+def _real_pixels(batch: Batch) -> jax.Array:
+    """``where`` of a batch, False too in the rows that pad it."""
+    shape = batch["labels"].shape[:3]
+    real = jnp.broadcast_to(batch["valid"].reshape(-1, *(1,) * (len(shape) - 1)), shape)
+    return real & batch["where"] if "where" in batch else real
 
 
 def _global_rows(batch: Batch, axis_name: str | None) -> jax.Array:

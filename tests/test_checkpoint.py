@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 
 from jaxseg import UNet, parallel
@@ -24,8 +26,12 @@ def state_at(step, *, seed=0):
     return state.replace(step=state.step + step)
 
 
+def plain(leaf):
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
 def assert_same_bits(one, other):
-    one, other = (state.replace(key=jax.random.key_data(state.key)) for state in (one, other))
+    one, other = (jax.tree.map(plain, state) for state in (one, other))
     assert jax.tree.structure(one) == jax.tree.structure(other)
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
@@ -40,6 +46,43 @@ def test_a_restored_state_has_the_bits_and_the_progress_that_were_saved(tmp_path
     assert_same_bits(restored, saved)
     assert progress == {"loss": 0.5, "epoch": 3}
     assert jax.random.uniform(restored.key) == jax.random.uniform(saved.key)
+
+
+def kinds(state):
+    return [leaf.dtype for leaf in jax.tree.leaves(state)]
+
+
+def test_keys_of_any_kind_and_place_are_restored(tmp_path):
+    tx = optax.chain(optax.add_noise(0.1, 0.55, jax.random.key(3)), optax.sgd(0.1))
+    key = jax.random.key(1, impl="rbg")
+    saved = TrainState.create(MODEL, tx, key, IMAGES)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(saved, {})
+        for like in (saved, jax.eval_shape(lambda: saved)):
+            restored, _ = checkpoints.restore(like, 0)
+            assert_same_bits(restored, saved)
+            assert jax.random.key_impl(restored.key) == "rbg"
+            assert jax.random.uniform(restored.key) == jax.random.uniform(saved.key)
+            assert kinds(restored) == kinds(saved)
+
+
+def test_a_step_that_is_not_after_the_latest_is_refused(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(10), {}, score=0.5)
+        for step in (5, 10):
+            with pytest.raises(InputError, match=f"step {step} is not after step 10"):
+                checkpoints.save(state_at(step), {}, score=0.9)
+        checkpoints.save(state_at(11), {})
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (11, 10)
+
+
+def test_saving_does_not_ask_for_a_preemption(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(orbax.checkpoint.utils, "reached_preemption", asked.append)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(1), {})
+        checkpoints.wait()
+    assert not asked
 
 
 @pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8), (8, 2)])

@@ -308,6 +308,19 @@ def test_a_run_from_before_there_was_an_option_can_go_on(tmp_path):
         run.check_usable(dataclasses.replace(phantoms, skip_bad=True), resume=True)
 
 
+def test_a_folder_in_which_a_kill_left_a_half_written_file_is_a_new_one(tmp_path):
+    (tmp_path / ".config.json.123").write_text("{")
+    assert not RunDirectory(tmp_path).check_usable(CONFIGURATIONS["phantom"], resume=True)
+
+
+def test_one_job_at_a_time_has_a_run(finished, films, capsys, monkeypatch):
+    options = ["phantom", "--manual-dir", films, "--workdir", finished.path, "--resume", *SMALL]
+    with finished.hold():
+        result = run(train, options, capsys, monkeypatch)
+    assert_refused(result, "--workdir: another job trains in")
+    finished.hold().close()
+
+
 def folders_of_films(path, names):
     """White films and masks of these names, in two folders."""
     folders = path / "images", path / "masks"

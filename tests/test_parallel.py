@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import mesh_utils
 
 from jaxseg import parallel
 from jaxseg.parallel import compiled
@@ -117,6 +118,16 @@ def test_every_part_has_devices_of_every_process(owners):
     parts = parallel.split(mesh, 3)
     assert list(map(owners_of, parts)) == [[0, 1]] * 3
     assert {device for part in parts for device in part.devices.flat} == set(mesh.devices.flat)
+
+
+def test_rows_of_devices_come_by_process_however_a_ring_goes_through_them(monkeypatch):
+    devices = [OfProcess(process) for process in (0, 0, 1, 1, 1, 1, 0, 0)]
+    ring = np.array(devices).reshape(4, 2)
+    monkeypatch.setattr(mesh_utils, "create_device_mesh", lambda *_, **__: ring)
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    mesh = parallel.make_mesh(spatial=2)
+    assert owners_of(mesh) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert mesh.devices.tolist() == [devices[:2], devices[6:], devices[2:4], devices[4:6]]
 
 
 def test_processes_that_share_a_row_all_have_all_devices():

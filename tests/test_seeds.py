@@ -19,7 +19,7 @@ from scipy import stats
 from experiments import films, seeds, trained
 from experiments.command import Diverged, Preempted
 from experiments.configurations import CONFIGURATIONS
-from experiments.progress import StepsPerCall
+from experiments.progress import Progress, StepsPerCall
 from experiments.run_directory import CLOCKED, RunDirectory
 from experiments.seeds import best_count, in_turns
 from jaxseg import parallel
@@ -262,6 +262,35 @@ def test_a_seed_that_diverges_does_not_keep_the_next_from_training(tmp_path, mon
         seeds.train_seeds(train, CONFIGURATIONS["phantom"], tmp_path, mesh, seeds=4, resume=False)
     assert begun == [0, 1, 2, 3]
     assert not compared
+
+
+def test_a_folder_of_one_seed_or_of_other_seeds_is_no_jobs(tmp_path):
+    def train_seeds(count):
+        mesh = parallel.make_mesh(jax.devices()[:1])
+        configuration = CONFIGURATIONS["phantom"]
+        seeds.train_seeds(work, configuration, tmp_path, mesh, seeds=count, resume=True)
+
+    RunDirectory(tmp_path).start(CONFIGURATIONS["phantom"], "")
+    with pytest.raises(InputError, match="is the folder of one seed"):
+        train_seeds(2)
+    RunDirectory(tmp_path).config.unlink()
+    RunDirectory(tmp_path).summary.write_text('{"seeds": [0, 1]}')
+    with pytest.raises(InputError, match="has the scores of seeds 0, 1; name another"):
+        train_seeds(3)
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_updates_skipped_within_a_call_are_counted_too():
+    def measured(skipped):
+        skipped = np.array(skipped)
+        return {"images": np.ones(len(skipped)), "loss": np.ones(len(skipped)), "skipped": skipped}
+
+    progress = Progress().add(measured([0, 1, 1]), 1.0, timed=True)
+    progress = progress.add(measured([1, 1, 0, 1, 0]), 1.0, timed=True)
+    assert (progress.skipped_in_a_row, progress.most_skipped_in_a_row) == (0, 4)
+    progress = progress.add(measured([1, 1]), 1.0, timed=True)
+    assert (progress.skipped_in_a_row, progress.most_skipped_in_a_row) == (2, 4)
+    assert progress.skipped == 7
 
 
 def test_a_call_that_waited_for_other_work_does_not_settle_how_long_calls_are():

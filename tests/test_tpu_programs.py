@@ -52,6 +52,15 @@ def test_a_slice_that_there_is_not_is_named():
 
 @needs_libtpu
 @pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x4", "v5e:4x4", "v6e:4x4", "v5p:2x2x4"])
+def test_the_rows_of_a_slices_mesh_come_by_process(topology):
+    owners = [row[0].process_index for row in tpu_programs.mesh_of(topology).devices]
+    assert owners == sorted(owners)
+    assert len(set(owners)) > 1
+
+
+@needs_libtpu
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_step_on_eight_chips_sends_its_gradients_in_float32_and_nothing_else(dtype):
     model = UNet(widths=(8, 16), dropout=0.25, dtype=dtype, layout="plain")

@@ -228,6 +228,37 @@ def test_a_padded_row_changes_nothing_whatever_it_holds():
     assert [int(m["images"]) for m in measured] == [3, 3]
 
 
+def mean_over_the_object(logits, labels, *, where=None):
+    """Has no value on a film without an object."""
+    del where
+    inside = labels.astype(logits.dtype)[..., None]
+    return (inside * logits).sum((1, 2, 3)) / inside.sum((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        partial(losses.soft_dice, pooled=True),
+        partial(losses.cross_entropy, pooled=True),
+        mean_over_the_object,
+    ],
+)
+@pytest.mark.parametrize("gaps", [False, True])
+def test_padding_changes_no_pooled_loss_and_none_without_a_value_on_it(loss, gaps):
+    batch, tx = batch_of(3), optax.sgd(0.1)
+    if gaps:
+        batch["where"] = np.random.default_rng(1).random((3, 16, 16)) < 0.5
+    step = make_train_step(Affine(), tx, loss)
+    results = []
+    for devices in (1, 4):
+        mesh = mesh_of(devices)
+        results.append(run(step, fresh(Affine(), tx, batch, mesh=mesh), [batch], mesh))
+    (one, measured), (four, measured_too) = results
+    assert [int(found["skipped"]) for found in (measured, measured_too)] == [0, 0]
+    assert_same(four, one, atol=1e-6)
+    assert float(measured_too["loss"]) == pytest.approx(float(measured["loss"]), rel=1e-6)
+
+
 @pytest.mark.parametrize("pooled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_under_pmap_with_an_axis_name_the_step_is_that_of_one_device(pooled):
     # Devices have two, two, one and no rows that count.

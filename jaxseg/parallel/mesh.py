@@ -33,8 +33,8 @@ def make_mesh(
             exchange the rows at their borders in every convolution.
 
     Returns:
-        A mesh of ``data`` x ``spatial`` devices. Unless they were given, neighbours in the mesh
-        are neighbours in a TPU slice, and several slices are parted along ``data``.
+        A mesh of ``data`` x ``spatial`` devices. Unless they were given, the devices of a row of
+        ``data`` are neighbours in a TPU slice, and rows come by process: process 0's first.
 
     Raises:
         InputError: A number is below 1, or their product is not the number of devices.
@@ -154,8 +154,9 @@ def shard_batch(
     """Makes the global batch from the rows that each process has.
 
     Args:
-        batch: Arrays with this process's rows first: ``images``, ``labels`` and so on. Process 0
-            has the first rows of the global batch, and so on.
+        batch: Arrays with this process's rows first: ``images``, ``labels`` and so on. In a mesh
+            that `make_mesh` laid out itself process 0 has the first rows of the global batch, and
+            so on; in another one a process has those that `rows_on` names.
         mesh: The devices.
         rows: Rows of the global batch, an even share for every device, padding included; every
             process names the same. So that processes may have different numbers of real rows, and
@@ -295,16 +296,19 @@ def _put(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def _near_together(devices: list[Any], data: int, spatial: int) -> np.ndarray:
-    """All devices as ``[data, spatial]``, near ones side by side, slices one after another."""
+    """All devices as ``[data, spatial]``, near ones side by side, those of a process together."""
     slices: dict[int, list[Any]] = {}
     for device in devices:
         slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
     if data % len(slices):
         return np.asarray(devices).reshape(data, spatial)
     shape = (data // len(slices), spatial)
-    return np.concatenate(
+    rows = np.concatenate(
         [
             mesh_utils.create_device_mesh(shape, part, allow_split_physical_axes=True)
             for _, part in sorted(slices.items())
         ]
     )
+    # A slice's rings go through its hosts back and forth. Along ``data`` all that is exchanged are
+    # sums over all devices, for which their order does not matter.
+    return rows[np.argsort([row[0].process_index for row in rows], kind="stable")]
