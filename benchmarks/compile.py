@@ -2,9 +2,9 @@
 
     python -m benchmarks.compile [--rounds N] [--json FILE]
 
-Each figure is the median of fresh processes in turns: ``import jaxseg`` beside ``import flax``; the
-seed's train step compiled, with an empty compilation cache and again with a full one; and the time
-from the start of ``python -m experiments.train`` to its first step.
+Fresh processes in turns: ``import jaxseg`` beside ``import flax``, medians of ``--rounds``; the
+seed's train step compiled without a compilation cache, with an empty one and with a full one, once
+each; and the time from the start of ``python -m experiments.train`` to its first step, of two runs.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def first_step_seconds(cache: str | None, *, setting: str = "") -> float:
 
 
 def train_seconds() -> float:
-    """From the start of the default run, its films drawn already, to its first step."""
+    """From the start of the default run to its first step; films not drawn yet are on the way."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         process = subprocess.Popen(

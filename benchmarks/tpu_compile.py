@@ -2,7 +2,7 @@
 
     python -m benchmarks.tpu_compile [--topology v5e:2x4] [--model seed] [--batch 128] [more]
 
-Needs libtpu (``pip install 'jaxseg[tpu]'``) and no TPU. About a minute a program for the seed's
+Needs libtpu (``pip install -e '.[tpu]'``) and no TPU. About a minute a program for the seed's
 network in the plain layout, several in the packed one.
 """
 

@@ -1,6 +1,6 @@
 """Train steps compiled for TPU slices that are only described, and what their programs hold.
 
-No TPU and no network is needed, only libtpu (``pip install 'jaxseg[tpu]'``). A program that
+No TPU and no network is needed, only libtpu (``pip install -e '.[tpu]'``). A program that
 compiles proves that it compiles, what memory it takes and what it sends; not numbers, not speed.
 """
 

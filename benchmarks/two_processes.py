@@ -1,10 +1,12 @@
 """The same training in one process and in two: same films, same losses, each test film once.
 
-    python -m benchmarks.two_processes [seed|lungs] --manual-dir DIR [--steps 20] [train's options]
+    python -m benchmarks.two_processes [seed|lungs] --manual-dir DIR --adam-epsilon 1e-4
+        [--steps 20] [train's options]
 
 One process with one device, then two with four devices each. Prints how far the losses of the first
 steps lie apart, and the Dice of both. Exit status 1 where films differ or are counted twice, or a
-loss differs by more than 1e-4 of itself.
+loss differs by more than 1e-4 of itself, as it does with Adam's own epsilon: that makes whole steps
+of gradients that are rounding alone.
 """
 
 import argparse

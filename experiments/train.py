@@ -1,6 +1,6 @@
 """Trains a U-Net on chest films, scores it on unseen ones and writes a report.
 
-    python -m experiments.train [phantom|seed|lungs] [options]
+    python -m experiments.train [phantom|seed|lungs|own] [options]
 
 With no argument films are drawn, so that nothing need be downloaded.
 """
