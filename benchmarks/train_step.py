@@ -63,7 +63,12 @@ def parser(work: str) -> argparse.ArgumentParser:
     found.add_argument(
         "--contenders", nargs="+", default=DEFAULT, metavar="NAME", help=f"of: {names}"
     )
-    found.add_argument("--steps", type=int, metavar="N", help="timed steps of each")
+    found.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="timed steps of each; on accelerators ten turns share them, rounded down",
+    )
     found.add_argument(
         "--tensorflow-python", metavar="PYTHON", help="interpreter that has TensorFlow and Keras"
     )

@@ -6,7 +6,7 @@ import json
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,7 +29,11 @@ class Protocol:
 
     @staticmethod
     def for_device(accelerator: bool, *, steps: int | None = None) -> "Protocol":
-        """20 steps of warm-up and 100 timed on accelerators, 2 and 7 (or as asked) on CPUs."""
+        """20 steps of warm-up and 100 timed on accelerators, 2 and 7 on CPUs.
+
+        ``steps`` asks for another number of timed ones; on accelerators ten turns share them,
+        rounded down.
+        """
         if accelerator:
             return Protocol(20, 10, max(1, (steps or 100) // 10))
         return Protocol(2, steps or 7, 1)
@@ -119,7 +123,9 @@ class Worker:
     def run(self, steps: int) -> list[float]:
         """Seconds of each step."""
         assert self._process.stdin is not None
-        print(steps, file=self._process.stdin, flush=True)
+        # Of a process that is gone, reading tells what it said last.
+        with contextlib.suppress(BrokenPipeError):
+            print(steps, file=self._process.stdin, flush=True)
         return self._read()["seconds"]
 
     def finish(self) -> int:
@@ -153,24 +159,31 @@ def measure(
     with contextlib.ExitStack() as stack:
         workers: dict[Worker, list[float]] = {}
         for contender in contenders:
-            python = interpreter(contender, tensorflow_python)
-            worker = Worker(contender, setting, python)
-            try:
+            worker = Worker(contender, setting, interpreter(contender, tensorflow_python))
+            with _left_out_if_it_ends(worker, workers):
                 workers[stack.enter_context(worker)] = []
                 worker.run(protocol.warm_up)
-            except Ended as ended:
-                print(ended, flush=True)
-                workers.pop(worker, None)
-                continue
-            _check_parameters(worker, setting)
-            print(f"{contender.name}: ready", flush=True)
+                _check_parameters(worker, setting)
+                print(f"{contender.name}: ready", flush=True)
         for _ in range(protocol.rounds):
-            for worker, seconds in workers.items():
-                seconds += worker.run(protocol.steps)
-        return [
-            Result(w.contender.name, w.contender.near, seconds, w.facts, w.finish())
-            for w, seconds in workers.items()
-        ]
+            for worker, seconds in list(workers.items()):
+                with _left_out_if_it_ends(worker, workers):
+                    seconds += worker.run(protocol.steps)
+        results = []
+        for worker, seconds in list(workers.items()):
+            name, near = worker.contender.name, worker.contender.near
+            with _left_out_if_it_ends(worker, workers):
+                results.append(Result(name, near, seconds, worker.facts, worker.finish()))
+        return results
+
+
+@contextlib.contextmanager
+def _left_out_if_it_ends(worker: Worker, workers: dict[Worker, list[float]]) -> Iterator[None]:
+    try:
+        yield
+    except Ended as ended:
+        print(ended, flush=True)
+        workers.pop(worker, None)
 
 
 def _check_parameters(worker: Worker, setting: Setting) -> None:

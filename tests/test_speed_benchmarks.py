@@ -110,6 +110,29 @@ def test_contenders_in_processes_of_their_own_are_timed_and_one_that_ends_is_tol
     assert "broken ended: ModuleNotFoundError" in capsys.readouterr().out
 
 
+ENDING = """#!/bin/sh
+answer() { echo '{"facts": {"parameters": 1}, "seconds": [2.0], "peak_bytes": 3}'; }
+answer
+case $3 in steady) turns=9 ;; ends_in_a_turn) turns=2 ;; ends_at_the_end) turns=4 ;; esac
+while [ $turns -gt 0 ] && read -r steps; do answer; turns=$((turns - 1)); done
+if [ $3 = steady ]; then answer; else echo "out of memory" >&2; fi
+"""
+"""Stands in for an interpreter: answers as `benchmarks.worker` does, and ends too early or not."""
+
+
+def test_a_contender_that_ends_in_its_turns_is_left_out_and_told(tmp_path, capsys):
+    python = tmp_path / "python"
+    python.write_text(ENDING)
+    python.chmod(0o755)
+    names = ("steady", "ends_in_a_turn", "ends_at_the_end")
+    contenders = [Contender(name, name, "sh", tensorflow=True) for name in names]
+    results = measure(contenders, TINY, Protocol(1, 3, 1), tensorflow_python=str(python))
+    assert [(result.name, result.seconds) for result in results] == [("steady", [2.0] * 3)]
+    said = capsys.readouterr().out
+    for name in names[1:]:
+        assert f"{name} ended: out of memory" in said
+
+
 @pytest.mark.slow
 def test_pytorchs_network_has_the_parameters_and_the_logits_shape():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra: peers)")
