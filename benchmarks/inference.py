@@ -12,14 +12,13 @@ from benchmarks.train_step import parser, run, settings
 
 
 def main() -> None:
-    """Measures every setting."""
+    """Measures every setting, and writes after each what is measured by then."""
     options = parser("predict").parse_args()
-    results = [
-        {"setting": json.loads(setting.as_json()), "rows": run(options, setting)}
-        for setting in settings(options, "predict")
-    ]
-    if options.json:
-        record.write(options.json, {"conditions": record.conditions(), "results": results})
+    results = []
+    for setting in settings(options, "predict"):
+        results.append({"setting": json.loads(setting.as_json()), "rows": run(options, setting)})
+        if options.json:
+            record.write(options.json, {"conditions": record.conditions(), "results": results})
 
 
 if __name__ == "__main__":

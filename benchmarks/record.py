@@ -10,6 +10,11 @@ from typing import Any
 
 import jax
 
+CPUINFO = Path("/proc/cpuinfo")
+"""What Linux says of the processor; elsewhere there is no such file."""
+VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
+"""Vector extensions as Linux calls them, widest first; processors of one name differ in them."""
+
 FLAGS = (
     "XLA_FLAGS",
     "LIBTPU_INIT_ARGS",
@@ -25,7 +30,8 @@ def conditions() -> dict[str, Any]:
     return {
         "device": device.device_kind,
         "devices": jax.device_count(),
-        "processor": _processor(),
+        "processor": _listed("model name") or platform.processor(),
+        "vectors": _vectors(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
@@ -62,9 +68,15 @@ def _cell(value: Any, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _processor() -> str:
-    if (listing := Path("/proc/cpuinfo")).exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
+def _listed(*names: str) -> str:
+    """Of the first line of `CPUINFO` that has one of these names; else empty."""
+    for line in CPUINFO.read_text().splitlines() if CPUINFO.exists() else ():
+        name, _, value = line.partition(":")
+        if name.strip() in names:
+            return value.strip()
+    return ""
+
+
+def _vectors() -> str:
+    found = _listed("flags", "Features").split()
+    return next((name for name in VECTORS if name in found), "")

@@ -98,19 +98,39 @@ def settings(options: argparse.Namespace, work: Any) -> list[Setting]:
 
 
 def run(options: argparse.Namespace, setting: Setting) -> list[dict[str, Any]]:
-    """Measures one setting and prints its table; the first contender is what ratios refer to."""
+    """Measures one setting and prints its table; the first contender is what ratios refer to.
+
+    Raises:
+        SystemExit: No contender is left.
+    """
     contenders = chosen(options.contenders, options.tensorflow_python)
     print(f"\n{setting.as_json()}", flush=True)
     protocol = Protocol.for_device(jax.default_backend() != "cpu", steps=options.steps)
     results = measure(contenders, setting, protocol, tensorflow_python=options.tensorflow_python)
+    if not results:
+        raise SystemExit("no contender is left: each is not installed or ended by itself")
     rows = [result.row(setting, results[0].median) for result in results]
     print(record.table([_shown(row, setting) for row in rows], COLUMNS), flush=True)
+    if (asked := options.contenders[0]) != results[0].name:
+        print(f"{asked} is left out: ratios are to {results[0].name}", flush=True)
     return rows
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """How many times as long as jaxseg each equal peer takes."""
-    return {row["name"]: row["ratio"] for row in rows[1:] if not row["near"]}
+    """How many times as long as jaxseg each equal peer takes.
+
+    Raises:
+        SystemExit: jaxseg is not the first, or no equal peer is there.
+    """
+    _require_jaxseg(rows[0]["name"])
+    if found := {row["name"]: row["ratio"] for row in rows[1:] if not row["near"]}:
+        return found
+    raise SystemExit("--check and --record: no peer of the same network is left")
+
+
+def _require_jaxseg(first: str) -> None:
+    if first != "jaxseg":
+        raise SystemExit(f"--check and --record: ratios are to jaxseg, not {first}")
 
 
 def fallen(measured: dict[str, float], recorded: dict[str, float]) -> list[str]:
@@ -125,7 +145,8 @@ def fallen(measured: dict[str, float], recorded: dict[str, float]) -> list[str]:
 def place(setting: Setting) -> str:
     """The key of a setting's ratios in the recorded file: the device kind and the conditions."""
     where = record.conditions()
-    kind = where["processor"] if where["device"] == "cpu" else where["device"]
+    processor = f"{where['processor']} {where['vectors']}".strip()
+    kind = processor if where["device"] == "cpu" else where["device"]
     return f"{kind}, {where['cores']} cores, {setting.as_json()}"
 
 
@@ -137,6 +158,8 @@ def main() -> None:
     )
     found.add_argument("--record", action="store_true", help="keep these ratios for --check")
     options = found.parse_args()
+    if options.check or options.record:
+        _require_jaxseg(options.contenders[0])
     recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     everything, lines, compared = [], [], 0
     for setting in settings(options, "train"):
@@ -144,16 +167,15 @@ def main() -> None:
             raise SystemExit(f"--check: nothing recorded in {RECORDED.name} for {place(setting)}")
         rows = run(options, setting)
         everything.append({"setting": json.loads(setting.as_json()), "rows": rows})
+        if options.json:
+            record.write(options.json, {"conditions": record.conditions(), "results": everything})
         if options.check:
             known = recorded[place(setting)]
             compared += len(known.keys() & ratios(rows).keys())
             lines += fallen(ratios(rows), known)
         if options.record:
-            recorded[place(setting)] = ratios(rows)
-    if options.json:
-        record.write(options.json, {"conditions": record.conditions(), "results": everything})
-    if options.record:
-        record.write(RECORDED, recorded)
+            recorded[place(setting)] = recorded.get(place(setting), {}) | ratios(rows)
+            record.write(RECORDED, recorded)
     if options.check:
         print("\n".join(("fallen:", *lines) if lines else (f"{compared} ratios, none fallen",)))
         sys.exit(bool(lines) or not compared)

@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from benchmarks import layers, record, roofline, train_step
+from benchmarks import inference, layers, record, roofline, train_step
 from benchmarks.contenders import CONTENDERS, Contender, chosen
 from benchmarks.peers.setting import PARAMETERS, Setting
 from benchmarks.turns import Protocol, Result, measure
@@ -53,6 +53,101 @@ def test_ratios_leave_out_the_reference_and_other_networks():
         {"name": "smp Unet", "near": True, "ratio": 3.0},
     ]
     assert train_step.ratios(rows) == {"plain Flax": 2.0}
+
+
+@pytest.mark.parametrize(("found", "told"), [([], "not installed"), (["jaxseg"], "ended")])
+def test_measuring_without_a_contender_ends_with_a_line(found, told, monkeypatch):
+    monkeypatch.setattr(train_step, "chosen", lambda *_: found)
+    monkeypatch.setattr(train_step, "measure", lambda *_, **__: [])
+    options = train_step.parser("train").parse_args([])
+    with pytest.raises(SystemExit, match=f"no contender is left.*{told}"):
+        train_step.run(options, TINY)
+
+
+def test_ratios_to_another_than_the_first_contender_are_told(monkeypatch, capsys):
+    second = Result("plain Flax", False, [2.0], {"parameters": 1})
+    monkeypatch.setattr(train_step, "chosen", lambda *_: ["plain Flax"])
+    monkeypatch.setattr(train_step, "measure", lambda *_, **__: [second])
+    train_step.run(train_step.parser("train").parse_args([]), TINY)
+    assert "jaxseg is left out: ratios are to plain Flax" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", [train_step, inference])
+def test_a_sweep_that_ends_keeps_what_it_measured(module, tmp_path, monkeypatch):
+    def run(_, setting):
+        if setting.batch == 2:
+            raise SystemExit("no contender is left")
+        return []
+
+    written = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["it", "--batch", "1", "2", "--json", str(written)])
+    monkeypatch.setattr(module, "run", run)
+    with pytest.raises(SystemExit, match="no contender is left"):
+        module.main()
+    assert [each["setting"]["batch"] for each in json.loads(written.read_text())["results"]] == [1]
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """A file of recorded ratios with an entry for the default setting."""
+    file = tmp_path / "recorded.json"
+    record.write(file, {train_step.place(Setting()): {"plain Flax": 3.0, "PyTorch eager": 1.0}})
+    monkeypatch.setattr(train_step, "RECORDED", file)
+    return file
+
+
+def rows(**ratios):
+    return [{"name": name, "near": False, "ratio": ratio} for name, ratio in ratios.items()]
+
+
+def test_recording_keeps_the_ratios_of_peers_that_are_not_there(recorded, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train_step", "--record"])
+    monkeypatch.setattr(train_step, "run", lambda *_: rows(jaxseg=1.0, **{"plain Flax": 2.0}))
+    train_step.main()
+    kept = {"plain Flax": 2.0, "PyTorch eager": 1.0}
+    assert json.loads(recorded.read_text()) == {train_step.place(Setting()): kept}
+
+
+@pytest.mark.parametrize("option", ["--check", "--record"])
+@pytest.mark.parametrize(
+    ("ratios", "told"),
+    [({"plain Flax": 1.0, "PyTorch eager": 2.0}, "not plain Flax"), ({"jaxseg": 1.0}, "no peer")],
+)
+def test_ratios_are_recorded_and_checked_of_jaxseg_and_a_peer(
+    option, ratios, told, recorded, monkeypatch
+):
+    before = recorded.read_text()
+    monkeypatch.setattr(sys, "argv", ["train_step", option])
+    monkeypatch.setattr(train_step, "run", lambda *_: rows(**ratios))
+    with pytest.raises(SystemExit, match=told):
+        train_step.main()
+    assert recorded.read_text() == before
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("option", ["--check", "--record"])
+def test_another_first_contender_is_refused_before_anything_is_measured(option, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train_step", option, "--contenders", "plain Flax", "jaxseg"])
+    monkeypatch.setattr(train_step, "run", lambda *_: pytest.fail("it measured"))
+    with pytest.raises(SystemExit, match="not plain Flax"):
+        train_step.main()
+
+
+@pytest.mark.parametrize(
+    ("flags", "vectors"),
+    [("fpu sse2 avx avx2", "avx2"), ("fpu avx avx2 avx512f", "avx512f"), ("fpu", "")],
+)
+def test_processors_of_one_name_are_told_apart_by_their_vectors(
+    flags, vectors, tmp_path, monkeypatch
+):
+    listing = tmp_path / "cpuinfo"
+    listing.write_text(f"processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(record, "CPUINFO", listing)
+    assert record.conditions()["vectors"] == vectors
+    kind = f"AMD EPYC {vectors}".strip()
+    assert train_step.place(TINY).startswith(f"{kind}, ")
+    monkeypatch.setattr(record, "CPUINFO", tmp_path / "absent")
+    assert record.conditions()["vectors"] == ""
 
 
 def test_a_table_leaves_unknown_cells_empty():
