@@ -9,6 +9,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+"""Environment of processes that share a GPU: none takes its memory beforehand."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
@@ -79,8 +82,8 @@ def interpreter(contender: Contender, tensorflow_python: str | None) -> str:
 
 
 def environment(contender: Contender) -> dict[str, str]:
-    """Of its process: several share an accelerator, so none takes all its memory beforehand."""
-    return {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **contender.environment}
+    """Of its process."""
+    return {**os.environ, **SHARED, **contender.environment}
 
 
 def _importable(contender: Contender, tensorflow_python: str | None) -> bool:

@@ -6,13 +6,17 @@ Dropout off; every contender in a process of its own, in turns, compile apart.
 """
 
 import json
+import os
 
 from benchmarks import record
+from benchmarks.contenders import SHARED
 from benchmarks.train_step import parser, run, settings
 
 
 def main() -> None:
     """Measures every setting, and writes after each what is measured by then."""
+    # This process asks JAX for its devices, too.
+    os.environ.update(SHARED)
     options = parser("predict").parse_args()
     results = []
     for setting in settings(options, "predict"):

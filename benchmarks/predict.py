@@ -3,8 +3,9 @@
     python -m benchmarks.predict RUN --images DIR [--repeats N]
 
 Each command is a process of its own, with and without overlays, and once on a single film, which
-gives what starting and compiling take. The bare rate is of batches that lie in memory, logits
-fetched, timed before and after each command. Peak memory is the process's largest resident set.
+gives what starting and compiling take. The bare rate is that of `benchmarks.bare_rate`, before and
+after each command, in a process of its own, too: a TPU serves one at a time. Peak memory is the
+process's largest resident set.
 """
 
 import argparse
@@ -18,31 +19,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import record
-from experiments import trained
+from experiments import command
 from experiments.predict import PICTURES
-from experiments.run_directory import RunDirectory
-from experiments.segmenter import AS_THE_RUN_SCORES, Segmenter
 
 WAYS = {"masks and overlays": (), "masks alone": ("--no-overlay",)}
 
 
-def bare_rate(segmenter: Segmenter, *, seconds: float = 5.0) -> float:
-    """Films per second through the compiled network alone, for about so many seconds."""
-    side = segmenter.configuration.size
-    shape = (segmenter.rows, side, side, 1)
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.asarray(segmenter.predict(images))
-    began, batches = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        np.asarray(segmenter.predict(images))
-        batches += 1
-    return batches * segmenter.rows / (time.perf_counter() - began)
+def bare_rate(run: Path) -> float:
+    """Films per second through the run's network alone, by `benchmarks.bare_rate`."""
+    arguments = [sys.executable, "-m", "benchmarks.bare_rate", str(run)]
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return float(done.stdout.split()[-1])
 
 
-def command(run: Path, films: list[Path] | Path, options: tuple[str, ...]) -> tuple[float, float]:
+def predicted(run: Path, films: list[Path] | Path, options: tuple[str, ...]) -> tuple[float, float]:
     """Seconds and peak memory in MB of one predict command."""
     given = films if isinstance(films, list) else [films]
     with tempfile.TemporaryDirectory() as out:
@@ -61,15 +54,14 @@ def command(run: Path, films: list[Path] | Path, options: tuple[str, ...]) -> tu
 def measured(run: Path, images: Path, repeats: int) -> Iterator[dict[str, Any]]:
     """A row for each way."""
     films = [path for path in sorted(images.iterdir()) if path.suffix.lower() in PICTURES]
-    segmenter = Segmenter(trained.load(RunDirectory(run)), AS_THE_RUN_SCORES)
     for way, options in WAYS.items():
-        bare, whole, start, memory = [bare_rate(segmenter)], [], [], []
+        bare, whole, start, memory = [bare_rate(run)], [], [], []
         for _ in range(repeats):
-            start.append(command(run, films[:1], options)[0])
-            seconds, peak = command(run, images, options)
+            start.append(predicted(run, films[:1], options)[0])
+            seconds, peak = predicted(run, images, options)
             whole.append(seconds)
             memory.append(peak)
-            bare.append(bare_rate(segmenter))
+            bare.append(bare_rate(run))
         seconds, begun = statistics.median(whole), statistics.median(start)
         rate = statistics.median(bare)
         under_way = (len(films) - 1) / (seconds - begun)
@@ -93,7 +85,6 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=1)
     options = parser.parse_args()
-    print(record.conditions())
     columns = {
         "written": "",
         "films": "d",
@@ -107,7 +98,9 @@ def main() -> None:
     }
     for row in measured(options.run, options.images, options.repeats):
         print(record.table([row], columns), flush=True)
+    # Only now, since it takes hold of the device.
+    print(record.conditions())
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

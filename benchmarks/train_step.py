@@ -10,6 +10,7 @@ Several values of an option are a sweep. The README has the protocol and the res
 import argparse
 import itertools
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import jax
 
 from benchmarks import record
-from benchmarks.contenders import CONTENDERS, DEFAULT, chosen
+from benchmarks.contenders import CONTENDERS, DEFAULT, SHARED, chosen
 from benchmarks.peers.setting import Setting
 from benchmarks.turns import Protocol, measure
 
@@ -152,6 +153,8 @@ def place(setting: Setting) -> str:
 
 def main() -> None:
     """Measures, and compares with the recorded ratios where asked."""
+    # This process asks JAX for its devices, too.
+    os.environ.update(SHARED)
     found = parser("train")
     found.add_argument(
         "--check", action="store_true", help="exit status 1 where a ratio has fallen"

@@ -1,14 +1,17 @@
 """The benchmarks of speed: arithmetic, guard, and contenders that are what they claim."""
 
+import dataclasses
 import json
 import math
+import os
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from benchmarks import inference, layers, record, roofline, train_step
-from benchmarks.contenders import CONTENDERS, Contender, chosen
+from benchmarks.contenders import CONTENDERS, Contender, chosen, environment
 from benchmarks.peers.setting import PARAMETERS, Setting
 from benchmarks.turns import Protocol, Result, measure
 
@@ -85,6 +88,19 @@ def test_a_sweep_that_ends_keeps_what_it_measured(module, tmp_path, monkeypatch)
     with pytest.raises(SystemExit, match="no contender is left"):
         module.main()
     assert [each["setting"]["batch"] for each in json.loads(written.read_text())["results"]] == [1]
+
+
+@pytest.mark.parametrize("module", [train_step, inference])
+def test_no_process_takes_an_accelerators_memory_beforehand(module, monkeypatch):
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    assert all(environment(each).items() >= shared.items() for each in CONTENDERS)
+    for name in shared:
+        monkeypatch.setenv(name, "")
+    found = {}
+    monkeypatch.setattr(sys, "argv", ["it"])
+    monkeypatch.setattr(module, "run", lambda *_: found.update(os.environ))
+    module.main()
+    assert found.items() >= shared.items()
 
 
 @pytest.fixture
@@ -226,6 +242,37 @@ def test_a_contender_that_ends_in_its_turns_is_left_out_and_told(tmp_path, capsy
     said = capsys.readouterr().out
     for name in names[1:]:
         assert f"{name} ended: out of memory" in said
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(("data", "kind"), [("device", jax.Array), ("host", np.ndarray)])
+def test_kerass_batches_lie_where_the_setting_says(data, kind, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    pytest.importorskip("keras", reason="Keras is not installed (extra: peers)")
+    from benchmarks.peers import keras_unet
+
+    class Model:
+        def __init__(self):
+            self.given = []
+
+        def compile(self, **_):
+            pass
+
+        def count_params(self):
+            return 1
+
+        def train_on_batch(self, *arrays):
+            self.given += arrays
+
+        predict_on_batch = train_on_batch
+
+    for work, arrays in (("train", 2), ("predict", 1)):
+        model = Model()
+        monkeypatch.setattr(keras_unet, "network", lambda _, model=model: model)
+        keras_unet.prepare(dataclasses.replace(TINY, work=work, data=data)).run()
+        assert len(model.given) == 2 * arrays
+        assert all(isinstance(array, kind) for array in model.given)
 
 
 @pytest.mark.slow

@@ -41,7 +41,10 @@ def network(setting: Setting) -> Any:
 
 
 def prepare(setting: Setting) -> Prepared:
-    """Builds and compiles the model; its step is Keras's own ``train_on_batch``."""
+    """Builds and compiles the model; its steps are ``train_on_batch`` and ``predict_on_batch``.
+
+    The latter copies the logits to the host's memory.
+    """
     keras.utils.set_random_seed(0)
     if setting.dtype == "bfloat16":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
@@ -51,7 +54,10 @@ def prepare(setting: Setting) -> Prepared:
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
     )
     images, labels = films(setting, 1 if setting.data == "device" else 4)
-    batches = itertools.cycle(list(zip(images, labels[..., None], strict=True)))
+    pairs = list(zip(images, labels[..., None], strict=True))
+    if setting.data == "device":
+        pairs = [tuple(map(keras.ops.convert_to_tensor, pair)) for pair in pairs]
+    batches = itertools.cycle(pairs)
 
     def run() -> None:
         batch, targets = next(batches)
