@@ -17,18 +17,18 @@ class Chip:
 
 
 CHIPS = {
-    "TPU v5 lite": Chip(197e12, 49e12, 819e9),
-    "TPU v6 lite": Chip(918e12, 230e12, 1640e9),
-    "TPU v5": Chip(459e12, 115e12, 2765e9),
-    "TPU v4": Chip(275e12, 69e12, 1228e9),
+    "TPU v5 lite": Chip(197e12, 197e12, 819e9),
+    "TPU v6 lite": Chip(918e12, 918e12, 1640e9),
+    "TPU v5": Chip(459e12, 459e12, 2765e9),
+    "TPU v4": Chip(275e12, 275e12, 1228e9),
     "NVIDIA A100-SXM4-40GB": Chip(312e12, 156e12, 1555e9),
     "NVIDIA A100-SXM4-80GB": Chip(312e12, 156e12, 2039e9),
     "NVIDIA H100 80GB HBM3": Chip(989e12, 495e12, 3352e9),
     "NVIDIA H200": Chip(989e12, 495e12, 4800e9),
 }
-"""By JAX's ``device_kind``. Dense rates. float32: TF32 on GPUs, which JAX must be told to use; on
-TPUs about a quarter of bfloat16's, as several passes. No CPU: what one reaches is measured, not
-published (`benchmarks.layers`)."""
+"""By JAX's ``device_kind``. Dense rates. float32: at JAX's default precision, which computes
+products in one pass of bfloat16 on TPUs and in TF32 on these GPUs. No CPU: what one reaches is
+measured, not published (`benchmarks.layers`)."""
 
 
 def seconds(

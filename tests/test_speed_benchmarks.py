@@ -31,6 +31,9 @@ def test_the_roofline_is_the_longer_of_computing_and_moving():
     assert roofline.seconds(device, "bfloat16", flops, 2 * 819e9) == pytest.approx(2.0)
     assert roofline.seconds(device, "bfloat16", flops, 0.0, chips=4) == pytest.approx(0.25)
     assert roofline.seconds("cpu", "float32", flops, 0.0) is None
+    # JAX's default precision: one pass of bfloat16 on TPUs, TF32 on GPUs.
+    assert roofline.seconds(device, "float32", flops, 0.0) == pytest.approx(1.0)
+    assert roofline.seconds("NVIDIA H200", "float32", 495e12, 0.0) == pytest.approx(1.0)
     assert roofline.seconds(device, "float32", None, 0.0) is None
 
 
