@@ -7,6 +7,7 @@ grid; each library gets the same two boolean arrays.
 """
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from experiments import command, films, trained
 from experiments.run_directory import RunDirectory
 from jaxseg import metrics, surface
 from jaxseg.inference import make_predict, resize_logits
-from jaxseg.types import Array
+from jaxseg.types import Array, InputError
 
 TOLERANCE = 2.0
 """Pixels, of the normalised surface Dice."""
@@ -131,8 +132,15 @@ def by_torchmetrics(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.n
 
 
 def main() -> None:
-    """Prints the table as Markdown."""
+    """Prints the table as Markdown.
+
+    Raises:
+        InputError: A library is not installed, or the run will not do.
+    """
     options = tyro.cli(Options, prog="python -m benchmarks.agreement", description=Options.__doc__)
+    for library in ("torch", "monai", "torchmetrics"):
+        if importlib.util.find_spec(library) is None:
+            raise InputError(f"{library} is not installed (extra: peers)")
     predicted, actual = masks(RunDirectory(options.run))
     ours = by_jaxseg(predicted, actual)
     theirs = {

@@ -21,6 +21,7 @@ inside too. Between them: logs, progress, checkpoints, signals. Validation is ne
 import argparse
 import importlib.util
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -34,7 +35,9 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.loaders import CONTENDERS, Task
+from experiments import command
 from experiments.run_directory import RunDirectory
+from jaxseg.types import InputError
 
 PEERS = {"PyTorch DataLoader": "torch", "tf.data": "tensorflow"}
 REFERENCE = "PyTorch DataLoader"
@@ -78,7 +81,13 @@ class Contender:
 
 
 def interpreters(names: Sequence[str], tensorflow_python: str | None) -> dict[str, str]:
-    """Those that can run here, and the Python of each; a line says which cannot."""
+    """Those that can run here, and the Python of each; a line says which cannot.
+
+    Raises:
+        InputError: There is no such interpreter.
+    """
+    if tensorflow_python is not None and shutil.which(tensorflow_python) is None:
+        raise InputError(f"--tensorflow-python: no interpreter {tensorflow_python}")
     found = {}
     for name in names:
         python, needs = sys.executable, PEERS.get(name)
@@ -108,6 +117,7 @@ def loaders(options: argparse.Namespace, folder: Path) -> bool:
     from jaxseg.data.covid_radiography import prepare
 
     warnings.simplefilter("ignore")
+    pythons = interpreters(options.contenders, options.tensorflow_python)
     data_dir, pictures = options.data_dir or folder / "data", folder / "pictures"
     builder = prepare(options.manual_dir, data_dir, options.data_config)
     pictures.mkdir()
@@ -124,7 +134,7 @@ def loaders(options: argparse.Namespace, folder: Path) -> bool:
         workers=WORKERS,
     )
     contenders = []
-    for name, python in interpreters(options.contenders, options.tensorflow_python).items():
+    for name, python in pythons.items():
         contenders.append(Contender(name, python, task))
         print(f"{name}: ready", flush=True)
     for _ in range(options.repeats):
@@ -185,9 +195,9 @@ def training(arguments: Sequence[str], folder: Path) -> None:
     rows = []
     for path in ("device", "stream"):
         run = RunDirectory(folder / path)
-        command = [sys.executable, "-m", "experiments.train", *arguments, "--input-path", path]
+        train = [sys.executable, "-m", "experiments.train", *arguments, "--input-path", path]
         subprocess.run(
-            [*command, "--data-dir", str(folder / "data"), "--workdir", str(run.path)], check=True
+            [*train, "--data-dir", str(folder / "data"), "--workdir", str(run.path)], check=True
         )
         summary = run.read_summary() or {}
         inside, between = summary["train_seconds"], summary["seconds_between_calls"]
@@ -234,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

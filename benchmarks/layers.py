@@ -5,11 +5,11 @@
 Forward, gradient of the input and gradient of the kernel, each compiled apart, in float32: rate in
 GFLOP/s of the work that the layer's definition needs, and share of the rate of a 2048 x 2048 matrix
 product here. Where one column of the table is far below the product's rate, XLA's convolution is
-what bounds the step there. ``--peer`` adds the same layers in PyTorch.
+what bounds the step there. ``--peer`` adds the same layers in PyTorch, on a CPU only.
 """
 
 import argparse
-import importlib
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record
+from benchmarks.metrics import peer, require_cpu
 from benchmarks.peers.setting import Setting
 from jaxseg.models.layers import upsampling_convolution
 from jaxseg.models.packing import convolve
@@ -81,7 +82,7 @@ def ours(x: np.ndarray, kernel: np.ndarray, up: bool) -> dict[str, Callable[[], 
 
 def pytorch(x: np.ndarray, kernel: np.ndarray, up: bool) -> dict[str, Callable[[], Any]]:
     """The same, channels last."""
-    torch: Any = importlib.import_module("torch")
+    torch = peer("torch")
     channels_last = {"memory_format": torch.channels_last}
     images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(**channels_last)
     order = (2, 3, 0, 1) if up else (3, 2, 0, 1)
@@ -100,8 +101,8 @@ def pytorch(x: np.ndarray, kernel: np.ndarray, up: bool) -> dict[str, Callable[[
     }
 
 
-def measure(setting: Setting, repeats: int, peer: bool) -> list[dict[str, Any]]:
-    """A row for each layer."""
+def measure(setting: Setting, repeats: int, beside: bool) -> list[dict[str, Any]]:
+    """A row for each layer; ``beside`` is whether PyTorch runs, too."""
     peak, rng, rows = product_rate(repeats), np.random.default_rng(0), []
     print(f"matrix product of {SIDE} x {SIDE}: {peak / 1e9:.0f} GFLOP/s", flush=True)
     for name, side, channels, features in shapes(setting):
@@ -109,7 +110,7 @@ def measure(setting: Setting, repeats: int, peer: bool) -> list[dict[str, Any]]:
         kernel = rng.standard_normal((3, 3, channels, features), np.float32)
         flops = 2 * setting.batch * side**2 * 9 * channels * features
         row: dict[str, Any] = {"layer": name, "shape": f"{side}, {channels} to {features}"}
-        libraries = {"": ours, "PyTorch ": pytorch} if peer else {"": ours}
+        libraries = {"": ours, "PyTorch ": pytorch} if beside else {"": ours}
         for library, programs in libraries.items():
             for what, run in programs(x, kernel, name.startswith("up")).items():
                 rate = flops / seconds(run, repeats)
@@ -120,7 +121,11 @@ def measure(setting: Setting, repeats: int, peer: bool) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the table.
+
+    Raises:
+        SystemExit: PyTorch is to run and is not installed, or jaxseg would not run on the CPU.
+    """
     default = Setting()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.layers")
     parser.add_argument("--batch", type=int, default=default.batch, metavar="N")
@@ -129,6 +134,10 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="PyTorch too")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
+    if options.peer:
+        if importlib.util.find_spec("torch") is None:
+            raise SystemExit("--peer: torch is not installed (extra: peers)")
+        require_cpu()
     rows = measure(Setting(batch=options.batch, size=options.size), options.repeats, options.peer)
     whats = [
         f"{library}{what}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from experiments.command import bar
+from experiments import command
 from jaxseg.data.archive import open_archive
 from jaxseg.data.films import decode_film
 from jaxseg.data.likeness import BITS, NEAR, closest_pairs, near_pairs, perceptual_hash
@@ -81,7 +81,7 @@ def main() -> None:
     chosen = np.linspace(0, len(ids) - 1, min(options.films, len(ids))).astype(int)
     print(f"{len(chosen)} of {len(ids)} films changed; {BITS} bits, threshold {NEAR}\n")
     print("| change | bits that differ, median | largest | films found, % |\n|---|---|---|---|")
-    tell = bar("changing films")
+    tell = command.bar("changing films")
     for done, (name, change) in enumerate(CHANGES.items(), 1):
         changed = np.stack([perceptual_hash(change(films[ids[film]])) for film in chosen])
         differ = np.bitwise_count(changed ^ hashes[chosen]).sum(axis=1)
@@ -95,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -4,7 +4,7 @@
 
 All who do the same work take turns in one process, on the same arrays; the table gives medians, and
 how many times as long a peer takes as jaxseg does in that run. Compilation is apart. A peer that is
-not installed is left out, and a line says so. About five minutes on two cores.
+not installed is left out, and a line says so. All run on the CPU. About five minutes on two cores.
 """
 
 import argparse
@@ -40,6 +40,18 @@ def installed(module: str) -> bool:
 def peer(module: str) -> Any:
     """A module that need not be installed, and whose types nobody checks."""
     return importlib.import_module(module)
+
+
+def require_cpu() -> None:
+    """Ends where jaxseg would run on an accelerator, since the peers here run on the CPU.
+
+    Raises:
+        SystemExit: It would.
+    """
+    if (backend := jax.default_backend()) != "cpu":
+        raise SystemExit(
+            f"jaxseg would run on the {backend} and its peers on the CPU: set JAX_PLATFORMS=cpu"
+        )
 
 
 def compare(title: str, contenders: Contenders, repeats: int) -> None:
@@ -169,25 +181,25 @@ def compiled(function: Callable[..., Any], *arguments: Any, name: str = "") -> C
 
 
 def surface_section(repeats: int) -> None:
-    """HD95, ASSD and surface Dice together, and the distance transform."""
+    """HD95, ASSD and surface Dice together, each peer in its convention, and the transform."""
     print("\nHD95 + average distances + surface Dice of 64 pairs of masks")
-    monai, other = installed("monai"), installed("surface_distance")
-    for title, (predicted, actual) in {
+    conventions: dict[surface.Convention, tuple[str, bool, Callable[..., Callable[[], Any]]]] = {
+        "monai": ("MONAI", installed("monai"), monai_surface),
+        "surface-distance": (
+            "surface-distance",
+            installed("surface_distance"),
+            surface_distance_surface,
+        ),
+    }
+    for title, masks in {
         "two lungs, 64 of 256x256": lungs(64, 256),
         "a 40x40 square, 64 of 256x256": squares(64, 256),
         "two lungs, 64 of 512x512": lungs(64, 512),
     }.items():
-        contenders: Contenders = {"jaxseg": our_surface(predicted, actual, "monai")}
-        if monai:
-            contenders["MONAI"] = monai_surface(predicted, actual)
-        if other:
-            contenders["surface-distance"] = surface_distance_surface(predicted, actual)
-        compare(title, contenders, repeats)
-        if other:
-            contenders = {
-                "jaxseg, its convention": our_surface(predicted, actual, "surface-distance"),
-                "surface-distance": contenders["surface-distance"],
-            }
+        for convention, (name, there, theirs) in conventions.items():
+            contenders: Contenders = {f"jaxseg as {name}": our_surface(*masks, convention)}
+            if there:
+                contenders[name] = theirs(*masks)
             compare(title, contenders, repeats)
     print("\nDistance transform")
     mask = lungs(16, 256)[1]
@@ -290,7 +302,11 @@ SECTIONS = {"surface": surface_section, "losses": losses_section}
 
 
 def main() -> None:
-    """Runs the sections named on the command line, or all."""
+    """Runs the sections named on the command line, or all.
+
+    Raises:
+        SystemExit: An option will not do, or jaxseg would not run on the CPU.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("sections", nargs="*", metavar="section", help=" or ".join(SECTIONS))
     parser.add_argument("--repeats", type=int, default=7, help="turns of each (default: 7)")
@@ -300,6 +316,7 @@ def main() -> None:
         parser.error(f"section: invalid choice {unknown[0]!r} (choose from {', '.join(SECTIONS)})")
     if options.repeats < 1:
         parser.error(f"--repeats: must be at least 1, got {options.repeats}")
+    require_cpu()
     warnings.simplefilter("ignore")
     device = jax.devices()[0]
     print(

@@ -1,9 +1,9 @@
-"""Every benchmark of speed, one after another, into one JSON file.
+"""Benchmarks of a network's speed, one after another, into one JSON file.
 
     python -m benchmarks.run [NAME ...] [--json FILE] [--tensorflow-python PYTHON]
                              [--batch N ...] [--dtype D ...]
 
-Prints each one's table; the README says how to read them and how long they take.
+Prints each one's table; the README says how to read them.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import record
 
-NAMES = ("train_step", "inference", "steps_as_one_program", "compile", "layers")
+NAMES = ("train_step", "inference", "steps_as_one_program", "seeds_at_once", "compile", "layers")
 SWEPT = ("train_step", "inference")
 
 

@@ -119,6 +119,8 @@ def main() -> None:
     parser.add_argument("--recipe", action="store_true", help="the seed's 30 epochs in full")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
+    if options.batch % (devices := jax.device_count()):
+        parser.error(f"--batch: {options.batch} films are no even share for {devices} devices")
     setting = Setting(batch=options.batch, size=options.size, dtype=options.dtype)
     if options.recipe:
         rows = recipe(setting, (options.steps or [50 if accelerator else 1])[0])

@@ -1,13 +1,17 @@
 """The loaders that the input pipeline's benchmark compares read the same films."""
 
+import sys
+
 import numpy as np
 import pytest
 from fake_archive import write_folder
 
+from benchmarks import input_pipeline
 from benchmarks.input_pipeline import agree, write_pictures
 from benchmarks.loaders import CONTENDERS, Task, totals
 from jaxseg.data.arrays import load_arrays
 from jaxseg.data.covid_radiography.preparation import prepare
+from jaxseg.types import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 
@@ -55,3 +59,12 @@ def test_the_dataloader_reads_what_the_arrays_hold(tmp_path):
 )  # fmt: skip
 def test_contenders_that_read_something_else_are_noticed(theirs, same):
     assert agree([Answered(9, 1000000, 50), Answered(*theirs)]) is same
+
+
+def test_an_interpreter_that_is_not_there_is_named_before_films_are_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(input_pipeline, "write_pictures", lambda *_: pytest.fail("it prepared"))
+    write_folder(tmp_path, {"COVID": range(1, 3)})
+    arguments = ["loaders", "--manual-dir", str(tmp_path), "--tensorflow-python", "/nowhere"]
+    monkeypatch.setattr(sys, "argv", ["input_pipeline", *arguments])
+    with pytest.raises(InputError, match="--tensorflow-python: no interpreter /nowhere"):
+        input_pipeline.main()
