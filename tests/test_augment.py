@@ -161,6 +161,13 @@ def test_a_kinds_amounts_do_not_depend_on_the_others():
 # Batches.
 
 
+@pytest.mark.parametrize("strengths", [{"rotation": 5.0}, {"noise": 0.1}])
+def test_integer_films_other_than_uint8_are_refused(strengths):
+    batch = {"images": np.zeros((1, 8, 8, 1), np.uint16), "labels": np.zeros((1, 8, 8), np.int32)}
+    with pytest.raises(ValueError, match="images has dtype uint16; it must be uint8 or float"):
+        augment.make_augment(augment.Strengths(**strengths))(jax.random.key(0), batch)
+
+
 def test_no_strength_gives_the_batch_itself():
     batch = batch_of(3)
     assert augment.make_augment(augment.Strengths())(jax.random.key(0), batch) is batch
@@ -234,6 +241,13 @@ def expected():
 def test_jit_gives_the_same_bits(expected):
     change = augment.make_augment(EVERYTHING)
     assert_same(jax.jit(change)(jax.random.key(5), batch_of(16)), expected)
+
+
+def test_where_floats_have_64_bits_it_gives_the_same_bits(expected):
+    with jax.enable_x64(True):
+        changed = augment.make_augment(EVERYTHING)(jax.random.key(5), batch_of(16))
+    assert changed["images"].dtype == jnp.float32
+    assert_same(changed, expected)
 
 
 def test_rows_cut_and_padded_as_one_likes_give_the_same_bits(expected):

@@ -202,6 +202,21 @@ def test_dtypes_are_kept(dtype, label_dtype):
     assert (film.dtype, classes.dtype, counts.dtype) == (dtype, label_dtype, bool)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_integer_films_other_than_uint8_are_refused(dtype):
+    images, labels = np.zeros((1, 16, 16, 1), dtype), np.zeros((1, 16, 16), np.int32)
+    with pytest.raises(ValueError, match=f"images has dtype {np.dtype(dtype)}; it must be uint8"):
+        augment.warp(images, labels, matrices((16, 16)))
+
+
+def test_matrices_are_float32_whatever_the_amounts():
+    amounts = {"rotation": np.full(2, 20.0), "scale": np.full(2, 1.3), "shear": np.full(2, 6.0)}
+    amounts |= {"shift": np.full((2, 2), 0.1), "flip": np.zeros((2, 2), bool)}
+    with jax.enable_x64(True):
+        made = jax.eval_shape(lambda: augment.affine_matrices((40, 60), **amounts))
+    assert made.dtype == jnp.float32
+
+
 @pytest.mark.parametrize("bad", [1e3, 1e30, np.nan, np.inf])
 def test_a_map_that_reaches_too_far_reads_outside_only(bad):
     images, labels, _ = films((2, 16, 16))

@@ -46,15 +46,15 @@ def affine_matrices(
     Returns:
         float32 ``[B, 2, 3]`` as `warp` takes them, output to input as SciPy's `affine_transform`.
     """
-    angle, lean = (jnp.deg2rad(jnp.asarray(degrees)) for degrees in (rotation, shear))
+    angle, lean = (jnp.deg2rad(jnp.asarray(degrees, jnp.float32)) for degrees in (rotation, shear))
     lean = jnp.tan(lean)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     # The inverse, step by step: turn back, then lean back, then shrink, then flip.
     rows = jnp.stack([cos, sin], -1)
     columns = jnp.stack([-sin - lean * cos, cos - lean * sin], -1)
-    linear = jnp.stack([rows, columns], -2) / jnp.asarray(scale)[:, None, None]
+    linear = jnp.stack([rows, columns], -2) / jnp.asarray(scale, jnp.float32)[:, None, None]
     linear = jnp.where(jnp.asarray(flip)[:, :, None], -linear, linear)
-    moved = jnp.asarray(shift) * jnp.asarray(size, jnp.float32)[None]
+    moved = jnp.asarray(shift, jnp.float32) * jnp.asarray(size, jnp.float32)[None]
     offset = -(linear * moved[:, None, :]).sum(-1, keepdims=True)
     return jnp.concatenate([linear, offset], -1)
 
@@ -86,8 +86,8 @@ def warp(
         labels' grid.
 
     Raises:
-        ValueError: The labels' grid is coarser than the films' or of other proportions, or
-            ``where`` is not on it.
+        ValueError: Films are neither uint8 nor floats, or the labels' grid is coarser than the
+            films' or of other proportions, or ``where`` is not on it.
     """
     films, classes, _, counted = move(
         as_floats(images),
@@ -101,9 +101,11 @@ def warp(
 def as_floats(images: Images) -> Float[jax.Array, "B H W C"]:
     """uint8 as float32 in [0, 1]; floats as they are."""
     films = jnp.asarray(images)
-    if jnp.issubdtype(films.dtype, jnp.floating):
-        return films
-    return films.astype(jnp.float32) / 255.0
+    if films.dtype == jnp.uint8:
+        return films.astype(jnp.float32) / 255.0
+    if not jnp.issubdtype(films.dtype, jnp.floating):
+        raise ValueError(f"images has dtype {films.dtype}; it must be uint8 or float in [0, 1]")
+    return films
 
 
 # One program also where the caller compiles nothing: operations one by one round differently.

@@ -34,7 +34,7 @@ def draw(key: Key[jax.Array, ""], rows: Rows, strengths: Strengths) -> Amounts:
     A kind's amounts do not depend on the other kinds' strengths.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows))
-    shares = jax.vmap(lambda key: jax.random.uniform(key, (13,)))(keys)
+    shares = jax.vmap(lambda key: jax.random.uniform(key, (13,), jnp.float32))(keys)
     changed = shares[:, 12:] < strengths.share
     either_way = jnp.where(changed, 2.0 * shares - 1.0, 0.0)
 
@@ -74,13 +74,15 @@ def make_augment(strengths: Strengths) -> Callable[..., Batch]:
             batches back as they are.
 
     Returns:
-        ``augment(key, batch, rows=None) -> batch``. ``images`` become float32 in [0, 1], or keep
-        their floating dtype; ``labels`` (below 2**24) keep theirs; ``where`` is there whenever
-        pixels move, and False wherever it was or where the film had no pixel; all else passes
-        through. ``rows`` ``[B]`` are each row's index in the global batch, None for counting from
-        0: amounts and noise depend on the key and that index alone, so that no way to cut up or
-        pad a batch changes a bit (shards of a film's height may round its grey values otherwise in
-        the last place). Rows that only pad the batch are changed like any other.
+        ``augment(key, batch, rows=None) -> batch``. ``images``, uint8 or float in [0, 1], become
+        float32 in [0, 1], or keep their floating dtype, so that a network must take floats also
+        where films come as bytes; any other dtype, or labels as `warp` refuses them, is a
+        ValueError. ``labels`` (below 2**24) keep theirs; ``where`` is there whenever pixels move,
+        and False wherever it was or where the film had no pixel; all else passes through. ``rows``
+        ``[B]`` are each row's index in the global batch, None for counting from 0: amounts and
+        noise depend on the key and that index alone, so that no way to cut up or pad a batch
+        changes a bit (shards of a film's height may round its grey values otherwise in the last
+        place). Rows that only pad the batch are changed like any other.
 
     Examples:
         >>> import jax

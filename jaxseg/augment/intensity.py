@@ -115,7 +115,7 @@ def _adjust(
 @jax.vmap
 def _add_noise(key: jax.Array, image: jax.Array, sigma: jax.Array) -> jax.Array:
     # Two values from each random word; flat, since XLA compiles draws in more dimensions slowly.
-    words = jax.random.bits(key, ((image.size + 1) // 2,))
+    words = jax.random.bits(key, ((image.size + 1) // 2,), jnp.uint32)
     halves = jnp.concatenate([words >> 16, words & 0xFFFF])[: image.size]
     share = (halves.astype(jnp.float32) + 0.5) * 2.0**-15 - 1.0
     noise = jax.lax.erf_inv(share).reshape(image.shape) * math.sqrt(2.0)
