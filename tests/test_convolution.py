@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxseg import parallel
-from jaxseg.models.convolution import convolve
+from jaxseg.models.convolution import add_bias, convolve
 
 RNG = np.random.default_rng(0)
 TWO, THREE = ((2, 2, 3, 8), ((1, 0), (1, 0))), ((3, 3, 2, 128), ((1, 1), (1, 1)))
@@ -110,3 +110,34 @@ def test_where_types_tell_how_arrays_lie_it_still_works():
     with jax.set_mesh(mesh):
         x = jax.device_put(x, NamedSharding(mesh, P("data")))
         close(jax.jit(jax.grad(curved(convolve, padding), 0))(x, kernel), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [
+        ("float32", "bfloat16"),
+        ("float16", "bfloat16"),
+        ("bfloat16", "float32"),
+        ("float64", "float32"),
+        ("float32", "float64"),
+    ],
+)
+def test_gradients_of_parameters_of_another_dtype_are_rounded_once(dtype, kept):
+    shape, padding = TWO
+
+    def whole(most, *shape):
+        """Numbers whose products and sums are exact, so that no order of summing tells."""
+        return jnp.asarray(RNG.integers(-most, most + 1, shape)).astype(dtype)
+
+    with jax.enable_x64(True):
+        x, cotangent = whole(4, 2, 5, 7, shape[2]), whole(2000, 2, 5, 7, shape[3])
+        kernel, bias = (whole(4, *of).astype(kept) for of in (shape, shape[3:]))
+        backward = jax.vjp(lambda x, k, b: add_bias(convolve(x, k, padding), b), x, kernel, bias)[1]
+        to_x, to_kernel, to_bias = backward(cotangent)
+        x, kernel, cotangent = (array.astype(jnp.float64) for array in (x, kernel, cotangent))
+        exact = jax.vjp(partial(by_xla, padding=padding), x, kernel)[1](cotangent)
+        near = float(jnp.finfo(dtype).eps) * float(jnp.abs(exact[0]).max())
+        np.testing.assert_allclose(to_x.astype(jnp.float64), exact[0], atol=near)
+        np.testing.assert_array_equal(to_kernel, exact[1].astype(kept))
+        np.testing.assert_array_equal(to_bias, cotangent.sum((0, 1, 2)).astype(kept))
+    assert (to_x.dtype, to_kernel.dtype, to_bias.dtype) == (dtype, kept, kept)

@@ -26,13 +26,14 @@ def convolve(
 ) -> Float[jax.Array, "B _ _ D"]:
     """Convolves in the dtype of ``x``.
 
-    Where the kernel's is wider, its gradient is summed in the kernel's, over pixels and, after
-    them, over devices. By `jax.lax`'s own rule a bfloat16 convolution's would be rounded to
-    bfloat16 before it is summed over devices. Then it has no forward-mode derivative.
+    Where the kernel's is another, its gradient is summed over pixels in a dtype that holds both
+    and, after them, over devices in the kernel's. By `jax.lax`'s own rule a bfloat16 convolution's
+    would be rounded to bfloat16 before it is summed over devices. Then it has no forward-mode
+    derivative.
 
     Args:
         x: Features.
-        kernel: Of ``x``'s dtype or a wider one.
+        kernel: Of any float dtype.
         padding: Zeros before and after, along the height and along the width.
         dilation: Distance from each pixel of ``x`` to the next, with zeros in between.
 
@@ -148,18 +149,24 @@ def _mixed_backward(
         padding,
         lhs_dilation=dilation,
         dimension_numbers=("CHWN", "IHWO", "HWNC"),
-        preferred_element_type=kernel.dtype,
+        preferred_element_type=_wider(x, kernel),
     )
-    return to_x, to_kernel
+    return to_x, to_kernel.astype(kernel.dtype)
 
 
 _mixed.defvjp(_mixed_forward, _mixed_backward)
 
 
+def _wider(x: Any, parameter: Any) -> jnp.dtype:
+    """A dtype that holds both, also where the caller lets nothing promote."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(x.dtype, parameter.dtype)
+
+
 def add_bias(
     x: Float[jax.Array, "B H W C"], bias: Float[jax.Array, "C"]
 ) -> Float[jax.Array, "B H W C"]:
-    """Adds in the dtype of ``x``; a wider bias has its gradient summed in its own, as a kernel."""
+    """Adds in the dtype of ``x``; the bias's gradient is summed as `convolve`'s kernel's is."""
     return x + bias[None, None, None] if x.dtype == bias.dtype else _add_mixed(x, bias)
 
 
@@ -173,7 +180,8 @@ def _add_forward(x: Any, bias: Any) -> Any:
 
 
 def _add_backward(bias: Any, cotangent: Any) -> tuple[jax.Array, jax.Array]:
-    return cotangent, cotangent.astype(bias.dtype).sum((0, 1, 2))
+    wide = cotangent.astype(_wider(cotangent, bias))
+    return cotangent, wide.sum((0, 1, 2)).astype(bias.dtype)
 
 
 _add_mixed.defvjp(_add_forward, _add_backward)

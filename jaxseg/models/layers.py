@@ -59,7 +59,7 @@ def upsampling_convolution(
     Args:
         x: Features.
         kernel: The transposed convolution's own kernel, laid out as in `flax.linen.ConvTranspose`;
-            of ``x``'s dtype or a wider one (see `convolution.convolve`).
+            of any float dtype (see `convolution.convolve`).
 
     Returns:
         Features of twice the height and width, of ``x``'s dtype.
@@ -83,6 +83,8 @@ class UpConv(nn.Module):
         features: Channels that come out.
         columns: Columns that share a place of the result; 1 is the plain layout, and in a packed
             one the features given have half as many (see `packing`).
+        dtype: What it computes in; None for the wider of the features' dtype and ``param_dtype``.
+            Where it is not ``param_dtype``, there is no forward-mode derivative (`jax.jvp`).
     """
 
     features: int

@@ -39,7 +39,9 @@ class UNet(nn.Module):
         norm: "none", "batch", "group" or "instance". A convolution before a norm has no bias.
         dropout: Rate after every pool, or one rate for each.
         decoder_dropout: Rate after every concatenation.
-        dtype: What the layers compute in. Logits are float32 whatever it is.
+        dtype: What the layers compute in. Logits are float32 whatever it is. Where it is not
+            ``param_dtype``, the network has no forward-mode derivative (`jax.jvp`, `jax.jacfwd`,
+            `jax.hessian`).
         param_dtype: What the parameters are kept in.
         kernel_init: Initialiser of every kernel; Glorot-uniform, as Keras has it.
         axis_name: The mapped axis when called inside `jax.pmap` or `jax.shard_map`; batch
