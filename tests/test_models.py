@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jaxseg.models import Dropout, UNet, UpConv, unet
 from jaxseg.models.dropout import bits_and_threshold
-from jaxseg.models.layers import BatchNorm, glorot_uniform
+from jaxseg.models.layers import BatchNorm, glorot_uniform, rates_per_level
 
 SMALL = (4, 8, 12)
 
@@ -300,6 +300,20 @@ def test_a_rate_takes_no_more_bits_than_give_it(rate, bits, dropped):
     assert abs(dropped / 2**bits - rate) <= 2**-17
 
 
+@pytest.mark.parametrize("scalar", [np.float32, np.float64, jnp.float32])
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_rate_may_be_a_scalar_of_numpy_or_jax(scalar):
+    assert rates_per_level(scalar(0.25), 2) == (0.25, 0.25)
+    assert bits_and_threshold(scalar(0.25)) == (2, 1)
+
+
+@pytest.mark.parametrize("rate", [1.0, -0.1, float("nan")])
+@pytest.mark.parametrize("train", [True, False])
+def test_a_rate_that_is_no_share_is_refused(rate, train):
+    with pytest.raises(ValueError, match=rf"dropout rate {rate} is outside \[0, 1\)"):
+        Dropout(rate).apply({}, jnp.ones((2, 4)), train=train)
+
+
 @pytest.mark.parametrize("rate", [0.5, 0.25, 0.1])
 def test_dropout_bits_are_fair_and_independent_of_their_neighbours(rate):
     kept = np.asarray(dropped(Dropout(rate), jnp.ones((4, 96, 40, 8))) > 0, np.float64)
@@ -354,6 +368,18 @@ def test_films_computed_a_few_at_once_are_the_films_of_the_whole_batch(norm, cou
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
     few, all_at_once = (applied(model, variables, x) for model in (pieces, whole))
     np.testing.assert_allclose(few, all_at_once, rtol=1e-5, atol=1e-6)
+
+
+def test_films_computed_a_few_at_once_drop_the_same_by_a_key_for_everything():
+    x = images(2, 4, 8, 1)
+    whole = UNet(widths=(2, 4), dropout=0.25, decoder_dropout=0.5, films_at_once=2)
+    variables = initialised(whole)
+    # Flax takes it for that of `params`, and then for all that have no key of their own.
+    together, few = (
+        applied(model, variables, x, train=True, rngs=jax.random.key(1))
+        for model in (whole, whole.clone(films_at_once=1))
+    )
+    np.testing.assert_allclose(few, together, rtol=1e-5, atol=1e-6)
 
 
 def test_a_lone_cpu_computes_as_many_films_at_once_as_fit_its_cache(monkeypatch):

@@ -20,7 +20,13 @@ def bits_and_threshold(rate: float) -> tuple[int, int]:
 
     One, two, four or eight bits where they give the rate exactly, else sixteen, which give it to
     the nearest 1 / 65,536.
+
+    Raises:
+        ValueError: The rate is outside [0, 1).
     """
+    rate = float(rate)
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"dropout rate {rate} is outside [0, 1)")
     for bits in (1, 2, 4, 8):
         dropped = Fraction(rate) * 2**bits
         if dropped.denominator == 1:
@@ -63,6 +69,9 @@ class Dropout(nn.Module):
             train: False returns them as they are.
             rows: ``[B]``, each row's index in the global batch; None counts from 0.
             rng: The key; None takes the module's own, of the collection ``dropout``.
+
+        Raises:
+            ValueError: The rate is outside [0, 1).
         """
         bits, threshold = bits_and_threshold(self.rate)
         if not train or threshold == 0:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Float
@@ -211,12 +212,10 @@ def rates_per_level(dropout: float | Sequence[float], levels: int) -> tuple[floa
     """Spreads one dropout rate, or one per pool, over the pools.
 
     Raises:
-        ValueError: If their number is not ``levels`` or one is outside [0, 1).
+        ValueError: If their number is not ``levels``.
     """
-    rates = (dropout,) * levels if isinstance(dropout, int | float) else tuple(dropout)
+    rates = np.asarray(dropout, np.float64).tolist()
+    rates = tuple(rates) if isinstance(rates, list) else (rates,) * levels
     if len(rates) != levels:
         raise ValueError(f"dropout has {len(rates)} rates, the network has {levels} pools")
-    for rate in rates:
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"dropout rate {rate} is outside [0, 1)")
     return rates

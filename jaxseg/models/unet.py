@@ -106,8 +106,8 @@ class UNet(nn.Module):
             float32 logits ``[B, H, W, num_classes]``.
 
         Raises:
-            ValueError: If ``norm``, ``layout``, ``dropout``, ``remat``, ``films_at_once`` or the
-                rank or dtype of ``images`` does not fit.
+            ValueError: If ``norm``, ``layout``, ``dropout``, ``decoder_dropout``, ``remat``,
+                ``films_at_once`` or the rank or dtype of ``images`` does not fit.
         """
         if images.ndim != 4:
             raise ValueError(f"images has shape {images.shape}; it must be [B, H, W, C]")
@@ -115,7 +115,9 @@ class UNet(nn.Module):
             raise ValueError(f"norm is {self.norm!r}; it must be one of {', '.join(NORMS)}")
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout is {self.layout!r}; it must be one of {', '.join(LAYOUTS)}")
-        rng = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+        # Where there is no key for dropout, Flax takes that of `params`.
+        has_key = self.has_rng("dropout") or self.has_rng("params")
+        rng = self.make_rng("dropout") if train and has_key else None
         count = self._films_at_once(images.shape, train)
         if count is None:
             return self._logits(images, train, valid, rows, rng)
