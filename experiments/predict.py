@@ -51,7 +51,7 @@ class Options:
     images: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
     """PNG, JPEG or DICOM films, or folders of them."""
     out: Path
-    """Folder to write to."""
+    """Folder to write to, another than the films'."""
     masks: Annotated[OmitArgPrefixes[Settings], tyro.conf.arg(name="")] = AS_THE_RUN_SCORES
     overlay: bool = True
     """Write each film with its mask drawn on it."""
@@ -164,8 +164,6 @@ def _films(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            if out.exists() and path.samefile(out):
-                raise InputError(f"--out: {out} holds the films; masks need another folder")
             inside = [inner for inner in path.iterdir() if _is_film(inner)]
             if not inside:
                 raise InputError(f"{path}: holds no PNG, JPEG or DICOM film")
@@ -174,6 +172,9 @@ def _films(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
             paths.append(path)
         else:
             raise InputError(f"{path}: there is no such film")
+    # Masks could take the place of films or of what lies beside them.
+    if out.exists() and any(folder.samefile(out) for folder in {path.parent for path in paths}):
+        raise InputError(f"--out: {out} holds the films; masks need another folder")
     stems: dict[str, Path] = {}
     for path in paths:
         try:

@@ -370,9 +370,14 @@ def test_options_that_will_not_do_are_named(options, words, run, films, tmp_path
 def test_the_films_own_folder_is_refused_and_so_are_two_films_of_one_stem(
     run, films, tmp_path, called
 ):
-    code, _, error = called(run, films, "--out", films)
-    assert code == 2
-    assert "another folder" in error
+    elsewhere = tmp_path / "elsewhere.png"
+    elsewhere.write_bytes((films / "film-9.png").read_bytes())
+    before = modified(films)
+    for given in ([films], [films / "film-7.png"], [elsewhere, films / "film-7.png"]):
+        code, _, error = called(run, *given, "--out", films / ".." / "films")
+        assert code == 2
+        assert "holds the films; masks need another folder" in error
+    assert modified(films) == before
     (films / "film-7.jpg").write_bytes((films / "film-7.png").read_bytes())
     code, _, error = called(run, films, "--out", tmp_path / "out")
     assert code == 2
