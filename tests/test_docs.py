@@ -12,6 +12,7 @@ from PIL import Image
 
 from jaxseg import parallel
 from jaxseg.data import phantom
+from jaxseg.inference import make_predict
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +40,9 @@ def test_the_page_on_own_models_trains_one(capsys):
     space = run(code_of("docs/own_model.md"))
     assert int(space["state"].step) == 60
     assert type(space["model"]).__name__ == "Dilated"
+    films, shares = space["images"][:2], space["images"][:2] / np.float32(255)
+    by_bytes, by_shares = (make_predict(space["model"])(space["state"], f) for f in (films, shares))
+    np.testing.assert_allclose(by_bytes, by_shares, atol=1e-4)
     (said,) = re.findall(r"Dice (0\.\d\d)\n", capsys.readouterr().out)
     # All lung would have about 0.4.
     assert 0.75 < float(said) <= 1

@@ -34,7 +34,8 @@ def average_views(
         flips: Flips to add to the film as it is, at every scale.
         scales: Factors of height and width, to whole pixels, at least one; films are resized
             bilinearly, antialiased where they shrink, and logits as by `resize_logits`. 1.0 is
-            the film as it is, and left out where it is not among them.
+            the film as it is, and left out where it is not among them. At any other ``predict`` is
+            given floats in [0, 1], also where films are uint8.
 
     Returns:
         A function of the same form, to compile in its stead. It costs as many calls of the
