@@ -61,6 +61,33 @@ def test_mutual_information_is_the_entropy_that_the_members_do_not_share(classes
     assert expected.max() > 0.1
 
 
+@pytest.fixture(scope="module")
+def gradient():
+    """Of the sum of the mutual information, compiled once for each shape."""
+    return jax.jit(jax.grad(lambda logits: inference.mutual_information(logits).sum()))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_gradient_of_mutual_information_is_its_slope(classes, gradient):
+    logits, along = members(classes), members(classes)
+
+    def by_hand(logits):
+        own = probabilities(logits)
+        joint = stats.entropy(own.mean(axis=0), axis=-1)
+        return (joint - stats.entropy(own, axis=-1).mean(axis=0)).sum()
+
+    step = 1e-5 * along.astype(np.float64)
+    slope = (by_hand(logits + step) - by_hand(logits - step)) / 2e-5
+    np.testing.assert_allclose((gradient(logits) * along).sum(), slope, rtol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_sure_members_have_a_gradient(classes, gradient):
+    # Where e to the power of the difference is 0 in float32.
+    logits = np.clip(100 * members(classes), -150, 150)
+    assert np.isfinite(gradient(logits)).all()
+
+
 def test_two_sure_members_that_disagree_have_a_bits_worth_of_information():
     logits = np.array([50, -50], np.float32)[:, None, None, None, None]
     np.testing.assert_allclose(inference.mutual_information(logits), np.log(2), rtol=1e-6)

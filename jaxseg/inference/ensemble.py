@@ -5,7 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import entr, logsumexp
+from jax.scipy.special import logsumexp
 from jaxtyping import Float
 
 from jaxseg import metrics
@@ -54,10 +54,9 @@ def mutual_information(members: Float[Array, "M B H W K"]) -> Float[jax.Array, "
     if members.shape[-1] == 1:
         # As two classes, the background's logit being 0.
         members = jnp.concatenate([jnp.zeros_like(members), members], axis=-1)
-    probabilities = jax.nn.softmax(members)
-    entropy = entr(probabilities.mean(axis=0)).sum(axis=-1)
+    logarithms = jax.nn.log_softmax(members)
     # Where all say the same, rounding alone is left, of either sign.
-    return jnp.maximum(entropy - entr(probabilities).sum(axis=-1).mean(axis=0), 0.0)
+    return jnp.maximum(_entropy(_log_mean(logarithms)) - _entropy(logarithms).mean(axis=0), 0.0)
 
 
 def disagreement(members: Float[Array, "M B H W K"]) -> Float[jax.Array, "B"]:
@@ -98,3 +97,9 @@ def _checked(members: Array, *, least: int = 1) -> jax.Array:
 
 def _log_mean(logarithms: jax.Array) -> jax.Array:
     return logsumexp(logarithms, axis=0) - math.log(logarithms.shape[0])
+
+
+def _entropy(logarithms: jax.Array) -> jax.Array:
+    """In nats, of logarithms of probabilities; its gradient is finite also where one is 0."""
+    probabilities = jnp.exp(logarithms)
+    return -(probabilities * jnp.where(probabilities > 0, logarithms, 0.0)).sum(axis=-1)
