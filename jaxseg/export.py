@@ -121,10 +121,12 @@ def load(path: Path | str) -> tuple[jax.export.Exported, dict[str, Any]]:
 
 
 def _by_platform(model: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
-    """``(variables, images) -> logits``, each platform with the layout that suits it."""
+    """``(variables, images) -> float32 logits``, each platform with the layout that suits it."""
 
-    def applying(model: nn.Module) -> Callable[[Any, jax.Array], Any]:
-        return lambda variables, images: model.apply(variables, images, train=False)
+    def applying(model: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
+        return lambda variables, images: jnp.asarray(
+            model.apply(variables, images, train=False), jnp.float32
+        )
 
     if getattr(model, "layout", None) != "auto":
         return applying(model)

@@ -122,6 +122,24 @@ def test_any_module_of_floats_can_be_exported(tmp_path):
     np.testing.assert_allclose(export.load(tmp_path / "file")[0].call(images), expected, atol=1e-6)
 
 
+class Half(nn.Module):
+    """A network that answers in bfloat16."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        return nn.Dense(1, dtype=jnp.bfloat16)(images.astype(jnp.bfloat16))
+
+
+def test_logits_are_float32_whatever_the_module_computes_in():
+    model, images = Half(), np.random.default_rng(0).random((2, 5, 7, 1), np.float32)
+    state = TrainState.create(model, optax.sgd(0.1), jax.random.key(0), images)
+    program = export.export_prediction(model, state, multiple=1, dtype=jnp.float32)
+    logits = program.call(images)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_array_equal(logits, make_predict(model)(state, images).astype(jnp.float32))
+
+
 def test_files_that_are_none_are_named(tmp_path):
     with pytest.raises(InputError, match=r"absent: there is no such file"):
         export.load(tmp_path / "absent")

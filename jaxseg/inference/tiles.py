@@ -29,7 +29,8 @@ class Tiling:
             share more.
         margin: Pixels along a tile's inner borders that count for nothing. From the radius of the
             network's receptive field on, and with ``multiple``, tiles give the logits that the
-            whole film gives.
+            whole film gives, if it is no shorter than a tile along either axis: a shorter one is
+            continued by its edge pixels, where the network would see its own padding.
         multiple: Tiles begin at multiples of it, as does the film's padded end. 2 to the number of
             a U-Net's pools, so that its pools fall on the same pixels as in the whole film.
     """
