@@ -210,8 +210,8 @@ def make_train_step(
         def objective(params: Any, collections: Any, part: Batch) -> tuple[jax.Array, Any]:
             dropout = key
             if in_pieces and "rows" not in model_takes:
-                # Else each piece would drop what the others drop.
-                dropout = jax.random.fold_in(key, part["rows"][0])
+                # Else each piece would drop what the others drop; 1 is the augmentation's.
+                dropout = jax.random.fold_in(jax.random.fold_in(key, 2), part["rows"][0])
             logits, collections = apply(
                 {"params": params, **collections},
                 part["images"],

@@ -129,8 +129,8 @@ def held_out_split(
 
     Returns:
         ``(train, validation, test)``, int64 indices. Test are all films of the source; validation
-        those of the other films that are so by ``split``, train the rest of them. Films of other
-        sources that share a group with a test film are in none.
+        those of the other films that are so by ``split``, train the rest of them, films of unknown
+        source included. Films of other sources that share a group with a test film are in none.
 
     Raises:
         InputError: no film's source holds the text, or every film's does.

@@ -172,7 +172,7 @@ def reliability(sums: CalibrationSums) -> Reliability:
     """The points of a reliability diagram: the share of hits against the mean confidence.
 
     DeGroot and Fienberg 1983. Agrees with ``sklearn.calibration.calibration_curve``, which leaves
-    the empty bins out.
+    the empty bins out, and puts a probability on a bin's edge into the bin below.
 
     Args:
         sums: of `calibration_sums`, or pooled.

@@ -1,6 +1,7 @@
 """Hausdorff distance, average surface distance and normalised surface Dice of two masks.
 
-Two conventions, named after the tool that each agrees with:
+Two conventions, named after the tool that each agrees with (the latter but for its rounding where
+lengths make up a percentile's share exactly):
 
 - ``"monai"`` (the default): the boundary is the mask's edge pixels, those with a False pixel or the
   picture's border beside, above or below them (the mask minus its erosion by the

@@ -33,7 +33,7 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     Writes shard by shard: TFDS's shuffling writer holds a split in memory, and needs TensorFlow
     where that passes 1 GB. Within a split the films lie in the order of their contents' hashes, so
-    that a slice such as ``train[:10%]`` is a fair sample.
+    that a slice such as ``train[:10%]`` is a fair sample; films that look alike it may part.
 
     Attributes:
         archive: the archive to build from; None: the one in TFDS's manual directory.
