@@ -9,8 +9,8 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,7 +94,7 @@ def train(
         Preempted: SIGTERM came; the state was saved.
     """
     trace = Trace(profile)
-    films, held = open_run(configuration, run, resume=resume)
+    films = open_run(configuration, run, resume=resume)
     counts = [len(chosen) for chosen in (films.train, films.validation, films.test)]
     command.say("films: {} to learn from, {} to choose the epoch by, {} to test on".format(*counts))
     rows = check_rows(configuration, mesh)
@@ -118,7 +118,7 @@ def train(
     inputs = input_path.choose(configuration, films, step, mesh)
     evaluate = parallel.jit_rows(make_eval_step(model, configuration.loss), mesh)
 
-    with held, Checkpoints(run.checkpoints) as checkpoints, preemption, closing(trace):
+    with alone_in(run), Checkpoints(run.checkpoints) as checkpoints, preemption, closing(trace):
         progress = Progress()
         if (latest := checkpoints.latest_step()) is not None:
             state, saved = checkpoints.restore(state, latest)
@@ -223,21 +223,15 @@ def train(
     report.write(run)
 
 
-def open_run(
-    configuration: Configuration, run: RunDirectory, *, resume: bool
-) -> tuple[Films, AbstractContextManager[Any]]:
+def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -> Films:
     """Starts the run's folder or finds it fit to go on, and loads its films.
 
     The first process goes ahead of the others, so that on a shared disk they find all prepared.
-
-    Returns:
-        The films, and what keeps other jobs out of the folder for as long as it lasts.
 
     Raises:
         InputError: The folder or the data will not do.
     """
     goes_on, films = False, None
-    held: AbstractContextManager[Any] = nullcontext()
     with parallel.together("opening the run"):
         if parallel.is_lead():
             goes_on = run.check_usable(configuration, resume=resume)
@@ -248,12 +242,24 @@ def open_run(
                 run.check_same_films(films.fingerprint)
             else:
                 run.start(configuration, films.fingerprint)
-            held = run.hold()
     with parallel.together("opening the run"):
         if films is None:
             films = load(configuration)
             run.check_is_shared(films.fingerprint)
-    return films, held
+    return films
+
+
+@contextmanager
+def alone_in(run: RunDirectory) -> Iterator[None]:
+    """Keeps other jobs out of the run's folder while the block lasts.
+
+    Raises:
+        InputError: There is one in it.
+    """
+    with parallel.together("opening the run"):
+        held = run.hold() if parallel.is_lead() else nullcontext()
+    with held:
+        yield
 
 
 def check_rows(configuration: Configuration, mesh: Mesh) -> int:

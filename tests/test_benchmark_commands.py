@@ -19,12 +19,11 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def without(monkeypatch):
-    """Makes a library seem not to be installed."""
+    """Makes a library seem not to be installed, and all others as if they were."""
 
     def hide(hidden):
-        find = importlib.util.find_spec
         monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name: None if name == hidden else find(name)
+            importlib.util, "find_spec", lambda name: None if name == hidden else True
         )
 
     return hide
@@ -48,7 +47,10 @@ def test_layers_misses_pytorch_before_it_measures(without, monkeypatch):
 
 
 @pytest.mark.parametrize(("module", "argument"), [(layers, "--peer"), (metrics, "losses")])
-def test_peers_on_the_cpu_are_not_timed_beside_an_accelerator(module, argument, monkeypatch):
+def test_peers_on_the_cpu_are_not_timed_beside_an_accelerator(
+    module, argument, without, monkeypatch
+):
+    without("nothing")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(layers, "measure", lambda *_: pytest.fail("it measured"))
     monkeypatch.setattr(metrics, "SECTIONS", {"losses": lambda _: pytest.fail("it measured")})

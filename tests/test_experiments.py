@@ -95,7 +95,7 @@ def test_a_run_leaves_what_the_design_says(finished):
     assert {"parameters", "train_seconds", "images_per_second", "device", "versions"} <= set(
         summary
     )
-    names = {path.name for path in finished.path.iterdir()}
+    names = {path.name for path in finished.path.iterdir() if path.name != ".lock"}
     assert names == {
         "config.json", "metrics.jsonl", "steps.jsonl", "summary.json", "checkpoints", "curves.png",
         "examples.png", "report.html", "test_per_image.csv",
@@ -239,12 +239,13 @@ def film_of_mode(mode, path):
 )
 def test_masks_come_back_at_the_films_own_size(mode, finished, tmp_path, capsys, monkeypatch):
     film = film_of_mode(mode, tmp_path / "film.png")
-    code, _, error = run(predict, [finished.path, film, "--out", tmp_path], capsys, monkeypatch)
+    out = tmp_path / "out"
+    code, _, error = run(predict, [finished.path, film, "--out", out], capsys, monkeypatch)
     assert code == 0, error
-    with Image.open(tmp_path / "film_mask.png") as mask:
+    with Image.open(out / "film_mask.png") as mask:
         assert (mask.size, mask.mode) == ((75, 50), "L")
         assert set(np.unique(np.asarray(mask))) <= {0, 255}
-    with Image.open(tmp_path / "film_overlay.png") as overlay:
+    with Image.open(out / "film_overlay.png") as overlay:
         assert (overlay.size, overlay.mode) == ((75, 50), "RGB")
 
 

@@ -355,8 +355,17 @@ def training_value_and_gradients(model, variables, x):
     return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
 
-@pytest.mark.parametrize("norm", ["none", "group", "batch"])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("norm", "count"),
+    [
+        ("group", 2),
+        ("batch", 1),
+        *(
+            pytest.param(norm, count, marks=pytest.mark.slow)
+            for norm, count in (("none", 1), ("none", 2), ("group", 1), ("batch", 2))
+        ),
+    ],
+)
 def test_films_computed_a_few_at_once_are_the_films_of_the_whole_batch(norm, count):
     x = images(5, 8, 16, 1)
     options = {"widths": (4, 8), "norm": norm, "dropout": 0.25, "decoder_dropout": 0.5}
