@@ -57,7 +57,8 @@ def train_seeds(
             for place, (own, run) in enumerate(zip(each, runs, strict=True)):
                 goes_on = run.check_usable(own, resume=resume)
                 # The report is what a run writes last.
-                trained[place] = goes_on and run.report.exists()
+                finished = run.read_summary() is not None and run.report.exists()
+                trained[place] = goes_on and finished
     trained = parallel.from_lead(trained, mesh)
     for seed in itertools.compress(numbers, trained):
         command.say(f"seed {seed} is trained already")

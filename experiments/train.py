@@ -9,8 +9,8 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,10 +21,10 @@ import tyro
 from jax.sharding import Mesh
 from tyro.conf import OmitArgPrefixes, arg
 
-from experiments import command, input_path, report
+from experiments import command, input_path, opening, report
 from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
-from experiments.films import Films, load
+from experiments.films import Films
 from experiments.progress import Progress, StepsPerCall
 from experiments.run_directory import RunDirectory, write_json
 from experiments.scoring import draw_examples, foreground, mean_over_classes, score
@@ -94,10 +94,10 @@ def train(
         Preempted: SIGTERM came; the state was saved.
     """
     trace = Trace(profile)
-    films = open_run(configuration, run, resume=resume)
+    films = opening.open_run(configuration, run, resume=resume)
     counts = [len(chosen) for chosen in (films.train, films.validation, films.test)]
     command.say("films: {} to learn from, {} to choose the epoch by, {} to test on".format(*counts))
-    rows = check_rows(configuration, mesh)
+    rows = opening.check_rows(configuration, mesh)
     model = configuration.model()
     steps_per_epoch = math.ceil(len(films.train) / configuration.batch_size)
     steps = steps_per_epoch * configuration.epochs
@@ -118,7 +118,8 @@ def train(
     inputs = input_path.choose(configuration, films, step, mesh)
     evaluate = parallel.jit_rows(make_eval_step(model, configuration.loss), mesh)
 
-    with alone_in(run), Checkpoints(run.checkpoints) as checkpoints, preemption, closing(trace):
+    alone = opening.alone_in(run)
+    with alone, Checkpoints(run.checkpoints) as checkpoints, preemption, closing(trace):
         progress = Progress()
         if (latest := checkpoints.latest_step()) is not None:
             state, saved = checkpoints.restore(state, latest)
@@ -221,74 +222,6 @@ def train(
     )
     draw_examples(run.examples, make_predict(model), state, films.arrays, films.test, scores)
     report.write(run)
-
-
-def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -> Films:
-    """Starts the run's folder or finds it fit to go on, and loads its films.
-
-    The first process goes ahead of the others, so that on a shared disk they find all prepared.
-
-    Raises:
-        InputError: The folder or the data will not do.
-    """
-    goes_on, films = False, None
-    with parallel.together("opening the run"):
-        if parallel.is_lead():
-            goes_on = run.check_usable(configuration, resume=resume)
-            if not goes_on and (doubt := configuration.check_new()):
-                command.say(f"warning: {doubt}")
-            films = load(configuration)
-            if goes_on:
-                run.check_same_films(films.fingerprint)
-            else:
-                run.start(configuration, films.fingerprint)
-    with parallel.together("opening the run"):
-        if films is None:
-            films = load(configuration)
-            run.check_is_shared(films.fingerprint)
-    return films
-
-
-@contextmanager
-def alone_in(run: RunDirectory) -> Iterator[None]:
-    """Keeps other jobs out of the run's folder while the block lasts.
-
-    Raises:
-        InputError: There is one in it.
-    """
-    with parallel.together("opening the run"):
-        held = run.hold() if parallel.is_lead() else nullcontext()
-    with held:
-        yield
-
-
-def check_rows(configuration: Configuration, mesh: Mesh) -> int:
-    """Rows of a step's batch, padding included; a line says so where devices would idle.
-
-    Raises:
-        InputError: The films' height cannot be shared out.
-    """
-    shards = mesh.shape[parallel.SPATIAL]
-    # Below the coarsest level a shard would have no rows of its own.
-    least = shards * 2 ** (len(configuration.widths) - 1)
-    if shards > 1 and configuration.size % least:
-        raise InputError(
-            f"--spatial-shards: {shards} shards of a {len(configuration.widths)}-level network "
-            f"need a --size that is a multiple of {least}, not {configuration.size}"
-        )
-    if configuration.size_of_labels() % shards:
-        raise InputError(
-            f"--label-size: {configuration.size_of_labels()} is no multiple of {shards} shards"
-        )
-    batch_size, parts = configuration.batch_size, configuration.microbatches
-    rows = parallel.rows_for(batch_size, mesh, microbatches=parts)
-    if rows > batch_size:
-        command.say(
-            f"--batch-size: {batch_size} films on {mesh.shape[parallel.DATA]} devices"
-            + (f" in {parts} parts" if parts > 1 else "")
-            + f": {rows - batch_size} of {rows} rows of every step are padding"
-        )
-    return rows
 
 
 def diverged(progress: Progress, state: TrainState, checkpoints: Checkpoints) -> str:
