@@ -1,6 +1,6 @@
 """Trains five steps in one of the forms that run on many devices; a program for many processes.
 
-    python -m tests.five_steps FORM PARTS RESULT.npz HOST:PORT PROCESSES PROCESS
+    python -m tests.five_steps FORM PARTS DRAW RESULT.npz HOST:PORT PROCESSES PROCESS
 
 The steps hold all that could depend on how a batch is shared out: AdamW with clipping, dropout, a
 keyed shift of every row, rows that are padding, and either batch norm with a pooled loss, or, cut
@@ -36,7 +36,7 @@ def shifted(key: jax.Array, batch: Any, *, rows: jax.Array) -> Any:
     return {**batch, "images": images, "labels": labels}
 
 
-def batch_of(step: int, *, seed: int = 1) -> dict[str, np.ndarray]:
+def batch_of(step: int, *, seed: int) -> dict[str, np.ndarray]:
     """The whole batch of a step; its last rows are padding that must not count."""
     rng = np.random.default_rng([seed, step])
     labels = rng.random((ROWS, SIZE // 4, SIZE // 4)).repeat(4, 1).repeat(4, 2) > 0.5
@@ -48,13 +48,16 @@ def batch_of(step: int, *, seed: int = 1) -> dict[str, np.ndarray]:
     }
 
 
-def train(form: str, devices: list[Any], *, microbatches: int = 1) -> dict[str, np.ndarray]:
+def train(
+    form: str, devices: list[Any], *, microbatches: int = 1, draw: int = 1
+) -> dict[str, np.ndarray]:
     """Five steps from one and the same start.
 
     Args:
         form: One of `FORMS`.
         devices: Of all processes.
         microbatches: Above 1, and 0 for what that must equal: group norm, a loss per image.
+        draw: Seed of the films.
 
     Returns:
         Every leaf of the state, and the last step's metrics, by name.
@@ -85,7 +88,7 @@ def train(form: str, devices: list[Any], *, microbatches: int = 1) -> dict[str, 
         local = [device for device in devices if device.process_index == jax.process_index()]
         compiled = parallel.pmap_step(step, devices=devices)
         for number in range(STEPS):
-            batch = _of_this_process(batch_of(number))
+            batch = _of_this_process(batch_of(number, seed=draw))
             shared = {
                 name: array.reshape(len(local), -1, *array.shape[1:])
                 for name, array in batch.items()
@@ -96,7 +99,8 @@ def train(form: str, devices: list[Any], *, microbatches: int = 1) -> dict[str, 
         compiled = parallel.jit_step(step, mesh)
         state = parallel.replicate(state, mesh)
         for number in range(STEPS):
-            batch = parallel.shard_batch(_of_this_process(batch_of(number)), mesh)
+            batch = _of_this_process(batch_of(number, seed=draw))
+            batch = parallel.shard_batch(batch, mesh)
             state, measured = compiled(state, batch)
     state = state.replace(key=jax.random.key_data(state.key))
     leaves = jax.tree.leaves_with_path({"state": state, "metrics": measured})
@@ -113,9 +117,9 @@ def _of_this_process(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Joins the other processes, trains, and writes the leaves where this process is the lead."""
-    form, parts, result, coordinator, processes, process = sys.argv[1:]
+    form, parts, draw, result, coordinator, processes, process = sys.argv[1:]
     parallel.initialize(coordinator, num_processes=int(processes), process_id=int(process))
-    leaves = train(form, jax.devices(), microbatches=int(parts))
+    leaves = train(form, jax.devices(), microbatches=int(parts), draw=int(draw))
     if parallel.is_lead():
         np.savez(result, allow_pickle=False, **leaves)
     # The lead holds the coordinator: it must not go before the others.
