@@ -42,14 +42,9 @@ class Options:
     have the same test films."""
     out: Path
     """Where to write."""
-    images: Path | None = None
-    """Folder of PNG or JPEG films; the first run's test films unless given."""
-    masks: Path | None = None
-    """Folder of their masks, each named as its film."""
-    mask_values: tuple[int, ...] | None = None
-    """Grey values that are lung; above 127 unless given."""
-    groups: Path | None = None
-    """CSV file with the columns film and group: which of --images are of one patient."""
+    elsewhere: Annotated[OmitArgPrefixes[evaluate.Elsewhere], tyro.conf.arg(name="")] = (
+        evaluate.NOWHERE
+    )
     own: Annotated[OmitArgPrefixes[films.OwnPlaces], tyro.conf.arg(name="")] = films.AS_FOUND
 
 
@@ -59,16 +54,10 @@ def ensemble(options: Options) -> None:
     Raises:
         InputError: The runs do not go together, or a run, a film or an option will not do.
     """
-    members = _load(options.runs, own_films=options.images is None)
+    images_dir = options.elsewhere.images
+    members = _load(options.runs, own_films=images_dir is None)
     first = RunDirectory(options.runs[0])
-    arrays, indices = evaluate.films_to_score(
-        first,
-        options.images,
-        options.masks,
-        options.mask_values,
-        groups=options.groups,
-        own_places=options.own,
-    )
+    arrays, indices = evaluate.films_to_score(first, options.elsewhere, own_places=options.own)
     configuration = members[0].configuration
     mesh = parallel.make_mesh()
     rows = parallel.rows_for(configuration.batch_size, mesh)
@@ -98,7 +87,7 @@ def ensemble(options: Options) -> None:
         options.out / "ensemble.json",
         {
             "runs": [path.name for path in options.runs],
-            "films": "the runs' test films" if options.images is None else str(options.images),
+            "films": "the runs' test films" if images_dir is None else str(images_dir),
             "test": scores.summary(),
             "disagreement": found,
             **report.machine(),

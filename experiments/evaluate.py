@@ -29,19 +29,30 @@ AS_TRAINED = MaskSettings()
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Scores a run on its own test films, or on a folder of films with their masks."""
+class Elsewhere:
+    """Films from two folders in place of a run's own."""
 
-    run: Positional[Path]
-    """Run directory."""
     images: Path | None = None
-    """Folder of PNG or JPEG films, of any size and mode; the run's own test films unless given."""
+    """Folder of PNG or JPEG films, of any size and mode; the run's own test films unless given, of
+    several runs the first's."""
     masks: Path | None = None
     """Folder of their masks, each named as its film."""
     mask_values: tuple[int, ...] | None = None
     """Grey values that are lung; above 127 unless given. A run with --classes takes its own."""
     groups: Path | None = None
     """CSV file with the columns film and group: which of --images are of one patient."""
+
+
+NOWHERE = Elsewhere()
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Scores a run on its own test films, or on a folder of films with their masks."""
+
+    run: Positional[Path]
+    """Run directory."""
+    elsewhere: Annotated[OmitArgPrefixes[Elsewhere], arg(name="")] = NOWHERE
     part: Part = "test"
     """Which of the run's own films; those it learnt from show whether it could have learnt more."""
     out: Path | None = None
@@ -60,15 +71,8 @@ def evaluate(options: Options) -> None:
     learnt = trained.load(run)
     classes = learnt.configuration.mask_values()
     options.made.check_run(learnt.configuration)
-    arrays, indices = films_to_score(
-        run,
-        options.images,
-        options.masks,
-        options.mask_values,
-        groups=options.groups,
-        part=options.part,
-        own_places=options.own,
-    )
+    elsewhere = options.elsewhere
+    arrays, indices = films_to_score(run, elsewhere, part=options.part, own_places=options.own)
     mesh = make_mesh()
     state = replicate(learnt.state, mesh)
     rows = rows_for(learnt.configuration.batch_size, mesh)
@@ -85,9 +89,9 @@ def evaluate(options: Options) -> None:
         out / "evaluation.json",
         {
             "run": options.run.name,
-            "films": str(options.images or f"the run's {options.part} films"),
-            "part": None if options.images else options.part,
-            "mask_values": options.mask_values,
+            "films": str(elsewhere.images or f"the run's {options.part} films"),
+            "part": None if elsewhere.images else options.part,
+            "mask_values": elsewhere.mask_values,
             "masks_made": dataclasses.asdict(options.made),
             "test": summary,
             **report.machine(),
@@ -100,11 +104,8 @@ def evaluate(options: Options) -> None:
 
 def films_to_score(
     run: RunDirectory,
-    images: Path | None,
-    masks: Path | None,
-    mask_values: tuple[int, ...] | None,
+    elsewhere: Elsewhere = NOWHERE,
     *,
-    groups: Path | None = None,
     part: Part = "test",
     own_places: films.OwnPlaces = films.AS_FOUND,
 ) -> tuple[FilmArrays, np.ndarray]:
@@ -117,11 +118,12 @@ def films_to_score(
         InputError: The run, a film or an option will not do.
     """
     configuration = run.configuration()
+    images, masks, mask_values = elsewhere.images, elsewhere.masks, elsewhere.mask_values
     if (images is None) != (masks is None):
         raise InputError(
             f"{'--masks' if masks is None else '--images'}: --images and --masks go together"
         )
-    for option, given in (("--mask-values", mask_values), ("--groups", groups)):
+    for option, given in (("--mask-values", mask_values), ("--groups", elsewhere.groups)):
         if given is not None and masks is None:
             raise InputError(f"{option}: goes with --images and --masks")
     classes = configuration.mask_values()
@@ -143,7 +145,7 @@ def films_to_score(
         label_size=configuration.size_of_labels(),
         mask_values=mask_values,
         classes=tuple(classes.values()) if classes else None,
-        groups=None if groups is None else read_groups(groups),
+        groups=None if elsewhere.groups is None else read_groups(elsewhere.groups),
         film_resize=configuration.film_resize,
         preprocessing=configuration.preprocessing,
         progress=command.bar("reading films"),

@@ -124,12 +124,13 @@ class Checkpoints:
                 step or of a later one is there, as where a run goes on from an earlier one.
         """
         self.wait()
-        self._saving = int(state.step)
-        if (latest := self.latest_step()) is not None and self._saving <= latest:
+        step = int(state.step)
+        if (latest := self.latest_step()) is not None and step <= latest:
             raise InputError(
-                f"{self._directory}: step {self._saving} is not after step {latest}, of which "
-                "there is a checkpoint; save in another folder"
+                f"{self._directory}: step {step} is not after step {latest}, of which there is a "
+                "checkpoint; save in another folder"
             )
+        self._saving = step
         with self._naming_write_errors():
             self._manager.save(
                 self._saving,

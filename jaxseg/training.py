@@ -138,8 +138,8 @@ def make_train_step(
 
     The loss is the sum over rows of loss times ``valid``, over the number of valid rows, both
     over the global batch; so rows that pad a batch change nothing. A loss that is pooled already is
-    told them by ``where``. Where the loss or a gradient
-    is not finite, nothing is updated but the step's number.
+    told them by ``where``. Where the loss or a gradient is not finite, nothing is updated but the
+    step's number.
 
     Args:
         model: A Linen module with ``__call__(images, *, train)``; where it also takes ``valid``

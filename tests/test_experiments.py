@@ -337,7 +337,7 @@ def test_films_from_elsewhere_have_labels_of_the_size_learnt_from(asked, side, t
     folders = folders_of_films(tmp_path, "a")
     run = RunDirectory(tmp_path / "run")
     run.start(dataclasses.replace(CONFIGURATIONS["phantom"], size=32, label_size=asked), "")
-    arrays, _ = evaluate.films_to_score(run, *folders, None)
+    arrays, _ = evaluate.films_to_score(run, evaluate.Elsewhere(*folders))
     assert (arrays.images.shape[1], arrays.labels.shape[1]) == (32, side)
 
 
@@ -346,13 +346,14 @@ def test_films_from_elsewhere_may_be_of_patients(tmp_path):
     run, table = RunDirectory(tmp_path / "run"), tmp_path / "patients.csv"
     run.start(dataclasses.replace(CONFIGURATIONS["phantom"], size=32), "")
     table.write_text("film,group\na,P1\nb,P2\nc,P1\n")
-    arrays, _ = evaluate.films_to_score(run, *folders, None, groups=table)
+    elsewhere = evaluate.Elsewhere(*folders, groups=table)
+    arrays, _ = evaluate.films_to_score(run, elsewhere)
     assert arrays.groups == ["a", "b", "a"]
     table.write_text("film,group\na,P1\nb,P2\n")
     with pytest.raises(InputError, match=r"c\.png: is in no group"):
-        evaluate.films_to_score(run, *folders, None, groups=table)
+        evaluate.films_to_score(run, elsewhere)
     with pytest.raises(InputError, match="--groups: goes with --images"):
-        evaluate.films_to_score(run, None, None, None, groups=table)
+        evaluate.films_to_score(run, evaluate.Elsewhere(groups=table))
 
 
 def test_a_run_directory_of_another_configuration_is_refused(finished, films, capsys, monkeypatch):

@@ -104,20 +104,18 @@ def test_a_runs_own_films_are_found_where_they_were_moved_to(tmp_path):
     )
     run = RunDirectory(tmp_path / "run")
     run.start(trained_on, load(trained_on).fingerprint)
-    expected, _ = films_to_score(run, None, None, None)
+    expected, _ = films_to_score(run)
     before.rename(after)
     with pytest.raises(InputError, match=r"there is no such folder|cannot be read"):
-        films_to_score(run, None, None, None)
+        films_to_score(run)
     moved = OwnPlaces(
         own_images=after / "images", own_masks=after / "masks", own_groups=after / "groups.csv"
     )
-    found, indices = films_to_score(run, None, None, None, own_places=moved)
+    found, indices = films_to_score(run, own_places=moved)
     np.testing.assert_array_equal(found.images, expected.images)
     assert {found.split[i] for i in indices} == {"test"}
     with pytest.raises(InputError, match="was trained on other films"):
-        films_to_score(
-            run, None, None, None, own_places=dataclasses.replace(moved, own_masks=after / "images")
-        )
+        films_to_score(run, own_places=dataclasses.replace(moved, own_masks=after / "images"))
 
 
 class Told(nn.Module):

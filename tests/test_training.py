@@ -389,6 +389,15 @@ def test_computing_in_bfloat16_keeps_params_and_sums_in_float32():
     assert measured["loss"].dtype == np.float32
 
 
+@pytest.mark.slow
+def test_a_step_in_bfloat16_has_a_finite_loss():
+    batch, tx, mesh = batch_of(4), optax.adam(1e-3), mesh_of(1)
+    model = UNet(widths=(2, 4), norm="batch", dtype=jnp.bfloat16)
+    step = make_train_step(model, tx, losses.soft_dice, ema_decay=0.5)
+    _, measured = run(step, fresh(model, tx, batch, mesh=mesh, ema=True), [batch], mesh)
+    assert np.isfinite(measured["loss"])
+
+
 def shifted_rows(key, batch, *, rows):
     """Every film rolled by an amount of its row's own."""
 

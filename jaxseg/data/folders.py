@@ -92,16 +92,16 @@ def load_folders(
     contents = [fact.film for fact in facts]
     alike = near_pairs(stacked([fact.likeness for fact in facts]), limit=near)
     together = [(film, other) for film, other, _ in alike]
-    given = [""] * len(arrays.ids)
-    if groups is not None:
-        given = [f"\0{groups[name]}" for name in arrays.ids]
-        leader: dict[str, int] = {}
-        pairs = [(leader.setdefault(group, film), film) for film, group in enumerate(given)]
-        together += [(one, other) for one, other in pairs if one != other]
+    place = {name: film for film, name in enumerate(arrays.ids)}
+    leaders = [place[name] for name in arrays.groups]
+    together += [(leader, film) for film, leader in enumerate(leaders) if leader != film]
     first = group_films(contents, together).first
     # By its name a group stays where it is, whatever films it is given, unless one of them looks
     # like another group's.
-    deciding = contents if groups is None else [_sha256(groups[i].encode()) for i in arrays.ids]
+    deciding, given = contents, [""] * len(arrays.ids)
+    if groups is not None:
+        deciding = [_sha256(groups[name].encode()) for name in arrays.ids]
+        given = [f"\0{groups[name]}" for name in arrays.ids]
     named = zip(arrays.ids, facts, given, strict=True)
     everything = "".join(f"{name}\0{fact.film}{fact.mask}{own}\n" for name, fact, own in named)
     return OwnFilms(
