@@ -7,6 +7,7 @@ Layout is NHWC throughout. Shapes are written in jaxtyping: ``B`` films, ``H`` r
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Num
 
@@ -49,6 +50,20 @@ def narrowed(labels: Array) -> Array:
         return labels
     least = 0 if labels.dtype.kind == "u" else -1
     return np.clip(labels, least, 2**31 - 1).astype(np.int32)
+
+
+def as_floats(images: Images) -> Float[jax.Array, "B H W C"]:
+    """uint8 as float32 in [0, 1]; floats as they are.
+
+    Raises:
+        ValueError: Images are of any other dtype.
+    """
+    films = jnp.asarray(images)
+    if films.dtype == jnp.uint8:
+        return films.astype(jnp.float32) / 255.0
+    if not jnp.issubdtype(films.dtype, jnp.floating):
+        raise ValueError(f"images has dtype {films.dtype}; it must be uint8 or float in [0, 1]")
+    return films
 
 
 class InputError(ValueError):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Integer
 
 from jaxseg.augment.tiles import patch_side, read_by_tiles
-from jaxseg.types import Array, Images
+from jaxseg.types import Array, Images, as_floats
 
 Matrices = Float[Array, "B 2 3"]
 """From an output pixel to where in the film it reads: rows, columns and offset, in pixels from the
@@ -96,16 +96,6 @@ def warp(
         jnp.asarray(matrices, jnp.float32),
     )
     return films, classes, counted
-
-
-def as_floats(images: Images) -> Float[jax.Array, "B H W C"]:
-    """uint8 as float32 in [0, 1]; floats as they are."""
-    films = jnp.asarray(images)
-    if films.dtype == jnp.uint8:
-        return films.astype(jnp.float32) / 255.0
-    if not jnp.issubdtype(films.dtype, jnp.floating):
-        raise ValueError(f"images has dtype {films.dtype}; it must be uint8 or float in [0, 1]")
-    return films
 
 
 # One program also where the caller compiles nothing: operations one by one round differently.

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Key
 
-from jaxseg.augment.affine import affine_matrices, as_floats, move
+from jaxseg.augment.affine import affine_matrices, move
 from jaxseg.augment.intensity import add_noise, adjust, blur
 from jaxseg.augment.strengths import Strengths
-from jaxseg.types import Batch, Rows
+from jaxseg.types import Batch, Rows, as_floats
 
 
 class Amounts(NamedTuple):

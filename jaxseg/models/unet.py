@@ -14,7 +14,7 @@ from jaxseg.models import packing
 from jaxseg.models.blocks import Convolution, DoubleConv
 from jaxseg.models.dropout import Dropout
 from jaxseg.models.layers import NORMS, Initializer, UpConv, glorot_uniform, rates_per_level
-from jaxseg.types import Images, Logits, Rows, Valid
+from jaxseg.types import Images, Logits, Rows, Valid, as_floats
 
 LAYOUTS = ("auto", "plain", "packed")
 
@@ -177,7 +177,7 @@ class UNet(nn.Module):
             return nn.remat(placed) if level in self.remat else placed
 
         height, width = images.shape[1:3]
-        x = _pad_to_multiple(_as_float(images, self.dtype), 2**levels)
+        x = _pad_to_multiple(as_floats(images).astype(self.dtype), 2**levels)
         x = packing.pack(x, shares[0])
         skips = []
         for level, rate in enumerate(rates):
@@ -210,16 +210,6 @@ class UNet(nn.Module):
 
     def _packed(self) -> bool:
         return self.layout == "packed" or (self.layout == "auto" and jax.default_backend() == "tpu")
-
-
-def _as_float(images: Images, dtype: DTypeLike) -> jax.Array:
-    """uint8 to [0, 1], float as it is."""
-    images = jnp.asarray(images)
-    if images.dtype == jnp.uint8:
-        return (images.astype(jnp.float32) / 255.0).astype(dtype)
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images has dtype {images.dtype}; it must be uint8 or float in [0, 1]")
-    return images.astype(dtype)
 
 
 def _pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
