@@ -19,8 +19,9 @@ from tyro.conf import Positional
 from experiments import command, films, trained
 from experiments.run_directory import RunDirectory
 from jaxseg import metrics, surface
+from jaxseg.errors import InputError
 from jaxseg.inference import make_predict, resize_logits
-from jaxseg.types import Array, InputError
+from jaxseg.types import Array
 
 TOLERANCE = 2.0
 """Pixels, of the normalised surface Dice."""

@@ -1,13 +1,13 @@
-"""Augmentation beside Albumentations and MONAI, and a sheet of pictures of each kind of change.
+"""Throughput of augmentation against Albumentations and MONAI, and a figure of each change.
 
-    python -m benchmarks.augment [--size N] [--films N] [--repeats N]
+    python -m benchmarks.augment [--size N] [--images N] [--repeats N]
     python -m benchmarks.augment --sheet FILE
 
-All do the same kinds of change, at the strengths of `jaxseg.augment.ROBUST`, to the same phantom
-films and masks, taking turns in one process; the tables give medians. jaxseg gets a batch and
-compiles (apart) one program for it; the others change film after film on one thread, as they do in
-each worker of a data loader: so the processor's time is given beside the clock's.
-jaxseg alone also gives the pixels that came from outside. Needs the extras experiments and peers.
+All libraries make the same kinds of change, with the ranges of `jaxseg.augment.ROBUST`, to the same
+phantom images and masks, interleaved in one process; the tables give medians. jaxseg compiles one
+program for a batch, outside the timing. The others change one image at a time on one thread, as in
+each worker of a data loader, so processor time is given next to wall-clock time. Only jaxseg also
+returns which pixels are valid. Needs the extras experiments and peers.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def only(names: tuple[str, ...]) -> Strengths:
     return Strengths(**{name: getattr(ROBUST, name) for name in names})
 
 
-def draw_films(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 phantom films ``[N, H, W]`` and their masks of 0 and 1."""
+def draw_images(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 phantom images ``[N, H, W]`` and their masks of 0 and 1."""
     pairs = [
         phantom.draw(0, phantom.CLASSES[i % 4], i // 4, image_size=size, mask_size=size)
         for i in range(count)
@@ -58,18 +58,18 @@ def draw_films(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([pair.image for pair in pairs]), (masks > 127).astype(np.uint8)
 
 
-def ours(films: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> Callable[[], Any]:
-    """A batch that lies on the device, by one compiled program."""
-    batch = jax.device_put({"images": films[..., None], "labels": masks})
+def ours(images: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> Callable[[], Any]:
+    """One compiled program for a batch on the device."""
+    batch = jax.device_put({"images": images[..., None], "labels": masks})
     key = jax.random.key(0)
     program = jax.jit(augment.make_augment(only(names))).lower(key, batch).compile()
     return lambda: jax.block_until_ready(program(key, batch))
 
 
 def albumentations(
-    films: np.ndarray, masks: np.ndarray, names: tuple[str, ...]
+    images: np.ndarray, masks: np.ndarray, names: tuple[str, ...]
 ) -> Callable[[], Any]:
-    """Film after film as uint8, on which OpenCV is fastest."""
+    """Image after image as uint8, on which OpenCV is fastest."""
     # Else it asks the network for a newer version of itself.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     library: Any = peer("albumentations")
@@ -98,15 +98,17 @@ def albumentations(
     if s.noise:
         steps.append(library.GaussNoise((0, s.noise), p=1))
     change = library.Compose(steps, seed=0)
-    return lambda: [change(image=film, mask=mask) for film, mask in zip(films, masks, strict=True)]
+    return lambda: [
+        change(image=image, mask=mask) for image, mask in zip(images, masks, strict=True)
+    ]
 
 
-def monai(films: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> Callable[[], Any]:
-    """Film after film as float32 tensors, which is what its transforms take."""
+def monai(images: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> Callable[[], Any]:
+    """Image after image as float32 tensors, which is what its transforms take."""
     library: Any = peer("monai.transforms")
     torch: Any = peer("torch")
     torch.set_num_threads(1)
-    size, s, steps = films.shape[1], only(names), []
+    size, s, steps = images.shape[1], only(names), []
     if s.blur:
         sigma = (0.01, s.blur)
         steps.append(library.RandGaussianSmoothd(["image"], sigma, sigma, prob=1))
@@ -134,14 +136,14 @@ def monai(films: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> Calla
         steps.append(library.RandGaussianNoised(["image"], prob=1, std=s.noise))
     change = library.Compose(steps).set_random_state(0)
     pairs = [
-        {"image": torch.tensor(film[None] / np.float32(255)), "mask": torch.tensor(mask[None])}
-        for film, mask in zip(films, masks, strict=True)
+        {"image": torch.tensor(image[None] / np.float32(255)), "mask": torch.tensor(mask[None])}
+        for image, mask in zip(images, masks, strict=True)
     ]
     return lambda: [change(dict(pair)) for pair in pairs]
 
 
-def compare(title: str, contenders: Contenders, films: int, repeats: int) -> None:
-    """Runs the contenders in turn; prints films a second, ratio to the first, processor time."""
+def compare(title: str, contenders: Contenders, images: int, repeats: int) -> None:
+    """Runs the contenders in turn; prints images a second, ratio to the first, processor time."""
     for run in contenders.values():
         run()
     clock: dict[str, list[float]] = {name: [] for name in contenders}
@@ -154,13 +156,13 @@ def compare(title: str, contenders: Contenders, films: int, repeats: int) -> Non
             processor[name].append(time.process_time() - used)
     first = None
     for name in contenders:
-        rate = films / statistics.median(clock[name])
-        work = 1e3 * statistics.median(processor[name]) / films
+        rate = images / statistics.median(clock[name])
+        work = 1e3 * statistics.median(processor[name]) / images
         first = first or rate
         print(f"| {title} | {name} | {rate:,.0f} | {first / rate:.2f} | {work:.2f} |", flush=True)
 
 
-def throughput(films: np.ndarray, masks: np.ndarray, repeats: int) -> None:
+def throughput(images: np.ndarray, masks: np.ndarray, repeats: int) -> None:
     """The table."""
     contestants = {"jaxseg": ours}
     if installed("albumentations"):
@@ -174,21 +176,21 @@ def throughput(films: np.ndarray, masks: np.ndarray, repeats: int) -> None:
     print(
         f"{', '.join(versions)}, Python {platform.python_version()}, "
         f"{jax.devices()[0].device_kind}, {platform.machine()}, {time.strftime('%Y-%m-%d')}\n"
-        f"{len(films)} films of {films.shape[1]} x {films.shape[2]}\n"
+        f"{len(images)} images of {images.shape[1]} x {images.shape[2]}\n"
     )
-    print("| change | by | films / s | times as long | ms of processor a film |")
+    print("| change | by | images / s | times as long | processor ms per image |")
     print("|---" * 5 + "|")
     for title, names in KINDS.items():
         contenders = {
-            name: contestant(films, masks, names) for name, contestant in contestants.items()
+            name: contestant(images, masks, names) for name, contestant in contestants.items()
         }
-        compare(title, contenders, len(films), repeats)
+        compare(title, contenders, len(images), repeats)
 
 
-def changed_by(kind: str, share: float, film: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    """A batch of one film changed by a share, -1 to 1, of a kind's largest amount."""
+def changed_by(kind: str, fraction: float, image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+    """A batch of one image changed by a fraction, -1 to 1, of a kind's largest amount."""
     flip = kind in ("flip_left_right", "flip_up_down")
-    amount = (1.0 if flip else getattr(ROBUST, kind)) * share
+    amount = (1.0 if flip else getattr(ROBUST, kind)) * fraction
 
     def one(value: float) -> np.ndarray:
         return np.array([value], np.float32)
@@ -200,14 +202,14 @@ def changed_by(kind: str, share: float, film: np.ndarray, mask: np.ndarray) -> d
         return one(amount if kind == of else 0.0)
 
     matrices = augment.affine_matrices(
-        (film.shape[0], film.shape[1]),
+        (image.shape[0], image.shape[1]),
         rotation=plain("rotation"),
         scale=factor("scale"),
         shift=np.stack([plain("shift"), plain("shift")], 1),
         shear=plain("shear"),
-        flip=np.array([[kind == "flip_up_down", kind == "flip_left_right"]]) & (share > 0),
+        flip=np.array([[kind == "flip_up_down", kind == "flip_left_right"]]) & (fraction > 0),
     )
-    images, labels, where = augment.warp(film[None, ..., None], mask[None], matrices)
+    images, labels, where = augment.warp(image[None, ..., None], mask[None], matrices)
     images = augment.blur(images, abs(plain("blur")), largest=ROBUST.blur)
     images = augment.adjust(
         images, contrast=factor("contrast"), brightness=plain("brightness"), gamma=factor("gamma")
@@ -217,33 +219,35 @@ def changed_by(kind: str, share: float, film: np.ndarray, mask: np.ndarray) -> d
 
 
 def draw_sheet(path: Path, size: int) -> None:
-    """A row for each kind at five amounts, and rows of films as training gets them."""
+    """A row for each kind at five amounts, and rows of images as training gets them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    films, masks = draw_films(8, size)
+    images, masks = draw_images(8, size)
     one_sided = {"blur", "noise", "flip_left_right", "flip_up_down"}
     rows: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = []
     for field in dataclasses.fields(Strengths):
-        if field.name == "share":
+        if field.name == "probability":
             continue
-        shares = (0.0, 0.25, 0.5, 0.75, 1.0) if field.name in one_sided else (-1, -0.5, 0, 0.5, 1)
+        fractions = (
+            (0.0, 0.25, 0.5, 0.75, 1.0) if field.name in one_sided else (-1, -0.5, 0, 0.5, 1)
+        )
         if field.name.startswith("flip"):
-            shares = (0.0, 1.0)
+            fractions = (0.0, 1.0)
         panels = [
-            (f"{share:g} of it", changed_by(field.name, share, films[0], masks[0]))
-            for share in shares
+            (f"{fraction:g} of it", changed_by(field.name, fraction, images[0], masks[0]))
+            for fraction in fractions
         ]
         largest = getattr(ROBUST, field.name)
         rows.append((f"{field.name}\n{largest:g}" if largest else field.name, panels))
     change = augment.make_augment(ROBUST)
     for number in range(1, 5):
-        batch = {"images": np.stack([films[number]] * 5)[..., None], "labels": masks[[number] * 5]}
+        batch = {"images": np.stack([images[number]] * 5)[..., None], "labels": masks[[number] * 5]}
         changed = change(jax.random.key(number), batch)
         panels = [
             ("", {name: array[i : i + 1] for name, array in changed.items()}) for i in range(5)
         ]
-        rows.append((f"all, film {number}", panels))
+        rows.append((f"all, image {number}", panels))
     figure = Figure(figsize=(10, 2.0 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 5)
     for axes, (title, panels) in zip(grid, rows, strict=True):
@@ -256,7 +260,7 @@ def draw_sheet(path: Path, size: int) -> None:
             panel.contour(np.asarray(batch["labels"])[0], [0.5], colors="#e69f00", linewidths=0.8)
             panel.set_title(caption, fontsize=7)
         axes[0].text(-0.08, 0.5, title, ha="right", va="center", transform=axes[0].transAxes)
-    figure.suptitle("Orange: the mask's outline. Purple: pixels from outside, not counted.")
+    figure.suptitle("Orange: the mask's outline. Purple: invalid pixels, from outside the image.")
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)
     print(path)
@@ -266,17 +270,17 @@ def main() -> None:
     """Prints the table, or draws the sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size", type=int, default=256, help="side in pixels (default: 256)")
-    parser.add_argument("--films", type=int, default=32, help="films a batch (default: 32)")
-    parser.add_argument("--repeats", type=int, default=9, help="turns of each (default: 9)")
-    parser.add_argument("--sheet", type=Path, help="draw the sheet of pictures into this PNG")
+    parser.add_argument("--images", type=int, default=32, help="images per batch (default: 32)")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds of each (default: 9)")
+    parser.add_argument("--sheet", type=Path, help="write a figure of all changes to this PNG file")
     options = parser.parse_args()
-    for name in ("size", "films", "repeats"):
+    for name in ("size", "images", "repeats"):
         if getattr(options, name) < 1:
             parser.error(f"--{name}: must be at least 1, got {getattr(options, name)}")
     if options.sheet:
         draw_sheet(options.sheet, options.size)
     else:
-        throughput(*draw_films(options.films, options.size), options.repeats)
+        throughput(*draw_images(options.images, options.size), options.repeats)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a TPU program of the robust augmentation moves, film by film; no TPU is needed.
+"""Memory traffic of augmentation compiled for a TPU, per image; no TPU is needed.
 
-    python -m benchmarks.augment_tpu [--topology NAME] [--size N] [--films N]
+    python -m benchmarks.augment_tpu [--topology NAME] [--size N] [--images N]
 
-Compiles the warp as it is on other devices (pixel by pixel), the warp as it is on a TPU (by tiles),
-and the whole augmentation, for one described chip, and prints what the compiler says of them: it
-proves that they compile and how much they move, not how fast they are. Needs the extra tpu; a few
-minutes on two cores.
+Compiles the warp of other devices (by pixels), the warp of TPUs (by tiles) and the whole
+augmentation for one described chip, and prints XLA's cost analysis. This shows that they compile,
+and how much memory traffic they cause, not how fast they are. Needs the extra tpu; a few minutes on
+two cores.
 """
 
 import argparse
@@ -26,9 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--topology", default="v5e:2x2", help="a TPU slice (default: v5e:2x2)")
     parser.add_argument("--size", type=int, default=256, help="side in pixels (default: 256)")
-    parser.add_argument("--films", type=int, default=16, help="films a batch (default: 16)")
+    parser.add_argument("--images", type=int, default=16, help="images per batch (default: 16)")
     options = parser.parse_args()
-    films, size = options.films, options.size
+    count, size = options.images, options.size
     jax.config.update("jax_platforms", "cpu")
     sharding = SingleDeviceSharding(describe(options.topology)[0])
 
@@ -39,27 +39,30 @@ def main() -> None:
         change = augment.make_augment(strengths)
         return lambda words, batch: change(jax.random.wrap_key_data(words), batch)
 
-    images = spec((films, size, size, 1), "float32")
-    labels = spec((films, size, size), "uint8")
+    images = spec((count, size, size, 1), "float32")
+    labels = spec((count, size, size), "uint8")
     batch = {"images": spec(images.shape, "uint8"), "labels": labels}
     words = spec((2,), "uint32")
     moves = ("rotation", "scale", "shift", "shear")
     moving = augment.Strengths(**{name: getattr(augment.ROBUST, name) for name in moves})
     programs = {
-        "warp by pixels": (augment.warp, (images, labels, spec((films, 2, 3), "float32"))),
+        "warp by pixels": (augment.warp, (images, labels, spec((count, 2, 3), "float32"))),
         "warp by tiles": (augmented(moving), (words, batch)),
         "all": (augmented(augment.ROBUST), (words, batch)),
     }
-    print(f"jax {jax.__version__}, {options.topology}, {films} films of {size} x {size}, a film:\n")
-    print("| program | MB moved | GFLOP | MB temporary | gathers | compiled in |")
+    print(
+        f"jax {jax.__version__}, {options.topology}, {count} images of {size} x {size}, per image:"
+    )
+    print()
+    print("| program | MB accessed | GFLOP | MB temporary | gathers | compiled in |")
     print("|---" * 6 + "|")
     for name, (function, arguments) in programs.items():
         began = time.perf_counter()
         compiled: Any = jax.jit(function).lower(*arguments).compile()
         seconds = time.perf_counter() - began
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-        moved, flops = (cost[kind] / films for kind in ("bytes accessed", "flops"))
-        room = memory.temp_size_in_bytes / films
+        moved, flops = (cost[kind] / count for kind in ("bytes accessed", "flops"))
+        room = memory.temp_size_in_bytes / count
         print(
             f"| {name} | {moved / 1e6:.0f} | {flops / 1e9:.2f} | {room / 1e6:.1f} | "
             f"{compiled.as_text().count(' gather(')} | {seconds:.0f} s |",

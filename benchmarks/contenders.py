@@ -33,8 +33,6 @@ class Contender:
 
 CONTENDERS = (
     Contender("jaxseg", "ours", "jaxseg"),
-    Contender("jaxseg, plain layout", "ours", "jaxseg", {"layout": "plain"}),
-    Contender("jaxseg, packed layout", "ours", "jaxseg", {"layout": "packed"}),
     Contender("jaxseg, rbg bits", "ours", "jaxseg", {"bits": "rbg"}),
     Contender("plain Flax", "plain_flax", "flax"),
     Contender("PyTorch eager", "pytorch", "torch"),

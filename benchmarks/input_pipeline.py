@@ -37,7 +37,7 @@ from benchmarks import record
 from benchmarks.loaders import CONTENDERS, Task
 from experiments import command
 from experiments.run_directory import RunDirectory
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 PEERS = {"PyTorch DataLoader": "torch", "tf.data": "tensorflow"}
 REFERENCE = "PyTorch DataLoader"
@@ -200,19 +200,16 @@ def training(arguments: Sequence[str], folder: Path) -> None:
             [*train, "--data-dir", str(folder / "data"), "--workdir", str(run.path)], check=True
         )
         summary = run.read_summary() or {}
-        inside, between = summary["train_seconds"], summary["seconds_between_calls"]
         rows.append(
             {
                 "input path": path,
                 "steps": len(run.read_steps()),
                 "films / s": summary["images_per_second"],
-                "seconds in calls": inside,
-                "between calls": between,
-                "share between, %": 100 * between / (inside + between),
+                "seconds": summary["train_seconds"],
             }
         )
     print("\n" + conditions({}) + "\n")
-    formats = ("", "d", ".1f", ".2f", ".3f", ".2f")
+    formats = ("", "d", ".1f", ".2f")
     print(record.table(rows, dict(zip(rows[0], formats, strict=True))))
 
 

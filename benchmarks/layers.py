@@ -24,9 +24,14 @@ from benchmarks import record
 from benchmarks.metrics import peer, require_cpu
 from benchmarks.peers.setting import Setting
 from jaxseg.models.layers import upsampling_convolution
-from jaxseg.models.packing import convolve
 
 SIDE = 2048
+
+
+def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution as `flax.linen.Conv` computes it."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
 
 
 def shapes(setting: Setting) -> list[tuple[str, int, int, int]]:
@@ -64,8 +69,8 @@ def product_rate(repeats: int) -> float:
 
 
 def ours(x: np.ndarray, kernel: np.ndarray, up: bool) -> dict[str, Callable[[], Any]]:
-    """The three programs of a layer of jaxseg's plain layout."""
-    layer = upsampling_convolution if up else lambda x, kernel: convolve(x, kernel, 1)
+    """The three programs of a layer of jaxseg's network."""
+    layer = upsampling_convolution if up else convolution
     y = jax.jit(layer)(x, kernel)
 
     def pulled_back(position: int) -> Callable[..., jax.Array]:

@@ -119,11 +119,13 @@ def device(task: Task) -> Pass:
     import jax
 
     from jaxseg.data.arrays import load_arrays
-    from jaxseg.training import gather_batch
 
     arrays = load_arrays(_builder(task), size=task.size)
     films = jax.device_put({"images": arrays.images, "labels": arrays.labels})
-    gather = jax.jit(gather_batch)
+
+    @jax.jit
+    def gather(images: dict[str, jax.Array], rows: jax.Array) -> dict[str, jax.Array]:
+        return {name: array[rows] for name, array in images.items()}
 
     def run() -> Iterator[ImagesAndLabels]:
         for rows in task.order:

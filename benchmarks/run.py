@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import record
 
-NAMES = ("train_step", "inference", "steps_as_one_program", "seeds_at_once", "compile", "layers")
+NAMES = ("train_step", "inference", "compile", "layers")
 SWEPT = ("train_step", "inference")
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.tpu_compile [--topology v5e:2x4] [--model seed] [--batch 128] [more]
 
-Needs libtpu (``pip install -e '.[tpu]'``) and no TPU. About a minute a program for the seed's
-network in the plain layout, several in the packed one.
+Needs libtpu (``pip install -e '.[tpu]'``) and no TPU. About a minute a program for the
+baseline's network.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from benchmarks.roofline import CHIPS
 from benchmarks.tpu_programs import Generation, Program
 from experiments import command
 from experiments.configurations import CONFIGURATIONS
-from jaxseg import UNet, parallel
-from jaxseg.types import InputError
+from jaxseg import UNet
+from jaxseg.errors import InputError
 
 MB = 1e6
 
@@ -35,7 +35,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batch", type=int, help="rows of the global batch (16 a chip)")
     parser.add_argument("--size", type=int, default=256, help="side of the films in pixels")
-    parser.add_argument("--spatial-shards", type=int, default=1, help="chips that share a film")
     parser.add_argument("--microbatches", type=int, default=1, help="parts of a batch")
     parser.add_argument("--float32", action="store_true", help="compute in float32, not bfloat16")
     parser.add_argument("--rbg", action="store_true", help="the cheaper generator of random bits")
@@ -47,15 +46,11 @@ def arguments() -> argparse.Namespace:
 def network(options: argparse.Namespace) -> UNet:
     """The configuration's network in bfloat16, with the fields that the command line sets.
 
-    What it leaves to the device is what a TPU would choose.
-
     Raises:
         InputError: A field that the network lacks, or a value that is none.
     """
     model = CONFIGURATIONS[options.model].model()
     fields: dict[str, Any] = {} if options.float32 else {"dtype": jnp.bfloat16}
-    if model.layout == "auto":
-        fields["layout"] = "packed"
     for setting in options.set:
         name, _, value = setting.partition("=")
         if not hasattr(model, name) or name.startswith("_"):
@@ -107,10 +102,10 @@ def run(topology: str, options: argparse.Namespace) -> dict[str, Any]:
     if name not in tpu_programs.GENERATIONS:
         raise InputError(f"--topology: {topology}: no published peaks are kept for {name}")
     generation = tpu_programs.GENERATIONS[name]
-    mesh = tpu_programs.mesh_of(topology, spatial=options.spatial_shards)
+    mesh = tpu_programs.mesh_of(topology)
     configuration, model = CONFIGURATIONS[options.model], network(options)
     tx = configuration.optimizer(1000)
-    shards = mesh.shape[parallel.DATA]
+    shards = mesh.size
     settings = {
         "size": options.size,
         "key_impl": "rbg" if options.rbg else None,

@@ -19,8 +19,8 @@ from jax.experimental import mesh_utils, topologies
 from jax.sharding import Mesh
 
 from jaxseg import UNet, parallel
+from jaxseg.errors import InputError
 from jaxseg.training import Loss, TrainState, make_train_step
-from jaxseg.types import InputError
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def describe(topology: str) -> list[Any]:
     return list(mesh_utils.create_device_mesh((len(devices),), devices).flat)
 
 
-def mesh_of(topology: str, *, spatial: int = 1) -> Mesh:
-    """A mesh over a described slice."""
-    return parallel.make_mesh(describe(topology), spatial=spatial)
+def mesh_of(topology: str) -> Mesh:
+    """Returns a mesh of a described slice."""
+    return parallel.make_mesh(describe(topology))
 
 
 def compile_step(
@@ -162,12 +162,10 @@ def compile_step(
     state = jax.tree.map(lambda leaf: _laid_out(leaf, parallel.replicated(mesh)), state)
     labels = jax.ShapeDtypeStruct((rows, size, size), jnp.uint8)
     batch = {
-        name: _laid_out(array, parallel.over_batch(mesh, len(array.shape)))
+        name: _laid_out(array, parallel.sharded(mesh))
         for name, array in {"images": images, "labels": labels}.items()
     }
-    step = make_train_step(
-        model, tx, loss, microbatches=microbatches, unroll=parallel.unrolls(mesh)
-    )
+    step = make_train_step(model, tx, loss, microbatches=microbatches)
     lowered = parallel.jit_step(step, mesh).lower(state, batch)
     began = time.perf_counter()
     compiled = lowered.compile()

@@ -1,28 +1,25 @@
 """What every command shares: one clear line for a bad input, Ctrl-C, warnings, progress bars."""
 
-import contextlib
 import dataclasses
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, NoReturn
 
+import jax
 from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jaxseg import parallel
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 BAD_INPUT = 2
 DIVERGED = 3
 PREEMPTED = 75
 """What sysexits.h calls a temporary failure: the same command with --resume goes on."""
 INTERRUPTED = 130
-
-_SPEAKER: ContextVar[str] = ContextVar("speaker", default="")
 
 
 class Preempted(Exception):
@@ -35,10 +32,8 @@ class Diverged(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """What a command runs on; its results do not depend on it."""
+    """The devices that a command uses."""
 
-    spatial_shards: int = 1
-    """Devices that share the height of each film, for films too large for one."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where the job's launcher does not tell (TPU VMs, SLURM, MPI do)."""
     num_processes: int | None = None
@@ -60,7 +55,7 @@ class Devices:
             process_id=self.process_id,
             timeout_seconds=self.timeout,
         )
-        return parallel.make_mesh(spatial=self.spatial_shards)
+        return parallel.make_mesh()
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -116,28 +111,18 @@ def progress_bar(title: str, total: int, unit: str = "film", *, done: int = 0) -
     return tqdm(
         total=total,
         initial=done,
-        desc=_SPEAKER.get() + title,
+        desc=title,
         unit=unit,
         leave=False,
-        disable=None if parallel.is_lead() else True,
+        disable=None if jax.process_index() == 0 else True,
         smoothing=0.1,
     )
 
 
 def say(line: str) -> None:
     """Prints a line at once; of several processes only the first does."""
-    if parallel.is_lead():
-        print(_SPEAKER.get() + line, flush=True)
-
-
-@contextlib.contextmanager
-def speaking_for(name: str) -> Iterator[None]:
-    """Begins each line and each bar of the block with a name."""
-    before = _SPEAKER.set(f"{name}: ")
-    try:
-        yield
-    finally:
-        _SPEAKER.reset(before)
+    if jax.process_index() == 0:
+        print(line, flush=True)
 
 
 def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:

@@ -20,7 +20,7 @@ from experiments.configuration import PLACES, with_defaults
 from experiments.run_directory import RunDirectory
 from experiments.score_table import ScoreTable
 from jaxseg import metrics
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 SCORES = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95": ("HD95, px", 2), "assd": ("ASSD, px", 2)}
 """What is compared: how it is called, and to how many digits it is given."""
@@ -232,9 +232,9 @@ def pooled_calibration(calibrations: Sequence[Mapping[str, Any]]) -> Calibration
     """
     parts = {
         part: np.array([own[part] for own in calibrations], np.float64)
-        for part in ("confidence", "frequency", "share")
+        for part in ("confidence", "frequency", "fraction")
     }
-    weight = np.nan_to_num(parts["share"])
+    weight = np.nan_to_num(parts["fraction"])
     total = weight.sum(axis=0)
     means = {
         part: np.where(total > 0, (np.nan_to_num(parts[part]) * weight).sum(axis=0), np.nan)
@@ -243,7 +243,7 @@ def pooled_calibration(calibrations: Sequence[Mapping[str, Any]]) -> Calibration
     }
     return {
         **{part: own.tolist() for part, own in means.items()},
-        "share": weight.mean(axis=0).tolist(),
+        "fraction": weight.mean(axis=0).tolist(),
     }
 
 

@@ -17,8 +17,8 @@ from jaxseg import losses
 from jaxseg.augment import UNCHANGED, Strengths
 from jaxseg.data.likeness import NEAR
 from jaxseg.data.preprocessing import Preprocessing
+from jaxseg.errors import InputError
 from jaxseg.training import Loss
-from jaxseg.types import InputError
 
 SOURCE = "source:"
 """What stands before the held-out source's text in ``--split``."""
@@ -71,15 +71,16 @@ class Configuration:
     phantom_films: Annotated[int | None, Suppress] = None
     """How many phantoms are drawn where no archive is used; None where an archive is needed."""
 
-    input_path: Literal["auto", "device", "stream", "sharded"] = "auto"
-    """How films reach the network. device: all kept on each device. stream: decoded as they are
-    needed. auto: device where they fit into half of its free memory, else stream. sharded: each
-    device keeps a share of the films and learns from no others, which is another order."""
+    input_path: Literal["auto", "device", "stream"] = "auto"
+    """device: keep all images on every device. stream: decode them batch by batch. auto: device if
+    they fit into half of its free memory, otherwise stream."""
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     """Features of each level of the U-Net, finest first."""
     norm: Literal["none", "batch", "group", "instance"] = "none"
-    """Normalisation after each convolution."""
+    """Normalization after each convolution."""
+    norm_groups: int = 8
+    """Number of groups of --norm group; it must divide every width."""
     dropout: tuple[float, ...] = (0.0,)
     """Dropout rate after each pool; one rate serves all."""
     decoder_dropout: float = 0.0
@@ -88,8 +89,6 @@ class Configuration:
     """Compute in bfloat16; parameters and sums stay float32."""
     remat: tuple[int, ...] = ()
     """Levels, 0 the finest, computed again for the gradient: less memory, more work."""
-    layout: Literal["auto", "plain", "packed"] = "auto"
-    """How features lie in memory, never what they are; auto is packed on TPUs."""
 
     augment: Strengths = UNCHANGED
     """How far training films are changed at random."""
@@ -100,8 +99,9 @@ class Configuration:
     """Passes over the training films."""
     batch_size: int = 16
     """Films a step, over all devices."""
-    microbatches: int = 1
-    """Parts that a step's films are cut into, to need less memory; batch norm sees a part each."""
+    microbatches: int | None = None
+    """Parts of a batch that are computed one after another, to save memory. Batch norm sees each
+    part alone. Default: 1, or on a single CPU device as many as are fastest."""
     learning_rate: float = 5e-4
     """Adam's, at its peak."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -179,8 +179,6 @@ class Configuration:
         Raises:
             InputError: Naming the option.
         """
-        if self.microbatches > self.batch_size:
-            raise InputError("--microbatches: more parts than --batch-size has films")
         sided = one_sided(self.mask_values())
         if self.augment.flip_left_right and sided:
             return f"--augment.flip-left-right: a flipped film has its {sided} on the other side"
@@ -217,11 +215,11 @@ class Configuration:
             num_classes=count + 1 if count > 1 else 1,
             widths=self.widths,
             norm=self.norm,
+            norm_groups=self.norm_groups,
             dropout=self.dropout[0] if len(self.dropout) == 1 else self.dropout,
             decoder_dropout=self.decoder_dropout,
             dtype=jnp.bfloat16 if self.bfloat16 else jnp.float32,
             remat=self.remat,
-            layout=self.layout,
         )
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:

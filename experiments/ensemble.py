@@ -24,7 +24,8 @@ from experiments.page import number
 from experiments.run_directory import RunDirectory, write_bytes, write_json
 from experiments.scoring import draw_examples, score
 from jaxseg import inference, metrics, parallel
-from jaxseg.types import Images, InputError, Logits
+from jaxseg.errors import InputError
+from jaxseg.types import Images, Logits
 
 WORST, UNSURE = 0.1, 0.2
 """How many of the worst tenth of films are among the fifth most disagreed on?"""
@@ -60,7 +61,7 @@ def ensemble(options: Options) -> None:
     arrays, indices = evaluate.films_to_score(first, options.elsewhere, own_places=options.own)
     configuration = members[0].configuration
     mesh = parallel.make_mesh()
-    rows = parallel.rows_for(configuration.batch_size, mesh)
+    rows = parallel.padded_size(configuration.batch_size, mesh)
     states = tuple(parallel.replicate(member.state, mesh) for member in members)
     each = _logits_of_each(members)
 

@@ -19,9 +19,9 @@ from experiments.run_directory import RunDirectory, write_json
 from experiments.scoring import draw_examples, score
 from jaxseg.data.arrays import FilmArrays, films_from_folders
 from jaxseg.data.folders import read_groups
+from jaxseg.errors import InputError
 from jaxseg.inference import make_predict
-from jaxseg.parallel import make_mesh, replicate, rows_for
-from jaxseg.types import InputError
+from jaxseg.parallel import make_mesh, padded_size, replicate
 
 Part = Literal["test", "validation", "train"]
 
@@ -75,7 +75,7 @@ def evaluate(options: Options) -> None:
     arrays, indices = films_to_score(run, elsewhere, part=options.part, own_places=options.own)
     mesh = make_mesh()
     state = replicate(learnt.state, mesh)
-    rows = rows_for(learnt.configuration.batch_size, mesh)
+    rows = padded_size(learnt.configuration.batch_size, mesh)
     predict = options.made.averaged(make_predict(learnt.model))
     mend = options.made.labels if options.made.mends() else None
     scores = score(

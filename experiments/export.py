@@ -2,8 +2,9 @@
 
     python -m experiments.export RUN --out FILE
 
-The file holds the program with its parameters, and the facts that whoever calls it needs: the size
-that films are resized to, how, and where to cut the logits. docs/export.md has a script that does.
+The file holds the program with its parameters, and metadata for its users: the size
+that images are resized to, how, and the threshold of the logits. docs/export.md has a script that
+segments an image with it.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from tyro.conf import Positional
 from experiments import command, report, trained
 from experiments.run_directory import RunDirectory, without_nan
 from jaxseg import export
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +27,14 @@ class Options:
     run: Positional[Path]
     """Run directory."""
     out: Path
-    """File to write; one that is there is replaced."""
+    """File to write. An existing one is replaced."""
 
 
 def write(options: Options) -> None:
     """Exports the state that `experiments.predict` takes.
 
     Raises:
-        InputError: The run or the file will not do.
+        InputError: The run or the file is invalid.
     """
     if options.out.is_dir():
         raise InputError(f"--out: {options.out} is a folder; name a file in it")
@@ -42,7 +43,7 @@ def write(options: Options) -> None:
     multiple = 2 ** (len(learnt.configuration.widths) - 1)
     program = export.export_prediction(learnt.model, learnt.state, multiple=multiple)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    export.save(options.out, program, facts(run, learnt))
+    export.save(options.out, program, metadata(run, learnt))
     megabytes = options.out.stat().st_size / 1e6
     print(
         f"{options.out}: {megabytes:.1f} MB, for {', '.join(program.platforms)}, "
@@ -50,14 +51,14 @@ def write(options: Options) -> None:
     )
 
 
-def facts(run: RunDirectory, learnt: trained.Trained) -> dict[str, Any]:
-    """What lies beside the program in the file."""
+def metadata(run: RunDirectory, learnt: trained.Trained) -> dict[str, Any]:
+    """Returns what the file says about the program."""
     configuration = learnt.configuration
     summary = run.read_summary()
     classes = list(configuration.mask_values())
-    decision = "cut at the threshold"
+    decision = "compared with the threshold"
     if len(classes) > 1:
-        decision = "decided by the largest of background, " + ", ".join(classes)
+        decision = "the largest gives the class: background, " + ", ".join(classes)
     return without_nan(
         {
             "size": configuration.size,
@@ -65,9 +66,9 @@ def facts(run: RunDirectory, learnt: trained.Trained) -> dict[str, Any]:
             "preprocessing": configuration.preprocessing,
             "threshold": {"probability": 0.5, "logit": 0.0} if len(classes) <= 1 else None,
             "classes": ["background", *classes] if classes else None,
-            "how": "Grey films are preprocessed, resized to size x size, and called as uint8 "
-            "[B, size, size, 1]; logits are resized bilinearly to the film's own size and "
-            f"{decision}. Other sizes that the program takes were not trained on.",
+            "how": "Gray images are preprocessed, resized to size x size, and passed as uint8 "
+            "[B, size, size, 1]. Logits are resized bilinearly to the original size and "
+            f"{decision}. The program takes other sizes, but was not trained on them.",
             "run": {
                 "configuration": configuration.name,
                 "step": int(learnt.state.step),

@@ -16,7 +16,7 @@ from jaxseg.data.archive import RELEASE_COUNTS, PartialReleaseWarning
 from jaxseg.data.arrays import FilmArrays, load_arrays
 from jaxseg.data.folders import load_folders, read_groups
 from jaxseg.data.splits import SPLITS, choosing_split, held_out_split, seed_split
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 if TYPE_CHECKING:
     import jaxseg.data.covid_radiography

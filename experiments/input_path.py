@@ -1,15 +1,13 @@
-"""How films reach the compiled steps: all of them on the devices, or streamed batch by batch.
+"""How images reach the compiled step: all of them on the devices, or streamed batch by batch.
 
-Either way a step sees the same films, the same bytes; only what lies where differs.
+Both give the same batches, byte for byte, in the same order.
 """
 
 import collections
 import contextlib
-import functools
 import itertools
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,220 +21,131 @@ from experiments.films import Films
 from jaxseg import parallel
 from jaxseg.data.records import StoredFilms
 from jaxseg.data.streaming import FilmStream
-from jaxseg.training import Step, TrainState
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
-SHARE = 0.5
-"""Of the memory that is free, what films may take; the rest is for training."""
+FRACTION = 0.5
+"""Fraction of the free memory that images may take; training needs the rest."""
 
 BATCHES_AHEAD = 2
-"""So many batches lie on the devices before the steps that learn from them."""
+"""Batches that are on the devices before the steps that use them."""
 
-Measured = Mapping[str, np.ndarray]
-"""What each of some steps measured, ``[count]`` by name."""
-
-Steps = Callable[[TrainState, int], tuple[TrainState, Callable[[], Measured]]]
-"""``steps(state, count)`` has the devices do the next ``count`` steps of an epoch; it gives the
-state to be, and a function that waits for the steps and gives what they measured."""
+Batches = Iterator[dict[str, jax.Array]]
 
 
 class InputPath(Protocol):
-    """Gives films to the compiled steps."""
+    """Gives batches on the devices to the train step."""
 
     name: str
 
-    def epoch(self, order: np.ndarray, first: int) -> contextlib.AbstractContextManager[Steps]:
-        """Opens an epoch.
+    def batches(self, order: np.ndarray) -> contextlib.AbstractContextManager[Batches]:
+        """Opens the batches of an epoch.
 
         Args:
-            order: The films of every step, int32 ``[steps, rows]``, -1 for rows that pad.
-            first: The step to begin with; no film of those before is read.
+            order: The images of every step, int32 ``[steps, batch_size]``.
         """
         ...
 
 
 class DeviceResident:
-    """All films on every device: indices go in, films are gathered inside the compiled steps."""
+    """All images on every device; only indices are copied for each step."""
 
     name = "device"
 
-    def __init__(self, step: Step, films: Mapping[str, np.ndarray], mesh: Mesh):
-        self._films = parallel.replicate(films, mesh)
-        self._over_rows = parallel.over_rows(mesh, axis=1)
-        self._many_steps = parallel.jit_many_steps(step, mesh)
+    def __init__(self, arrays: Mapping[str, np.ndarray], mesh: Mesh):
+        self._mesh = mesh
+        self._arrays = parallel.replicate(arrays, mesh)
+        self._take = parallel.jit_batched(
+            lambda arrays, rows: {name: array[rows] for name, array in arrays.items()}, mesh
+        )
 
     @contextlib.contextmanager
-    def epoch(self, order: np.ndarray, first: int) -> Iterator[Steps]:
+    def batches(self, order: np.ndarray) -> Iterator[Batches]:
         """See `InputPath`."""
-        indices = iter(order[first:])
-
-        def steps(state: TrainState, count: int) -> tuple[TrainState, Callable[[], Measured]]:
-            next_indices = np.stack(list(itertools.islice(indices, count)))
-            placed = parallel.place(next_indices, self._over_rows)
-            state, measured = self._many_steps(state, self._films, placed)
-            return state, functools.partial(jax.device_get, measured)
-
-        yield steps
-
-
-class Sharded(DeviceResident):
-    """Every device holds its share of the films to learn from, and only these are in its rows.
-
-    This is another order than that of the other paths: an epoch has every film once here too, but
-    a device's rows of a step are drawn from its own films, not from all.
-    """
-
-    name = "sharded"
-
-    def __init__(
-        self,
-        step: Step,
-        films: Mapping[str, np.ndarray],
-        mesh: Mesh,
-        *,
-        train: np.ndarray,
-        batch_size: int,
-    ):
-        """Gives every device its films.
-
-        Args:
-            step: The step.
-            films: Arrays with one row per film.
-            mesh: The devices.
-            train: The films to learn from.
-            batch_size: Films a step.
-
-        Raises:
-            InputError: They are no even share for every device.
-        """
-        shards = mesh.shape[parallel.DATA]
-        if batch_size % shards:
-            raise InputError(
-                f"--batch-size: {batch_size} films a step are no even share for the {shards} "
-                "devices of --input-path sharded"
-            )
-        self._shards, self._share = shards, batch_size // shards
-        self._shard, self._place = np.full((2, int(train.max()) + 1), -1)
-        self._shard[train] = np.arange(len(train)) % shards
-        self._place[train] = np.arange(len(train)) // shards
-        layout = np.full((shards, math.ceil(len(train) / shards)), -1)
-        layout[self._shard[train], self._place[train]] = train
-        batch = parallel.take_batch(films, layout.ravel(), mesh)
-        self._films = {name: batch[name] for name in films}
-        self._over_rows = parallel.over_rows(mesh, axis=1)
-        self._many_steps = parallel.jit_many_steps_on_shards(step, mesh)
-
-    @contextlib.contextmanager
-    def epoch(self, order: np.ndarray, first: int) -> Iterator[Steps]:
-        """See `InputPath`; each device takes its own films in the order in which they come."""
-        films = order[order >= 0]
-        own = np.full((len(order), self._shards, order.shape[1] // self._shards), -1, np.int32)
-        for shard in range(self._shards):
-            places = self._place[films[self._shard[films] == shard]]
-            own[:, shard, : self._share].flat[: len(places)] = places
-        with super().epoch(own.reshape(order.shape), first) as steps:
-            yield steps
+        yield (self._take(self._arrays, parallel.replicate(rows, self._mesh)) for rows in order)
 
 
 class Streaming:
-    """Films decoded batch by batch, in each process those rows that its devices hold.
+    """Images that are decoded batch by batch; each process decodes its own rows.
 
-    While a step runs, the next batches are decoded and put on the devices.
+    The next batches are decoded and copied to the devices while a step runs.
     """
 
     name = "stream"
 
-    def __init__(self, step: Step, stream: FilmStream, mesh: Mesh):
-        self._step = parallel.jit_step(step, mesh)
+    def __init__(self, stream: FilmStream, mesh: Mesh):
         self._stream = stream
         self._mesh = mesh
 
     @contextlib.contextmanager
-    def epoch(self, order: np.ndarray, first: int) -> Iterator[Steps]:
+    def batches(self, order: np.ndarray) -> Iterator[Batches]:
         """See `InputPath`."""
-        rows = order.shape[1]
-        held = parallel.rows_on(self._mesh, rows)
-        with self._stream.batches(order[first:, held]) as batches:
-            placed = (parallel.join_rows(batch, self._mesh, rows=rows) for batch in batches)
-            ahead = collections.deque(itertools.islice(placed, BATCHES_AHEAD))
+        local = parallel.local_rows(order.shape[1], self._mesh)
+        with self._stream.batches(order[:, local]) as decoded:
+            yield self._on_devices(decoded)
 
-            def steps(state: TrainState, count: int) -> tuple[TrainState, Callable[[], Measured]]:
-                measured = []
-                for _ in range(count):
-                    state, of_this_step = self._step(state, ahead.popleft())
-                    # Else a fast decoder would fill the devices with batches.
-                    jax.block_until_ready(measured[-1:])
-                    measured.append(of_this_step)
-                    ahead.extend(itertools.islice(placed, 1))
-                return state, lambda: _stacked(jax.device_get(measured))
-
-            yield steps
+    def _on_devices(self, decoded: Iterator[Mapping[str, np.ndarray]]) -> Batches:
+        placed = (
+            parallel.shard_batch({n: a for n, a in batch.items() if n != "valid"}, self._mesh)
+            for batch in decoded
+        )
+        ahead = collections.deque(itertools.islice(placed, BATCHES_AHEAD))
+        while ahead:
+            yield ahead.popleft()
+            ahead.extend(itertools.islice(placed, 1))
 
 
-def choose(configuration: Configuration, films: Films, step: Step, mesh: Mesh) -> InputPath:
-    """Opens the path that ``--input-path`` asks for; a line says which it is, and why.
+def choose(configuration: Configuration, images: Films, mesh: Mesh) -> InputPath:
+    """Opens the path that ``--input-path`` names, and prints which it is and why.
 
-    ``auto`` puts all films on every device where they take no more than `SHARE` of the memory that
-    is free there: of each accelerator's own, or of the machine's where devices are CPUs, which
-    hold a copy each. Else they are streamed. Of several processes the one with the least memory
-    decides for all.
+    ``auto`` puts all images on every device if they take at most `FRACTION` of the memory that is
+    free there: of each accelerator, or of the machine for CPU devices, each of which holds a copy.
+    Otherwise they are streamed. The process with the least memory decides for all.
 
     Raises:
-        InputError: The films, or a device's share of them, shall be on the devices and are larger
-            than what is free there, or they shall be streamed and a record is damaged.
+        InputError: The images are larger than the free memory and cannot be streamed, or a record
+            to stream is damaged.
     """
-    arrays = {"images": films.arrays.images, "labels": films.arrays.labels}
+    arrays = {"images": images.arrays.images, "labels": images.arrays.labels}
     asked = configuration.input_path
     needed = sum(array.nbytes for array in arrays.values()) / 1e6
-    if asked == "sharded":
-        needed /= mesh.devices.size
-    # As 32 bits, because JAX has no others.
-    of_each_process = parallel.to_host(np.array([free_megabytes(jax.local_devices())], np.float32))
-    free = float(of_each_process.min())
-    fit = needed <= SHARE * free
-    fits_or_must = fit or films.builder is None
-    chosen = asked if asked != "auto" else "device" if fits_or_must else "stream"
+    # float32, because JAX has no other floats by default.
+    free = np.array([free_megabytes(jax.local_devices())], np.float32)
+    free = float(parallel.gather_to_host(free).min())
+    fits = needed <= FRACTION * free
+    chosen = asked if asked != "auto" else "device" if fits or not images.builder else "stream"
     why = (
-        f"the films' {needed:,.0f} MB a device {'fit' if fit else 'do not fit'} into "
-        f"{SHARE * free:,.0f} MB, {SHARE:.0%} of what is free on a device"
+        f"the images need {needed:,.0f} MB a device, {FRACTION:.0%} of the free memory is "
+        f"{FRACTION * free:,.0f} MB"
     )
-    command.say(f"input path: {chosen}, {'' if asked == 'auto' else 'as asked; '}{why}")
+    command.say(f"input path: {chosen}{' (chosen by you)' if asked != 'auto' else ''}; {why}")
     if chosen == "stream":
-        if films.builder is None:
-            raise ValueError("these films came without the data set to stream them from")
+        if images.builder is None:
+            raise ValueError("these images came without the dataset to stream them from")
         stream = FilmStream(
-            StoredFilms(films.builder),
+            StoredFilms(images.builder),
             size=configuration.size,
             label_size=configuration.size_of_labels(),
             film_resize=configuration.film_resize,
             preprocessing=configuration.preprocessing,
         )
-        return Streaming(step, stream, mesh)
+        return Streaming(stream, mesh)
     if needed > free:
         raise InputError(
-            f"--input-path: the films' {needed:,.0f} MB are more than the {free:,.0f} MB that are "
-            "free on a device; stream reads them as they are needed"
+            f"--input-path device: the images need {needed:,.0f} MB but only {free:,.0f} MB are "
+            "free per device. Use --input-path stream"
         )
-    if chosen == "sharded":
-        options = {"train": films.train, "batch_size": configuration.batch_size}
-        return Sharded(step, arrays, mesh, **options)
-    return DeviceResident(step, arrays, mesh)
-
-
-def _stacked(measured: Sequence[Measured]) -> Measured:
-    return jax.tree.map(lambda *values: np.stack(values), *measured)
+    return DeviceResident(arrays, mesh)
 
 
 def free_megabytes(devices: Sequence[Any]) -> float:
-    """Memory that is free for a copy of the films on each of a process's devices.
+    """Returns the memory that is free on each of a process's devices, in MB.
 
-    The least of what the devices say; where they say nothing, as CPUs do, what the machine has
-    available by Linux's account (elsewhere all it has), shared out among them. A limit that a
-    container sets is not seen.
+    It is the least that any device reports. CPU devices report nothing and share what Linux says
+    is available (elsewhere all memory). The limit of a container is not seen.
     """
-    told = [device.memory_stats() for device in devices]
-    if all(stats and "bytes_limit" in stats for stats in told):
-        return min(stats["bytes_limit"] - stats["bytes_in_use"] for stats in told) / 1e6
+    reports = [device.memory_stats() for device in devices]
+    if all(report and "bytes_limit" in report for report in reports):
+        return min(report["bytes_limit"] - report["bytes_in_use"] for report in reports) / 1e6
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())

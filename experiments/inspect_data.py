@@ -27,8 +27,8 @@ from jaxseg.data.arrays import FilmArrays, load_arrays
 from jaxseg.data.films import decode_film
 from jaxseg.data.likeness import NEAR, closest_pairs, perceptual_hash
 from jaxseg.data.splits import leaked
+from jaxseg.errors import InputError
 from jaxseg.inference import resize_logits_on_host
-from jaxseg.types import InputError
 
 HASHED_SIZE = 128
 """Perceptual hashes are of films at this size, so that nothing larger need be decoded."""

@@ -10,8 +10,8 @@ import tyro
 from experiments.configuration import Configuration, one_sided
 from experiments.scoring import Predict
 from jaxseg import inference
-from jaxseg.inference.views import Flip
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
+from jaxseg.inference.test_time_augmentation import Flip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class MaskSettings:
 
     def averaged(self, predict: Predict) -> Predict:
         """The prediction from all views that are asked for."""
-        return inference.average_views(predict, flips=self.flips, scales=self.scales)
+        return inference.with_test_time_augmentation(predict, flips=self.flips, scales=self.scales)
 
     def mends(self) -> bool:
         """Whether masks are anything but where the network finds a class the most probable."""

@@ -1,8 +1,9 @@
-"""Opening a run: its folder, its films, and whether they can be shared out over the devices."""
+"""Opening a run: its directory, its images and its batch size."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import jax
 from jax.sharding import Mesh
 
 from experiments import command
@@ -10,20 +11,21 @@ from experiments.configuration import Configuration
 from experiments.films import Films, load
 from experiments.run_directory import RunDirectory
 from jaxseg import parallel
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
+from jaxseg.training import nearest_sizes
 
 
 def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -> Films:
-    """Starts the run's folder or finds it fit to go on, and loads its films.
+    """Creates the run directory, or checks that it can be resumed, and loads the images.
 
-    The first process goes ahead of the others, so that on a shared disk they find all prepared.
+    Process 0 prepares the data before the others load it from the disk that they share.
 
     Raises:
-        InputError: The folder or the data will not do.
+        InputError: The directory or the data is invalid.
     """
     goes_on, films = False, None
-    with parallel.together("opening the run"):
-        if parallel.is_lead():
+    with parallel.all_or_none("opening the run"):
+        if jax.process_index() == 0:
             goes_on = run.check_usable(configuration, resume=resume)
             if not goes_on and (doubt := configuration.check_new()):
                 command.say(f"warning: {doubt}")
@@ -32,7 +34,7 @@ def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -
                 run.check_same_films(films.fingerprint)
             else:
                 run.start(configuration, films.fingerprint)
-    with parallel.together("opening the run"):
+    with parallel.all_or_none("opening the run"):
         if films is None:
             films = load(configuration)
             run.check_is_shared(films.fingerprint)
@@ -41,41 +43,33 @@ def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -
 
 @contextmanager
 def alone_in(run: RunDirectory) -> Iterator[None]:
-    """Keeps other jobs out of the run's folder while the block lasts.
+    """Locks the run directory while the block lasts.
 
     Raises:
-        InputError: There is one in it.
+        InputError: Another job has locked it.
     """
-    with parallel.together("opening the run"):
-        held = run.hold() if parallel.is_lead() else nullcontext()
+    with parallel.all_or_none("opening the run"):
+        held = run.hold() if jax.process_index() == 0 else nullcontext()
     with held:
         yield
 
 
-def check_rows(configuration: Configuration, mesh: Mesh) -> int:
-    """Rows of a step's batch, padding included; a line says so where devices would idle.
+def check_batch_size(configuration: Configuration, images: int, mesh: Mesh) -> int:
+    """Returns the batch size, which is smaller than configured if there are too few images.
 
     Raises:
-        InputError: The films' height cannot be shared out.
+        InputError: The devices and microbatches do not divide the batch size.
     """
-    shards = mesh.shape[parallel.SPATIAL]
-    # Below the coarsest level a shard would have no rows of its own.
-    least = shards * 2 ** (len(configuration.widths) - 1)
-    if shards > 1 and configuration.size % least:
-        raise InputError(
-            f"--spatial-shards: {shards} shards of a {len(configuration.widths)}-level network "
-            f"need a --size that is a multiple of {least}, not {configuration.size}"
-        )
-    if configuration.size_of_labels() % shards:
-        raise InputError(
-            f"--label-size: {configuration.size_of_labels()} is no multiple of {shards} shards"
-        )
-    batch_size, parts = configuration.batch_size, configuration.microbatches
-    rows = parallel.rows_for(batch_size, mesh, microbatches=parts)
-    if rows > batch_size:
-        command.say(
-            f"--batch-size: {batch_size} films on {mesh.shape[parallel.DATA]} devices"
-            + (f" in {parts} parts" if parts > 1 else "")
-            + f": {rows - batch_size} of {rows} rows of every step are padding"
-        )
-    return rows
+    wanted, devices = configuration.batch_size, mesh.size
+    divisor = devices * (configuration.microbatches or 1)
+    if wanted % divisor:
+        parts = f"{devices} devices" if devices > 1 else ""
+        if configuration.microbatches:
+            parts += f"{' and ' if parts else ''}{configuration.microbatches} microbatches"
+        raise InputError(f"--batch-size: {parts} do not divide {nearest_sizes(wanted, divisor)}")
+    size = min(wanted, images // divisor * divisor)
+    if size == 0:
+        raise InputError(f"--batch-size: {images} training images are fewer than {divisor}")
+    if size < wanted:
+        command.say(f"--batch-size: {size} instead of {wanted}, for {images} training images")
+    return size

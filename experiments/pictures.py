@@ -148,7 +148,7 @@ def reliability(named: Mapping[str, Mapping[str, Sequence[float | None]]]) -> by
     upper.plot([0, 1], [0, 1], color="#999999", lw=0.8)
     for (name, bins), (color, stroke) in zip(named.items(), itertools.cycle(LINES)):
         confidence, frequency, share = (
-            np.array(bins[part], np.float64) for part in ("confidence", "frequency", "share")
+            np.array(bins[part], np.float64) for part in ("confidence", "frequency", "fraction")
         )
         some = ~np.isnan(confidence)
         upper.plot(

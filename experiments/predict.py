@@ -28,7 +28,7 @@ from experiments.run_directory import RunDirectory
 from experiments.segmenter import AS_THE_RUN_SCORES, Film, Segmenter, Settings
 from jaxseg.data import dicom
 from jaxseg.data.splits import natural_key
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments.run_directory import take_lock, write_bytes, write_json, write_text
 from jaxseg.data.splits import natural_key
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

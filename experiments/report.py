@@ -23,7 +23,7 @@ from experiments.page import number
 from experiments.run_directory import RunDirectory, write_bytes, write_text
 from experiments.score_table import ScoreTable
 from jaxseg import metrics
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 
 def machine() -> dict[str, Any]:

@@ -18,7 +18,7 @@ except ImportError:  # Windows
 
 from experiments.configuration import PLACES, Configuration, from_json, with_defaults
 from experiments.configurations import CONFIGURATIONS
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 CLOCKED = ("images_per_second", "train_seconds")
 """What a row of ``metrics.jsonl`` has from the clock, so that no two runs have it alike."""
@@ -132,23 +132,10 @@ class RunDirectory:
         for path in (self.steps, self.metrics):
             write_text(path, _lines(row for row in _read_rows(path) if row["step"] <= up_to_step))
 
-    def log_steps(self, last: int, measured: Mapping[str, np.ndarray]) -> None:
-        """Adds a row to ``steps.jsonl`` for each of the steps that a call did.
-
-        Args:
-            last: The number of the last of them.
-            measured: What each of them measured, ``[steps]`` by name.
-        """
-        columns = {name: values.tolist() for name, values in measured.items()}
-        first = last - len(next(iter(columns.values()))) + 1
-        rows = zip(*columns.values(), strict=True)
-        _append(
-            self.steps,
-            [
-                {"step": first + i, **dict(zip(columns, row, strict=True))}
-                for i, row in enumerate(rows)
-            ],
-        )
+    def log_step(self, step: int, measured: Mapping[str, np.ndarray]) -> None:
+        """Adds a row to ``steps.jsonl``."""
+        values = {name: value.item() for name, value in measured.items()}
+        _append(self.steps, [{"step": step, **values}])
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Adds a row to ``metrics.jsonl``."""

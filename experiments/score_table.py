@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.run_directory import write_text
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

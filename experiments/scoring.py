@@ -16,6 +16,7 @@ from experiments.run_directory import write_bytes
 from experiments.score_table import ScoreTable
 from jaxseg import metrics, parallel, surface
 from jaxseg.data.arrays import FilmArrays
+from jaxseg.metrics import mean_over_classes
 from jaxseg.parallel import Preemption
 from jaxseg.resizing import resize_logits
 from jaxseg.types import Array, Images, Logits
@@ -166,8 +167,8 @@ def score(
                 "masks": np.stack([arrays.masks[i] for i in batch]),
             }
             places = np.pad(np.arange(len(batch)), (0, rows - len(batch)), constant_values=-1)
-            taken = parallel.take_batch(films, places, mesh)
-            result = parallel.to_host(score_rows(state, taken))
+            taken = parallel.take_batch(films, places, mesh, padded=True)
+            result = parallel.gather_to_host(score_rows(state, taken))
             parts.append((batch, result))
             bar.update(len(batch))
 
@@ -184,7 +185,9 @@ def score(
         ids=[arrays.ids[i] for i in indices],
         classes=[arrays.classes[i] for i in indices],
         groups=[arrays.groups[i] for i in indices],
-        columns={name: _finite(mean_over_classes(own)) for name, own in columns.items()},
+        columns={
+            name: _finite(np.asarray(mean_over_classes(own))) for name, own in columns.items()
+        },
         soft_dice_pooled=float(foreground(metrics.soft_dice_score(metrics.pooled(soft))).mean()),
         by_class={
             label: {name: _finite(columns[name][:, i]) for name in COLUMNS if name != PER_FILM}
@@ -218,13 +221,6 @@ def _means(columns: dict[str, np.ndarray], groups: Sequence[str]) -> dict[str, A
         "undefined_precision": int(means["precision"].undefined),
         "undefined_recall": int(means["recall"].undefined),
     }
-
-
-def mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """``[N, classes]`` to ``[N]``, over the classes that are not NaN; NaN where all are."""
-    defined = ~np.isnan(values)
-    total = np.where(defined, values, 0.0).sum(axis=1)
-    return np.where(defined.any(axis=1), total / np.maximum(defined.sum(axis=1), 1), np.nan)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -295,7 +291,8 @@ def _distances(predicted: Array, actual: jax.Array, classes: int) -> tuple[Array
         )
         for labels in (predicted, actual)
     ]
-    hd95, assd = surface.measure(_hd95_and_assd, *masks)
+    predicted, actual = masks
+    hd95, assd = surface.measure(_hd95_and_assd, predicted, actual)
     return hd95.reshape(-1, classes), assd.reshape(-1, classes)
 
 
@@ -347,7 +344,7 @@ def _compiled(
             metrics.calibration_sums(resized, masks),
         )
 
-    return parallel.jit_rows(score_rows, mesh)
+    return parallel.jit_batched(score_rows, mesh)
 
 
 def _mended(mend: Callable[[np.ndarray], np.ndarray], logits: Array) -> np.ndarray:

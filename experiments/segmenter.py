@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from jaxseg import inference, parallel
 from jaxseg.data import dicom
 from jaxseg.data.films import read_film, resize_film
 from jaxseg.data.preprocessing import preprocess
-from jaxseg.types import Array, InputError
+from jaxseg.errors import InputError
+from jaxseg.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +85,15 @@ class Segmenter:
         self.objects = _objects(learnt)
         settings.check_run(self.configuration)
         mesh = parallel.make_mesh()
-        self.rows = parallel.rows_for(settings.batch_size or learnt.configuration.batch_size, mesh)
+        batch_size = settings.batch_size or learnt.configuration.batch_size
+        self.rows = parallel.padded_size(batch_size, mesh)
         self.tiling = _tiling(settings, multiple=2 ** (len(learnt.configuration.widths) - 1))
         self.films_at_once = 1 if self.tiling else self.rows
         views = settings.averaged(inference.make_predict(learnt.model))
-        self._forward = parallel.jit_rows(views, mesh)
+        self._forward = parallel.jit_batched(views, mesh)
         self._state = parallel.replicate(learnt.state, mesh)
         self._weights = _digest(learnt.state.variables())
+        self._copying = threading.Lock()
 
     def made_with(self) -> dict[str, Any]:
         """All that decides what a film's mask is, in plain values."""
@@ -123,7 +127,7 @@ class Segmenter:
         """Logits ``[B, ...]`` of `films_at_once` films or fewer; on devices perhaps under way."""
         if self.tiling is not None:
             logits = inference.predict_tiles(
-                self.predict, films[0].seen[..., None], self.tiling, rows=self.rows
+                self.predict, films[0].seen[..., None], self.tiling, batch_size=self.rows
             )
             return logits[None]
         side = self.configuration.size
@@ -138,7 +142,10 @@ class Segmenter:
 
     def write(self, film: Film, logits: Array, place: int, predictions: Predictions) -> list[Row]:
         """Writes a film's mask and overlay, its logits being row ``place``; a row an object."""
-        own = inference.resize_logits_on_host(np.asarray(logits)[place], film.pixels.shape)
+        # JAX copies a sharded array to the host piece by piece, which threads must not do at once.
+        with self._copying:
+            logits = np.asarray(logits)
+        own = inference.resize_logits_on_host(logits[place], film.pixels.shape)
         labels = self.settings.labels(own)
         save_png(pictures.mask(labels, classes=len(self.objects)), predictions.mask(film.stem))
         if predictions.overlays:

@@ -7,67 +7,74 @@ leaves ``DIR/plugins/profile/<date>/``: ``perfetto_trace.json.gz`` to open in ui
 traces its own devices.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from experiments import command
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
-CALLS = 3
-"""Calls of the compiled steps that are traced, one after another."""
+TRACED_STEPS = 3
+"""Steps that are traced, one after another."""
 
-WARM_UP = 2
-"""Calls of the same program before them, the first of which compiles."""
+WARM_UP_STEPS = 2
+"""Steps before them, the first of which compiles."""
 
 
 class Trace:
-    """Records calls once their program is compiled and has run; does nothing without a folder."""
+    """Traces a few steps after a warm-up; without a directory it does nothing."""
 
     def __init__(self, directory: Path | None):
-        """Makes the folder.
+        """Makes the directory.
 
         Raises:
             InputError: It cannot be written to.
         """
         self._directory = directory
-        self._before: Counter[int] = Counter()
-        self._traced: int | None = None
+        self._steps = 0
         if directory is not None:
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(f"--profile: {directory} cannot be written to") from error
 
+    @property
+    def _is_on(self) -> bool:
+        traced = self._steps - WARM_UP_STEPS
+        return self._directory is not None and 0 < traced <= TRACED_STEPS
+
     @contextmanager
-    def call(self, step: int, count: int) -> Iterator[None]:
-        """Around a call that does ``count`` steps from step number ``step`` and waits for them."""
-        self._before[count] += 1
-        warm = self._before[count] > WARM_UP
-        if self._directory is not None and self._traced is None and warm:
-            jax.profiler.start_trace(self._directory, create_perfetto_trace=True)
-            self._traced = 0
-        if self._traced is None or self._traced == CALLS:
+    def step(self, number: int) -> Iterator[None]:
+        """Wraps a step."""
+        self._steps += 1
+        if not self._is_on:
             yield
             return
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+        if self._steps == WARM_UP_STEPS + 1:
+            jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
-        self._traced += 1
-        if self._traced == CALLS:
-            self._stop()
+        if self._steps == WARM_UP_STEPS + TRACED_STEPS:
+            self._stop(TRACED_STEPS)
+
+    def wait_for(self, measured: Any) -> None:
+        """Waits for a step's result if the step is traced, so that the trace is complete."""
+        if self._is_on:
+            jax.block_until_ready(measured)
 
     def close(self) -> None:
-        """Ends a trace that has begun; says so where there was none, or fewer calls than meant."""
-        if self._directory is None or self._traced == CALLS:
+        """Stops a trace that is running. Says if there were fewer steps than it needs."""
+        traced = self._steps - WARM_UP_STEPS
+        if self._directory is None or traced >= TRACED_STEPS:
             return
-        if self._traced is None:
-            command.say(f"--profile: no program ran {WARM_UP + 1} times, nothing was traced")
+        if traced <= 0:
+            command.say(f"--profile: fewer than {WARM_UP_STEPS + 1} steps, so none was traced")
         else:
-            self._stop()
+            self._stop(traced)
 
-    def _stop(self) -> None:
+    def _stop(self, traced: int) -> None:
         jax.profiler.stop_trace()
-        command.say(f"traced {self._traced} calls of the train step: {self._directory}")
+        command.say(f"traced {traced} train steps: {self._directory}")

@@ -1,15 +1,15 @@
-"""Trains a U-Net on chest films, scores it on unseen ones and writes a report.
+"""Trains a U-Net, scores it on the test images and writes a report.
 
     python -m experiments.train [phantom|seed|lungs|own] [options]
 
-With no argument films are drawn, so that nothing need be downloaded.
+Without arguments it trains on synthetic images, so that nothing needs to be downloaded.
 """
 
 import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -25,22 +25,25 @@ from experiments import command, input_path, opening, report
 from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films
-from experiments.progress import Progress, StepsPerCall
+from experiments.progress import Progress
 from experiments.run_directory import RunDirectory, write_json
 from experiments.scoring import draw_examples, foreground, mean_over_classes, score
-from experiments.seeds import Turns, in_turns, train_seeds
+from experiments.seeds import train_seeds
 from experiments.tracing import Trace
 from jaxseg import metrics, parallel
 from jaxseg.augment import make_augment
 from jaxseg.checkpoint import Checkpoints
+from jaxseg.errors import InputError
 from jaxseg.inference import make_predict
-from jaxseg.training import TrainState, make_eval_step, make_train_step
-from jaxseg.types import InputError
+from jaxseg.training import EvalStep, TrainState, evaluate, make_eval_step, make_train_step
 
 ONE_PROCESS = command.Devices()
 
 CHECKPOINT_SECONDS = 600.0
-"""Besides one after every epoch, a checkpoint is saved this often."""
+"""A checkpoint is saved at least this often, and after every epoch."""
+
+STEPS_BETWEEN_CLOCKS = 20
+"""Several processes agree on the time once in this many steps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +53,17 @@ class Options:
     configuration: Annotated[Configuration, arg(name="")]
     devices: Annotated[OmitArgPrefixes[command.Devices], arg(name="")] = ONE_PROCESS
     workdir: Path | None = None
-    """The run's folder; runs/NAME-DATE-TIME unless given."""
+    """Run directory; default: runs/NAME-DATE-TIME."""
     resume: bool = False
-    """Go on in --workdir where a run stopped there; start one where there is none."""
+    """Continue the run in --workdir, or start it if there is none."""
     profile: Path | None = None
-    """Folder for a trace of a few steps, which TensorBoard and Perfetto open."""
+    """Directory for a trace of three steps, which TensorBoard and Perfetto open."""
     seeds: int = 1
-    """Train so many seeds from --seed on, side by side where there are devices for it, each in a
-    folder of its own within --workdir, where summary.json then has the scores' mean and spread."""
+    """Train this many seeds, starting at --seed, one after another. Each has its own directory in
+    --workdir; summary.json there holds the mean and the standard deviation of the scores."""
 
     def __post_init__(self) -> None:
-        """Raises InputError where there is no seed to train."""
+        """Raises InputError if there is no seed to train."""
         if self.seeds < 1:
             raise InputError("--seeds: must be at least 1")
 
@@ -69,113 +72,115 @@ def train(
     configuration: Configuration,
     run: RunDirectory,
     mesh: Mesh,
-    preemption: parallel.Preemption,
     *,
     resume: bool,
     profile: Path | None = None,
-) -> Turns:
-    """Trains, scores the test films and writes the report.
+) -> None:
+    """Trains, scores the test images and writes the report.
 
     Args:
         configuration: What to train.
-        run: Where it is kept.
+        run: The run directory.
         mesh: The devices.
-        preemption: Says when to save and end.
-        resume: Whether to go on with what lies there.
-        profile: Folder for a trace of a few steps.
-
-    Yields:
-        Nothing, whenever its devices are at work and it would wait for them: time to give other
-        devices other seeds' work.
+        resume: Whether to continue the run that the directory holds.
+        profile: Directory for a trace of three steps.
 
     Raises:
-        InputError: The folder, the data or an option will not do.
+        InputError: The directory, the data or an option is invalid.
         Diverged: Too many updates in a row were not finite.
         Preempted: SIGTERM came; the state was saved.
     """
-    trace = Trace(profile)
-    films = opening.open_run(configuration, run, resume=resume)
-    counts = [len(chosen) for chosen in (films.train, films.validation, films.test)]
-    command.say("films: {} to learn from, {} to choose the epoch by, {} to test on".format(*counts))
-    rows = opening.check_rows(configuration, mesh)
-    model = configuration.model()
-    steps_per_epoch = math.ceil(len(films.train) / configuration.batch_size)
+    images = opening.open_run(configuration, run, resume=resume)
+    counts = [len(chosen) for chosen in (images.train, images.validation, images.test)]
+    command.say("images: {} for training, {} for validation, {} for testing".format(*counts))
+    batch_size = opening.check_batch_size(configuration, len(images.train), mesh)
+    steps_per_epoch = len(images.train) // batch_size
     steps = steps_per_epoch * configuration.epochs
-    tx = configuration.optimizer(steps)
-    key = jax.random.key(configuration.seed)
-    averaged = configuration.ema_decay is not None
-    state = TrainState.create(model, tx, key, films.arrays.images, ema=averaged)
+    model, tx = configuration.model(), configuration.optimizer(steps)
+    key, ema = jax.random.key(configuration.seed), configuration.ema_decay is not None
+    state = TrainState.create(model, tx, key, images.arrays.images, ema=ema)
     state = parallel.replicate(state, mesh)
-    step = make_train_step(
+    train_step = make_train_step(
         model,
         tx,
         configuration.loss,
         augment=make_augment(configuration.augment),
         microbatches=configuration.microbatches,
-        unroll=parallel.unrolls(mesh),
         ema_decay=configuration.ema_decay,
     )
-    inputs = input_path.choose(configuration, films, step, mesh)
-    evaluate = parallel.jit_rows(make_eval_step(model, configuration.loss), mesh)
+    train_step = parallel.jit_step(train_step, mesh)
+    eval_step = parallel.jit_batched(make_eval_step(model, configuration.loss), mesh)
+    inputs = input_path.choose(configuration, images, mesh)
 
-    alone = opening.alone_in(run)
-    with alone, Checkpoints(run.checkpoints) as checkpoints, preemption, closing(trace):
-        progress = Progress()
+    with (
+        opening.alone_in(run),
+        Checkpoints(run.checkpoints, resume=True) as checkpoints,
+        parallel.Preemption() as preemption,
+        closing(Trace(profile)) as trace,
+    ):
+        progress, done = Progress(), 0
         if (latest := checkpoints.latest_step()) is not None:
             state, saved = checkpoints.restore(state, latest)
-            progress = Progress(**saved)
-            command.say(f"going on after step {latest} of {steps}")
-        if parallel.is_lead():
-            run.keep_logs(up_to_step=int(state.step))
-        # Where loops are unrolled a program of many steps is no faster than the steps.
-        calls = StepsPerCall(1 if parallel.unrolls(mesh) else None)
+            progress, done = Progress(**saved), latest
+            command.say(f"resuming after step {latest} of {steps}")
+        if jax.process_index() == 0:
+            run.keep_logs(up_to_step=done)
         saved_at = time.monotonic()
 
-        while int(state.step) < steps:
-            epoch, first = divmod(int(state.step), steps_per_epoch)
-            order = epoch_order(films.train, configuration, epoch, rows)
-            title = f"epoch {epoch + 1}/{configuration.epochs}"
+        while done < steps:
+            epoch, first = divmod(done, steps_per_epoch)
+            order = epoch_order(images.train, configuration.seed, epoch, batch_size)[first:]
+            title, running = f"epoch {epoch + 1}/{configuration.epochs}", None
+            clock = time.perf_counter()
             with (
-                inputs.epoch(order, first) as take_steps,
-                command.progress_bar(title, len(films.train), done=progress.epoch_images) as bar,
+                inputs.batches(order) as batches,
+                command.progress_bar(title, steps_per_epoch, "step", done=first) as bar,
             ):
-                while first < steps_per_epoch:
-                    turn_began = time.perf_counter()
-                    late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-                    planned = np.array([calls.steps, late], np.int32)
-                    steps_now, late = map(int, parallel.from_lead(planned, mesh))
-                    preempted = preemption.noticed()
+
+                def finish(measured: Any) -> None:
+                    """Waits for a step and records what it measured."""
+                    nonlocal progress, clock
+                    measured = jax.device_get(measured)
+                    seconds, clock = time.perf_counter() - clock, time.perf_counter()
+                    compiled = progress.step == (latest or 0)
+                    progress = progress.add(measured, seconds, compiled=compiled)
+                    if jax.process_index() == 0:
+                        run.log_step(progress.step, measured)
+                    if progress.skipped_in_a_row >= configuration.skipped_in_a_row:
+                        raise command.Diverged(diverged(progress, checkpoints))
+                    bar.update()
+                    bar.set_postfix(loss=f"{progress.loss():.4f}")
+
+                for batch in batches:
+                    late, preempted = is_late(saved_at, done), preemption.noticed()
+                    if running is not None and (late or preempted):
+                        finish(running)
+                        running = None
                     if late or preempted:
-                        if int(state.step) != checkpoints.latest_step():
+                        if done != checkpoints.latest_step():
                             checkpoints.save(state, dataclasses.asdict(progress))
                         saved_at = time.monotonic()
                     if preempted:
                         checkpoints.wait()
-                        raise command.Preempted(f"saved step {int(state.step)} of {steps}")
-                    count = min(steps_now, steps_per_epoch - first)
-                    with trace.call(int(state.step), count):
-                        began = time.perf_counter()
-                        state, at_work = take_steps(state, count)
-                        yield
-                        measured = at_work()
-                        seconds = time.perf_counter() - began
-                    progress = progress.add(measured, seconds, timed=calls.record(count, seconds))
-                    if parallel.is_lead():
-                        run.log_steps(int(state.step), measured)
-                    if progress.most_skipped_in_a_row >= configuration.skipped_in_a_row:
-                        raise command.Diverged(diverged(progress, state, checkpoints))
-                    first += count
-                    bar.update(int(measured["images"].sum()))
-                    bar.set_postfix(loss=f"{progress.loss():.4f}")
-                    progress = progress.between_calls(time.perf_counter() - turn_began - seconds)
-            row = {"step": int(state.step), "epoch": epoch + 1, "loss": progress.loss()}
-            row |= yield from validate(evaluate, state, films, mesh, rows=rows)
+                        raise command.Preempted(f"saved step {done} of {steps}")
+                    with trace.step(done):
+                        state, measured = train_step(state, batch)
+                        trace.wait_for(measured)
+                    done += 1
+                    # The device computes this step while the one before is recorded.
+                    if running is not None:
+                        finish(running)
+                    running = measured
+                if running is not None:
+                    finish(running)
+            row = {"step": done, "epoch": epoch + 1, "loss": progress.loss()}
+            row |= validate(eval_step, state, images, batch_size, mesh)
             row |= {"skipped": progress.skipped, "images_per_second": progress.images_per_second()}
             row |= {"train_seconds": progress.train_seconds}
-            if parallel.is_lead():
+            if jax.process_index() == 0:
                 run.log(row)
-            told = {name: value for name, value in row.items() if name != "epoch"}
-            said = ", ".join(f"{name} {_short(value)}" for name, value in told.items())
+            scores = {name: value for name, value in row.items() if name != "epoch"}
+            said = ", ".join(f"{name} {_short(value)}" for name, value in scores.items())
             command.say(f"epoch {epoch + 1} of {configuration.epochs}, {said}")
             progress = progress.next_epoch()
             checkpoints.save(state, dataclasses.asdict(progress), score=row.get("validation_dice"))
@@ -184,22 +189,17 @@ def train(
         checkpoints.wait()
         if (best := checkpoints.best_step()) is not None:
             state, _ = checkpoints.restore(state, best)
-        by_rows = mesh
-        if mesh.shape[parallel.SPATIAL] > 1:
-            # Masks have heights of their own, which the shards may not divide.
-            by_rows = parallel.make_mesh(list(mesh.devices.flat))
-            state = parallel.replicate(state, by_rows)
         scores = score(
             make_predict(model),
             state,
-            films.arrays,
-            films.test,
-            by_rows,
-            rows=parallel.rows_for(configuration.batch_size, by_rows),
+            images.arrays,
+            images.test,
+            mesh,
+            rows=parallel.padded_size(batch_size, mesh),
             class_names=tuple(configuration.mask_values()),
             stop=preemption,
         )
-    if not parallel.is_lead():
+    if jax.process_index() != 0:
         return
     scores.table().write(run.test_scores)
     write_json(
@@ -209,77 +209,71 @@ def train(
             "test": scores.summary(),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "train_seconds": progress.train_seconds,
-            "seconds_between_calls": progress.seconds_between_calls,
             "images_per_second": progress.images_per_second(),
             "skipped": progress.skipped,
-            "films": {name: len(getattr(films, name)) for name in ("train", "validation", "test")},
+            "films": dict(zip(("train", "validation", "test"), counts, strict=True)),
             "checkpoint_step": int(state.step),
             "input_path": inputs.name,
-            "mesh": dict(mesh.shape),
+            "devices": mesh.size,
             "processes": jax.process_count(),
             **report.machine(),
         },
     )
-    draw_examples(run.examples, make_predict(model), state, films.arrays, films.test, scores)
+    draw_examples(run.examples, make_predict(model), state, images.arrays, images.test, scores)
     report.write(run)
 
 
-def diverged(progress: Progress, state: TrainState, checkpoints: Checkpoints) -> str:
-    """What to tell when training cannot go on."""
+def is_late(saved_at: float, done: int) -> bool:
+    """Whether a checkpoint is due; the same answer in every process."""
+    if done % STEPS_BETWEEN_CLOCKS:
+        return False
+    late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+    return bool(parallel.broadcast(np.array(late)))
+
+
+def diverged(progress: Progress, checkpoints: Checkpoints) -> str:
+    """Says why training cannot continue."""
     latest = checkpoints.latest_step()
     kept = "no checkpoint was saved yet" if latest is None else f"step {latest} is kept"
     return (
-        f"step {int(state.step)}: loss or gradient was not finite {progress.most_skipped_in_a_row} "
-        f"times in a row; {kept}. A lower --learning-rate or --clip-norm may help, "
-        "in a new --workdir"
+        f"step {progress.step}: the loss or a gradient was not finite {progress.skipped_in_a_row} "
+        f"times in a row; {kept}. Try a lower --learning-rate or a --clip-norm in a new --workdir"
     )
 
 
-def epoch_order(
-    train_films: np.ndarray, configuration: Configuration, epoch: int, rows: int
-) -> np.ndarray:
-    """The films of every step of an epoch, from the seed and the epoch's number alone.
+def epoch_order(images: np.ndarray, seed: int, epoch: int, batch_size: int) -> np.ndarray:
+    """Shuffles the training images, from the seed and the epoch's number alone.
 
     Returns:
-        int32 ``[steps, rows]``; -1 pads the last batch, and every batch where the devices need
-        more rows than it has films.
+        int32 ``[steps, batch_size]``. Images of the last partial batch are left out of the epoch.
     """
-    shuffled = np.random.default_rng([configuration.seed, epoch]).permutation(train_films)
-    batch_size = configuration.batch_size
-    order = np.full((math.ceil(len(shuffled) / batch_size), rows), -1, np.int32)
-    for step, batch in enumerate(order):
-        taken = shuffled[step * batch_size : (step + 1) * batch_size]
-        batch[: len(taken)] = taken
-    return order
+    shuffled = np.random.default_rng([seed, epoch]).permutation(images).astype(np.int32)
+    steps = len(shuffled) // batch_size
+    return shuffled[: steps * batch_size].reshape(steps, batch_size)
 
 
 def validate(
-    evaluate: Callable[..., Any], state: TrainState, films: Films, mesh: Mesh, *, rows: int
-) -> Generator[None, None, dict[str, float]]:
-    """Mean loss and Dice over the validation films, at the labels' size; nothing without any.
-
-    Yields as `train` does.
-    """
-    if not len(films.validation):
+    eval_step: EvalStep, state: TrainState, images: Films, batch_size: int, mesh: Mesh
+) -> dict[str, float]:
+    """Returns loss and Dice over the validation images, at the labels' size; {} without any."""
+    if not len(images.validation):
         return {}
-    losses, dice, outside = [], [], 0
-    on_host = {"images": films.arrays.images, "labels": films.arrays.labels}
-    for start in range(0, len(films.validation), rows):
-        indices = films.validation[start : start + rows]
-        padded = np.pad(indices, (0, rows - len(indices)), constant_values=-1)
-        batch = parallel.take_batch(on_host, padded, mesh)
-        at_work = evaluate(state, batch)
-        yield
-        result = parallel.to_host(at_work)
-        losses.append(result.loss[: len(indices)])
-        values = foreground(np.asarray(metrics.dice(result.counts)))[: len(indices)]
-        dice.append(mean_over_classes(values))
-        outside += int(result.counts.outside[: len(indices)].sum())
-    mean_dice = float(metrics.mean_over_images(np.concatenate(dice)).mean)
+
+    def batches() -> Iterator[dict[str, jax.Array]]:
+        arrays = {"images": images.arrays.images, "labels": images.arrays.labels}
+        for start in range(0, len(images.validation), batch_size):
+            indices = images.validation[start : start + batch_size]
+            indices = np.pad(indices, (0, batch_size - len(indices)), constant_values=-1)
+            yield parallel.take_batch(arrays, indices, mesh, padded=True)
+
+    result = evaluate(eval_step, state, batches(), gather=parallel.gather_to_host)
+    dice = mean_over_classes(foreground(np.asarray(metrics.dice(result.images.counts))))
     return {
-        "validation_loss": float(np.concatenate(losses).mean(dtype=np.float64)),
-        # Of a network that gives NaN for some films the others' mean says nothing.
-        "validation_dice": math.nan if outside else mean_dice,
+        "validation_loss": result.loss,
+        # If a network gives NaN for some images, the mean of the others says nothing.
+        "validation_dice": math.nan
+        if result.counts.outside.any()
+        else float(metrics.mean_over_images(dice).mean),
     }
 
 
@@ -299,24 +293,23 @@ def main() -> None:
         Options,
         args=arguments,
         prog=f"python -m experiments.train [{'|'.join(CONFIGURATIONS)}]",
-        description=f"Trains a U-Net on chest films, by the configuration {name}.",
+        description=f"Trains a U-Net with the configuration {name}.",
         default=Options(CONFIGURATIONS[name]),
     )
     mesh = options.devices.start()
     workdir = options.workdir
     if workdir is None:
         if options.resume:
-            raise InputError("--resume: name the run to go on with by --workdir")
+            raise InputError("--resume: needs the --workdir of the run to resume")
         if jax.process_count() > 1:
-            raise InputError("--workdir: several processes need it, on a disk that they share")
+            raise InputError("--workdir: several processes need one, on a disk that they share")
         workdir = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     command.say(f"run directory: {workdir}")
-    how = {"resume": options.resume, "profile": options.profile}
+    settings = {"resume": options.resume, "profile": options.profile}
     if options.seeds == 1:
-        run, preemption = RunDirectory(workdir), parallel.Preemption()
-        in_turns([train(options.configuration, run, mesh, preemption, **how)])
+        train(options.configuration, RunDirectory(workdir), mesh, **settings)
     else:
-        train_seeds(train, options.configuration, workdir, mesh, seeds=options.seeds, **how)
+        train_seeds(train, options.configuration, workdir, mesh, seeds=options.seeds, **settings)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import jaxseg
 from experiments.configuration import Configuration
 from experiments.run_directory import RunDirectory
 from jaxseg.checkpoint import Checkpoints
+from jaxseg.errors import InputError
 from jaxseg.training import TrainState
-from jaxseg.types import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,13 +1,33 @@
-"""Image segmentation in pure JAX: a U-Net, losses, metrics, distances and a compiled train step."""
+"""Image segmentation in pure JAX: a U-Net, losses, metrics, surface distances and training."""
 
-from jaxseg import augment, losses, metrics, models, parallel, surface, training
+from importlib.metadata import version
+
+from jaxseg import (
+    augment,
+    errors,
+    export,
+    inference,
+    losses,
+    metrics,
+    models,
+    parallel,
+    surface,
+    training,
+    types,
+)
 from jaxseg.models import UNet
-from jaxseg.training import TrainState, make_eval_step, make_train_step
+from jaxseg.training import TrainState, evaluate, make_eval_step, make_train_step
+
+__version__ = version("jaxseg")
 
 __all__ = [
     "TrainState",
     "UNet",
     "augment",
+    "errors",
+    "evaluate",
+    "export",
+    "inference",
     "losses",
     "make_eval_step",
     "make_train_step",
@@ -16,4 +36,5 @@ __all__ = [
     "parallel",
     "surface",
     "training",
+    "types",
 ]

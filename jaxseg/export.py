@@ -1,7 +1,7 @@
-"""A trained network as one file that needs no model code: StableHLO with the parameters inside.
+"""A trained network as one file that needs no model code: StableHLO with its parameters.
 
-The file is a zip archive of ``program.bin``, which `jax.export.deserialize` reads, and
-``facts.json``, which says in plain values what the program takes and what its numbers mean.
+The file is a zip archive. ``program.bin`` is what `jax.export.deserialize` reads, and
+``metadata.json`` says in plain values what the program takes and what its output means.
 """
 
 import io
@@ -14,43 +14,40 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxseg.training import TrainState
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
+from jaxseg.training import Model, TrainState
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""What one file runs on."""
+"""Platforms that one file runs on."""
 
-PROGRAM, FACTS = "program.bin", "facts.json"
+PROGRAM, METADATA = "program.bin", "metadata.json"
 
 
 def export_prediction(
-    model: nn.Module,
+    model: Model,
     state: TrainState,
     *,
     multiple: int,
     channels: int = 1,
     dtype: DTypeLike = jnp.uint8,
 ) -> jax.export.Exported:
-    """Lowers ``images -> logits`` for CPU, CUDA and TPU at once, dropout off.
+    """Exports ``images -> logits`` for CPU, CUDA and TPU as one program, with dropout off.
 
-    The parameters, averaged ones where kept, are constants of the program. Where the model's
-    ``layout`` is "auto", as a `jaxseg.UNet`'s is unless told otherwise, the program is lowered
-    packed for TPUs and plain for the others, whatever this machine has; any other is kept.
+    The program contains the parameters, or their exponential moving average if the state has one.
 
     Args:
-        model: A Linen module with ``__call__(images, *, train)``.
-        state: What it learnt.
-        multiple: What the images' height and width must be multiples of: for a U-Net 2 to the
-            number of its pools, since padding to it has no fixed program.
-        channels: Of the images.
-        dtype: Of the images: uint8 (0 to 255), or a float type ([0, 1]).
+        model: The network.
+        state: The trained state.
+        multiple: Height and width of images must be multiples of it. For a U-Net use 2 to the
+            number of its pools, because its padding has no program of free size.
+        channels: Number of image channels.
+        dtype: dtype of the images: uint8 (0 to 255) or a float type ([0, 1]).
 
     Returns:
-        The program; ``.call(images)`` takes ``[B, H, W, channels]`` of any number of rows and any
-        height and width that are multiples, and gives float32 logits ``[B, H, W, K]``.
+        The program. ``.call(images)`` takes ``[B, H, W, channels]`` of any batch size and returns
+        float32 logits ``[B, H, W, K]``.
 
     Examples:
         >>> import tempfile
@@ -59,39 +56,43 @@ def export_prediction(
         >>> import optax
         >>> import jaxseg
         >>> from jaxseg import export
-        >>> model, films = jaxseg.UNet(widths=(4, 8)), np.zeros((3, 10, 6, 1), np.uint8)
-        >>> state = jaxseg.TrainState.create(model, optax.adam(1e-3), jax.random.key(0), films)
+        >>> model, images = jaxseg.UNet(widths=(4, 8)), np.zeros((3, 10, 6, 1), np.uint8)
+        >>> state = jaxseg.TrainState.create(model, optax.adam(1e-3), jax.random.key(0), images)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     export.save(f"{folder}/net", export.export_prediction(model, state, multiple=2), {})
-        ...     program, facts = export.load(f"{folder}/net")
-        >>> program.call(films).shape, program.platforms
+        ...     program, metadata = export.load(f"{folder}/net")
+        >>> program.call(images).shape, program.platforms
         ((3, 10, 6, 1), ('cpu', 'cuda', 'tpu'))
     """
-    # From the host, so that the program is one device's wherever the state lies.
-    predict, variables = _by_platform(model), jax.device_get(state.variables())
+    # On the host, because parameters that are sharded would make it a program for many devices.
+    variables = jax.device_get(state.variables())
+
+    @jax.jit
+    def predict(images: jax.Array) -> jax.Array:
+        return jnp.asarray(model.apply(variables, images, train=False), jnp.float32)
+
     batch, height, width = jax.export.symbolic_shape(f"b, {multiple}*h, {multiple}*w")
     images = jax.ShapeDtypeStruct((batch, height, width, channels), dtype)
-    compiled = jax.jit(lambda images: predict(variables, images))
-    return jax.export.export(compiled, platforms=PLATFORMS)(images)
+    return jax.export.export(predict, platforms=PLATFORMS)(images)
 
 
-def save(path: Path | str, program: jax.export.Exported, facts: Mapping[str, Any]) -> None:
-    """Writes a program and the facts about it as one file, which is there whole or not at all.
+def save(path: Path | str, program: jax.export.Exported, metadata: Mapping[str, Any]) -> None:
+    """Writes a program and its metadata as one file, which is complete or absent.
 
     Args:
-        path: The file; one that is there is replaced.
-        program: From `export_prediction`, or any of `jax.export.export` of one array.
-        facts: Plain JSON values. ``program`` is added: shapes, dtypes and platforms.
+        path: The file. An existing one is replaced.
+        program: From `export_prediction`, or from `jax.export.export` of a function of one array.
+        metadata: Plain JSON values. The key ``program`` is added: shapes, dtypes and platforms.
 
     Raises:
-        InputError: flatbuffers, which `jax.export` writes with, is not installed.
+        InputError: flatbuffers is not installed, which `jax.export` needs.
     """
-    facts = {**facts, "program": _interface(program)}
+    metadata = {**metadata, "program": _signature(program)}
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        # With a date of their own the same run would give another file every time.
-        archive.writestr(zipfile.ZipInfo(FACTS), json.dumps(facts, indent=2) + "\n")
-        archive.writestr(zipfile.ZipInfo(PROGRAM), _needing_flatbuffers(program.serialize))
+        # A ZipInfo has a fixed date, so the same network gives the same file.
+        archive.writestr(zipfile.ZipInfo(METADATA), json.dumps(metadata, indent=2) + "\n")
+        archive.writestr(zipfile.ZipInfo(PROGRAM), _with_flatbuffers(program.serialize))
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
@@ -102,41 +103,25 @@ def save(path: Path | str, program: jax.export.Exported, facts: Mapping[str, Any
 
 
 def load(path: Path | str) -> tuple[jax.export.Exported, dict[str, Any]]:
-    """Reads what `save` wrote.
+    """Reads a file written by `save`.
 
     Returns:
-        The program, to call as ``jax.jit(program.call)(images)``, and the facts.
+        The program, to call as ``jax.jit(program.call)(images)``, and the metadata.
 
     Raises:
-        InputError: There is no such file, it is none of `save`'s, or flatbuffers is missing.
+        InputError: There is no such file, `save` did not write it, or flatbuffers is missing.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            facts, content = json.loads(archive.read(FACTS)), archive.read(PROGRAM)
+            metadata, content = json.loads(archive.read(METADATA)), archive.read(PROGRAM)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise InputError(f"{path}: is no exported network ({error})") from error
-    return _needing_flatbuffers(lambda: jax.export.deserialize(bytearray(content))), facts
+        raise InputError(f"{path}: not an exported network ({error})") from error
+    return _with_flatbuffers(lambda: jax.export.deserialize(bytearray(content))), metadata
 
 
-def _by_platform(model: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
-    """``(variables, images) -> float32 logits``, each platform with the layout that suits it."""
-
-    def applying(model: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
-        return lambda variables, images: jnp.asarray(
-            model.apply(variables, images, train=False), jnp.float32
-        )
-
-    if getattr(model, "layout", None) != "auto":
-        return applying(model)
-    packed, plain = (applying(model.clone(layout=layout)) for layout in ("packed", "plain"))
-    return lambda variables, images: jax.lax.platform_dependent(
-        variables, images, tpu=packed, default=plain
-    )
-
-
-def _interface(program: jax.export.Exported) -> dict[str, Any]:
+def _signature(program: jax.export.Exported) -> dict[str, Any]:
     (images,), (logits,) = program.in_avals, program.out_avals
     return {
         "images": {"shape": str(images.shape), "dtype": str(images.dtype)},
@@ -146,8 +131,10 @@ def _interface(program: jax.export.Exported) -> dict[str, Any]:
     }
 
 
-def _needing_flatbuffers(function: Callable[[], Any]) -> Any:
+def _with_flatbuffers(function: Callable[[], Any]) -> Any:
     try:
         return function()
     except ImportError as error:
-        raise InputError("exported networks need flatbuffers: pip install flatbuffers") from error
+        raise InputError(
+            "export: flatbuffers is not installed. Run pip install -e '.[export]'."
+        ) from error

@@ -1,4 +1,4 @@
-"""Logits at another size than the network's: a mask's own, or that of finer labels."""
+"""Resizing of logits, to an image's size or to the size of finer labels."""
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,16 @@ def resize_logits(
 ) -> Float[jax.Array, "B _ _ K"]:
     """Resizes logits bilinearly, so that a threshold afterwards gives smooth masks.
 
-    Pixel centres lie at half-integers and no antialiasing is done, as in
-    ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``. It is a matrix
-    product on each side: a logit that is not finite makes more of the film NaN than its neighbours.
+    Pixel centers are at half-integers and there is no antialiasing, as in
+    ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``. It is computed as a
+    matrix product along each axis, so a NaN or infinite logit makes its whole row and column NaN.
 
     Args:
         logits: ``[B, H, W, K]``.
-        size: Height and width wanted.
+        size: Height and width of the result.
 
     Returns:
-        Logits ``[B, *size, K]`` of the same dtype; the very same where the size is right already.
+        Logits ``[B, *size, K]`` of the same dtype, unchanged if they have this size.
     """
     logits = jnp.asarray(logits)
     shape = (logits.shape[0], *size, logits.shape[3])
@@ -34,13 +34,13 @@ def resize_logits(
 def resize_logits_on_host(
     logits: Float[np.ndarray, "_ _ K"], size: tuple[int, int]
 ) -> Float[np.ndarray, "_ _ K"]:
-    """`resize_logits` of one film in NumPy, for films each of which has a size of its own.
+    """Resizes one image's logits as `resize_logits` does, in NumPy.
 
-    JAX would compile a program for every size.
+    Use it for images of many sizes: JAX would compile a program for every size.
 
     Args:
         logits: ``[H, W, K]``.
-        size: Height and width wanted.
+        size: Height and width of the result.
 
     Returns:
         Logits ``[*size, K]`` of the same dtype.
@@ -49,10 +49,10 @@ def resize_logits_on_host(
         given = logits.shape[axis]
         if given == wanted:
             continue
-        places = np.clip((np.arange(wanted) + 0.5) * (given / wanted) - 0.5, 0, given - 1)
-        before = places.astype(np.int64)
+        position = np.clip((np.arange(wanted) + 0.5) * (given / wanted) - 0.5, 0, given - 1)
+        before = position.astype(np.int64)
         after = np.minimum(before + 1, given - 1)
-        shares = np.expand_dims((places - before).astype(logits.dtype), (1, 2)).swapaxes(0, axis)
+        weight = np.expand_dims((position - before).astype(logits.dtype), (1, 2)).swapaxes(0, axis)
         first = np.take(logits, before, axis)
-        logits = first + shares * (np.take(logits, after, axis) - first)
+        logits = first + weight * (np.take(logits, after, axis) - first)
     return logits

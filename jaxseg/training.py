@@ -1,61 +1,71 @@
-"""The train state and the pure steps on it: one update, one evaluation, many updates at once.
+"""The train state, and pure functions that update it and evaluate it.
 
-Nothing here knows devices but an optional ``axis_name``; `jaxseg.parallel` compiles the steps.
+`jaxseg.parallel` compiles these functions for one or many devices.
 """
 
-import inspect
-import operator
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from flax import linen as nn
 from flax import struct
-from jaxtyping import Int, Key
+from jaxtyping import Key
 
 from jaxseg import metrics
 from jaxseg.resizing import resize_logits
 from jaxseg.types import Array, Batch, Images
 
-Loss = Callable[..., jax.Array]
-"""``loss(logits, labels, *, where=None)``: ``[B]``, or a scalar over the batch."""
 
-Augment = Callable[..., Batch]
-"""``augment(key, batch) -> batch``, where it wants also ``rows``; see `make_train_step`."""
+@runtime_checkable
+class Model(Protocol):
+    """A Flax Linen module, or any object with its ``init`` and ``apply``."""
+
+    def init(self, rngs: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """``init(rngs, images, train=False)`` returns the variables."""
+        ...
+
+    def apply(self, variables: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """``apply(variables, images, train=..., rngs=..., mutable=...)`` returns logits.
+
+        They are ``[B, H, W, K]``, or in training a tuple of logits, finest first, for deep
+        supervision. With ``mutable=[...]`` it returns ``(logits, updated collections)``.
+        """
+        ...
+
+
+Loss = Callable[..., jax.Array]
+"""``loss(logits, labels, *, where=None)``: ``[B]``, or a scalar that is pooled over the batch."""
+
+Augment = Callable[[jax.Array, Batch], Batch]
+"""``augment(key, batch) -> batch``."""
 
 StepMetrics = Mapping[str, jax.Array]
 Step = Callable[["TrainState", Batch], tuple["TrainState", StepMetrics]]
 
+CACHED_PIXELS = 2 * 256 * 256
+"""Pixels of a microbatch whose finest level (16 channels of float32) fits a CPU's cache."""
 
-class Evaluation(struct.PyTreeNode):
-    """What evaluating a batch gives, a row per image.
-
-    Attributes:
-        loss: ``[B]`` float32.
-        counts: `jaxseg.metrics.Counts`, ``[B, K]``.
-        soft_dice: `jaxseg.metrics.SoftDiceSums`, ``[B, K]``.
-    """
-
-    loss: Any
-    counts: Any
-    soft_dice: Any
+MAX_CPU_MICROBATCHES = 8
+"""Each microbatch is compiled on its own on a CPU, so more of them take longer to compile."""
 
 
 class TrainState(struct.PyTreeNode):
-    """All that training changes, as one pytree.
+    """Everything that training changes, as one pytree.
 
     Attributes:
-        step: int32 scalar, updates done.
+        step: int32 scalar, the number of steps done.
         params: The model's parameters.
-        collections: The model's other collections (``batch_stats``); empty for most.
-        opt_state: The optimiser's state.
-        key: The run's key; a step's own key is ``fold_in(key, step)``.
+        collections: The model's other collections, such as ``batch_stats``; often empty.
+        opt_state: The optimizer's state.
+        key: The run's random key; each step uses ``fold_in(key, step)``.
         ema: Exponential moving average of ``params``, or None.
     """
 
-    # Any, because a pytree's leaves may be shardings or specs while JAX transforms it.
+    # Any, because leaves may be shardings or specs while JAX transforms a pytree.
     step: Any
     params: Any
     collections: Any
@@ -65,20 +75,20 @@ class TrainState(struct.PyTreeNode):
 
     @staticmethod
     def create(
-        model: nn.Module,
+        model: Model,
         tx: optax.GradientTransformation,
         key: Key[jax.Array, ""],
         images: Images | jax.ShapeDtypeStruct,
         *,
         ema: bool = False,
     ) -> "TrainState":
-        """Initialises the parameters and the optimiser.
+        """Initializes the parameters and the optimizer.
 
         Args:
-            model: A Linen module with ``__call__(images, *, train)``.
-            tx: The optimiser.
-            key: A typed key. Equal keys give equal states.
-            images: Example images, or their shape and dtype; only these matter, one row does.
+            model: The network. Its ``init`` gets the random keys ``params`` and ``dropout``.
+            tx: The optimizer.
+            key: A typed random key. Equal keys give equal states.
+            images: Example images, or their shape and dtype. Only one row's shape matters.
             ema: Whether to keep a moving average of the parameters.
 
         Returns:
@@ -97,11 +107,11 @@ class TrainState(struct.PyTreeNode):
         example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
 
         @jax.jit
-        def initial(key: jax.Array) -> TrainState:
-            init_key, run_key = jax.random.split(key)
-            variables = dict(
-                model.init(init_key, jnp.zeros(example.shape, example.dtype), train=False)
-            )
+        def create(key: jax.Array) -> TrainState:
+            params_key, dropout_key, run_key = jax.random.split(key, 3)
+            keys = {"params": params_key, "dropout": dropout_key}
+            zeros = jnp.zeros(example.shape, example.dtype)
+            variables = dict(model.init(keys, zeros, train=False))
             params = variables.pop("params")
             return TrainState(
                 step=jnp.zeros((), jnp.int32),
@@ -112,65 +122,58 @@ class TrainState(struct.PyTreeNode):
                 ema=jax.tree.map(jnp.copy, params) if ema else None,
             )
 
-        return initial(key)
+        return create(key)
 
     def variables(self) -> dict[str, Any]:
-        """What ``model.apply`` takes to predict: averaged parameters where these are kept."""
+        """Returns what ``model.apply`` takes to predict, with the averaged parameters if kept."""
         return {"params": self.params if self.ema is None else self.ema, **self.collections}
 
 
 def make_train_step(
-    model: nn.Module,
+    model: Model,
     tx: optax.GradientTransformation,
     loss: Loss,
     *,
     augment: Augment | None = None,
-    microbatches: int = 1,
-    unroll: bool = True,
+    microbatches: int | None = None,
     ema_decay: float | None = None,
     axis_name: str | None = None,
 ) -> Step:
-    """Makes the pure function that does one update.
+    """Makes the pure function that does one optimizer update.
 
-    Labels may be finer than the images, as masks often are than the films a network sees: logits
-    are resized bilinearly to the labels' size before the loss. A network that learns from labels
-    at its own size, taken from every other pixel, learns them half a mask's pixel off.
+    The objective is the mean of the loss over the images of the global batch. If the loss or a
+    gradient is not finite, the update is skipped: only the step number changes.
 
-    The loss is the sum over rows of loss times ``valid``, over the number of valid rows, both
-    over the global batch; so rows that pad a batch change nothing. A loss that is pooled already is
-    told them by ``where``. Where the loss or a gradient is not finite, nothing is updated but the
-    step's number.
+    Labels may have a finer grid than the images, as masks often do. The logits are then resized
+    bilinearly to the labels' size before the loss.
 
     Args:
-        model: A Linen module with ``__call__(images, *, train)``; where it also takes ``valid``
-            or ``rows`` (each row's index in the global batch), it is given them. Dropout draws
-            from the key collection ``dropout``.
-        tx: The optimiser.
-        loss: ``loss(logits, labels, *, where)``, one value per image, or a scalar that is
-            already pooled over the global batch (under pmap by the loss's own ``axis_name``).
-        augment: ``augment(key, batch) -> batch``, done first. Where it takes ``rows`` it is given
-            them and may draw from them; under pmap it must.
-        microbatches: Into how many equal parts a batch is cut; gradients are summed part by part,
-            so that activations of one part at a time are kept. The result is that of the whole
-            batch, but for batch norm, whose statistics are each part's. Row ``i`` belongs to part
-            ``i % microbatches``, so that every device has its share of every part.
-        unroll: Whether the parts' code is repeated, which a CPU needs
-            (`jaxseg.parallel.unrolls`), or looped over, which needs the least memory.
-        ema_decay: Decay of the moving average of the parameters, reached from below as
-            ``(1 + step) / (10 + step)`` so that early parameters are soon forgotten. Needs a
-            state created with ``ema=True``.
-        axis_name: The mapped axis inside `jax.pmap` or `jax.shard_map`; None under jit.
+        model: The network; see `Model`. Dropout uses the random key ``dropout``.
+        tx: The optimizer.
+        loss: ``loss(logits, labels, *, where)``: one value per image, or a scalar that is pooled
+            over the global batch. A pooled loss needs jit and no microbatches.
+        augment: ``augment(key, batch) -> batch``, applied first; see `jaxseg.augment`.
+        microbatches: Number of equal parts whose gradients are computed one after another and
+            averaged, to save memory. Row i belongs to part ``i % microbatches``, so that every
+            device holds an equal share of every part. The result is that of the whole batch up to
+            rounding, with two exceptions: batch norm sees each part alone, and dropout samples
+            other masks. None is 1, except on a single CPU device, where parts that fit its cache
+            are faster (`cpu_microbatches`), if the model has no batch statistics and the loss is
+            per image.
+        ema_decay: Decay of the moving average of the parameters. It warms up as
+            ``min(ema_decay, (1 + step) / (10 + step))``. The state needs ``ema=True``.
+        axis_name: The mapped axis under `jax.pmap` or `jax.shard_map`. None under jit.
 
     Returns:
-        ``step(state, batch) -> (state, metrics)``; metrics are the scalars ``loss`` (float32),
-        ``images`` (int32, valid rows), ``gradient_norm`` (float32, before the optimiser) and
-        ``skipped`` (int32, 1 where nothing was updated).
+        ``step(state, batch) -> (state, metrics)``. ``batch`` holds ``images``, ``labels`` and
+        optionally ``where``, without padding rows. ``metrics`` are the scalars ``loss`` (float32),
+        ``images`` (int32, size of the global batch), ``gradient_norm`` (float32, before the
+        optimizer) and ``skipped`` (int32, 1 if the update was skipped).
 
     Raises:
-        ValueError: ``augment`` takes no ``rows`` under pmap; and, by the step while it is traced:
-            a loss that gives neither one value per image nor a scalar, a batch that cannot be cut
-            into equal parts, a pooled loss with parts, a state that lacks the average that
-            ``ema_decay`` needs.
+        ValueError: While the step is traced: the loss returns neither one value per image nor a
+            scalar; microbatches do not divide the batch; a pooled loss is used with microbatches
+            or under ``axis_name``; the batch has ``valid``; the state has no ``ema``.
 
     Examples:
         >>> import jax
@@ -188,104 +191,84 @@ def make_train_step(
         >>> int(state.step), int(measured["images"]), bool(measured["loss"] < 0.65)
         (40, 2, True)
     """
-    model = _along_axis(model, axis_name)
-    apply: Callable[..., Any] = model.apply
-    model_takes = _named_arguments(type(model).__call__) & {"valid", "rows"}
-    in_pieces = microbatches > 1 or axis_name is not None
-    augment_takes = set() if augment is None else _named_arguments(augment) & {"rows"}
-    if augment is not None and axis_name is not None and not augment_takes:
-        raise ValueError("augment takes no rows: under pmap every device would draw alike")
-
-    def over_devices(tree: Any) -> Any:
-        return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+    if axis_name is not None:
+        model = _with_axis(model, axis_name)
+    objective = partial(_objective, model, loss, is_mapped=axis_name is not None)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        key = jax.random.fold_in(state.key, state.step)
-        counted = {"valid": _valid_rows(batch), "rows": _global_rows(batch, axis_name)}
-        images = over_devices(counted["valid"].sum(dtype=jnp.int32))
+        if "valid" in batch:
+            raise ValueError("a training batch has no 'valid': drop the last partial batch instead")
+        key, devices = jax.random.fold_in(state.key, state.step), 1
+        if axis_name is not None:
+            devices = jax.lax.axis_size(axis_name)
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        augment_key, dropout_key = jax.random.split(key)
         if augment is not None:
-            options = {name: counted[name] for name in augment_takes}
-            batch = augment(jax.random.fold_in(key, 1), batch, **options)
-
-        def objective(params: Any, collections: Any, part: Batch) -> tuple[jax.Array, Any]:
-            dropout = key
-            if in_pieces and "rows" not in model_takes:
-                # Else each piece would drop what the others drop; 1 is the augmentation's.
-                dropout = jax.random.fold_in(jax.random.fold_in(key, 2), part["rows"][0])
-            logits, collections = apply(
-                {"params": params, **collections},
-                part["images"],
-                train=True,
-                rngs={"dropout": dropout},
-                mutable=list(collections),
-                **{name: part[name] for name in model_takes},
-            )
-            logits = _at_size_of(logits, part["labels"])
-            where = part.get("where")
-            if "valid" in batch:
-                # A loss may have no gradient where there is nothing, and 0 times NaN is NaN.
-                logits = jax.tree.map(lambda leaf: _real_rows(leaf, part["valid"]), logits)
-                if jax.eval_shape(loss, logits, part["labels"], where=where).ndim == 0:
-                    where = _real_pixels(part)
-            values = loss(logits, part["labels"], where=where)
-            if values.ndim == 0:
-                if microbatches > 1:
-                    raise ValueError("a loss pooled over the batch cannot be summed over parts")
-                # Every device holds the whole value already; the sum over them follows below.
-                devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-                return values / devices, dict(collections)
-            if values.shape != part["valid"].shape:
-                raise ValueError(
-                    f"the loss gives {values.shape}, and should give one value per image, "
-                    f"{part['valid'].shape}, or a scalar; a loss per pixel wants .mean((1, 2))"
-                )
-            total = jnp.where(part["valid"], values, 0.0).sum()
-            return total / jnp.maximum(images, 1).astype(jnp.float32), dict(collections)
-
-        value, collections, gradients = _summed_over_parts(
-            jax.value_and_grad(objective, has_aux=True),
-            state,
-            {**batch, **counted},
-            microbatches=microbatches,
-            unroll=unroll,
-        )
-        value, gradients = over_devices((value, gradients))
+            batch = augment(augment_key, batch)
+        count = microbatches
+        if count is None:
+            count = 1 if axis_name else _automatic_microbatches(objective, state, batch)
+        value, collections, gradients = _gradients(objective, state, batch, dropout_key, count)
+        if axis_name is not None:
+            value, gradients = jax.lax.pmean((value, gradients), axis_name)
         norm = optax.tree.norm(gradients)
-        # Optax itself mixes Python floats with the int32 step count.
+        # Optax mixes Python floats with the int32 step count.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
         updated = {
             "params": params,
             "collections": collections,
             "opt_state": opt_state,
-            "ema": _averaged(state.ema, params, state.step, ema_decay),
+            "ema": _moving_average(state.ema, params, state.step, ema_decay),
         }
-        kept = {name: getattr(state, name) for name in updated}
-        updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        current = {name: getattr(state, name) for name in updated}
+        updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, current)
         return state.replace(step=state.step + 1, **updated), {
             "loss": value,
-            "images": images,
+            "images": jnp.asarray(devices * batch["images"].shape[0], jnp.int32),
             "gradient_norm": norm,
             "skipped": (~finite).astype(jnp.int32),
         }
 
-    return step
+    tagged: Any = step
+    tagged.axis_name = axis_name  # `jaxseg.parallel` refuses a step made for another kind of map.
+    return tagged
 
 
-def make_eval_step(model: nn.Module, loss: Loss) -> Callable[[TrainState, Batch], Evaluation]:
-    """Makes the pure function that evaluates a batch: dropout off, averaged parameters where kept.
+class Evaluation(struct.PyTreeNode):
+    """Loss and counts of a batch, one row per image.
 
-    Logits are resized to the labels' size first, as for training.
+    Attributes:
+        loss: ``[B]`` float32.
+        counts: `jaxseg.metrics.Counts`, ``[B, K]``.
+        soft_dice: `jaxseg.metrics.SoftDiceSums`, ``[B, K]``.
+    """
+
+    loss: Any
+    counts: Any
+    soft_dice: Any
+
+
+EvalStep = Callable[[TrainState, Batch], Evaluation]
+
+
+def make_eval_step(model: Model, loss: Loss, *, multilabel: bool = False) -> EvalStep:
+    """Makes the pure function that evaluates a batch, without dropout.
+
+    It uses the averaged parameters if the state keeps them, and resizes the logits to the labels'
+    size as in training.
 
     Args:
-        model: A Linen module with ``__call__(images, *, train)``.
+        model: The network.
         loss: ``loss(logits, labels, *, where)``, one value per image.
+        multilabel: Whether each channel is a binary problem of its own; ``labels`` are then
+            ``[B, H, W, K]`` of 0 and 1.
 
     Returns:
-        ``evaluate(state, batch) -> Evaluation``, one row per row of the batch. Rows that pad it
-        are there too: leave them out by ``valid`` (`jaxseg.metrics.pooled` takes it).
+        ``eval_step(state, batch) -> Evaluation`` with one row per row of the batch, padding rows
+        included. `evaluate` leaves these out.
 
     Examples:
         >>> import jax
@@ -295,180 +278,244 @@ def make_eval_step(model: nn.Module, loss: Loss) -> Callable[[TrainState, Batch]
         >>> from jaxseg import losses
         >>> model, images = jaxseg.UNet(widths=(4, 8)), np.zeros((3, 8, 8, 1), np.uint8)
         >>> state = jaxseg.TrainState.create(model, optax.adam(1e-3), jax.random.key(0), images)
-        >>> evaluate = jax.jit(jaxseg.make_eval_step(model, losses.cross_entropy))
-        >>> result = evaluate(state, {"images": images, "labels": np.zeros((3, 8, 8), np.int32)})
+        >>> eval_step = jax.jit(jaxseg.make_eval_step(model, losses.cross_entropy))
+        >>> result = eval_step(state, {"images": images, "labels": np.zeros((3, 8, 8), np.int32)})
         >>> result.loss.shape, result.counts.tp.shape
         ((3,), (3, 1))
     """
 
-    def evaluate(state: TrainState, batch: Batch) -> Evaluation:
+    def eval_step(state: TrainState, batch: Batch) -> Evaluation:
         labels, where = jnp.asarray(batch["labels"]), batch.get("where")
-        logits: Any = model.apply(state.variables(), batch["images"], train=False)
-        logits = _at_size_of(logits, labels)
-        predicted = metrics.predicted_labels(logits)
+        logits = _resized(apply_in_parts(model, state.variables(), batch["images"]), labels)
+        predicted = metrics.predicted_labels(logits, multilabel=multilabel)
+        # Weights are for the loss. Counts are of pixels.
+        valid = None if where is None else jnp.asarray(where).astype(bool)
+        options = {"where": valid, "multilabel": multilabel}
         return Evaluation(
             loss=loss(logits, labels, where=where),
-            counts=metrics.count(predicted, labels, num_classes=logits.shape[-1], where=where),
-            soft_dice=metrics.soft_dice_sums(logits, labels, where=where),
+            counts=metrics.count(predicted, labels, num_classes=logits.shape[-1], **options),
+            soft_dice=metrics.soft_dice_sums(logits, labels, **options),
         )
 
-    return evaluate
+    return eval_step
 
 
-def gather_batch(films: Mapping[str, Array], indices: Int[Array, "B"]) -> dict[str, jax.Array]:
-    """Takes a batch out of arrays that lie on the device.
+class Evaluated(NamedTuple):
+    """The result of `evaluate`.
+
+    Attributes:
+        loss: Mean loss over the images; NaN without images.
+        counts: Pooled `jaxseg.metrics.Counts`, ``[K]`` int64, for ratios over the whole set.
+        soft_dice: Pooled `jaxseg.metrics.SoftDiceSums`, ``[K]`` float64.
+        images: `Evaluation` with one row per image, in the order of the batches, as NumPy arrays.
+    """
+
+    loss: float
+    counts: metrics.Counts
+    soft_dice: metrics.SoftDiceSums
+    images: Evaluation
+
+
+def evaluate(
+    eval_step: EvalStep,
+    state: TrainState,
+    batches: Iterable[Batch],
+    *,
+    gather: Callable[[Any], Any] = jax.device_get,
+) -> Evaluated:
+    """Evaluates all batches of a dataset and leaves padding rows out.
 
     Args:
-        films: Arrays with one row per film, at least ``images`` and ``labels``.
-        indices: Rows to take; -1 gives a row that only pads the batch.
+        eval_step: From `make_eval_step`, compiled.
+        state: The train state.
+        batches: Batches with ``images``, ``labels`` and optionally ``where`` and ``valid``, ``[B]``
+            bool, False on padding rows. Keep one batch size, so that the step compiles once.
+        gather: Copies a pytree of device arrays to the host. With several processes pass
+            `jaxseg.parallel.gather_to_host`.
 
     Returns:
-        The batch, with ``valid``.
+        Mean loss, pooled counts, and the results per image.
+
+    Raises:
+        ValueError: There is no batch.
 
     Examples:
+        >>> import jax
         >>> import numpy as np
-        >>> from jaxseg.training import gather_batch
-        >>> films = {"images": np.arange(3).reshape(3, 1, 1, 1)}
-        >>> batch = gather_batch(films, np.array([2, 0, -1]))
-        >>> batch["images"].ravel().tolist(), batch["valid"].tolist()
-        ([2, 0, 0], [True, True, False])
+        >>> import optax
+        >>> import jaxseg
+        >>> from jaxseg import losses, metrics
+        >>> model, images = jaxseg.UNet(widths=(4, 8)), np.zeros((4, 8, 8, 1), np.uint8)
+        >>> state = jaxseg.TrainState.create(model, optax.adam(1e-3), jax.random.key(0), images)
+        >>> eval_step = jax.jit(jaxseg.make_eval_step(model, losses.cross_entropy))
+        >>> batch = {"images": images, "labels": np.ones((4, 8, 8), np.int32)}
+        >>> padded = {**batch, "valid": np.array([True, False, False, False])}
+        >>> result = jaxseg.evaluate(eval_step, state, [batch, padded])
+        >>> metrics.dice(result.images.counts).shape, metrics.dice(result.counts).shape
+        ((5, 1), (1,))
     """
-    indices = jnp.asarray(indices)
-    rows = jnp.maximum(indices, 0)
-    batch = {name: jnp.take(jnp.asarray(array), rows, axis=0) for name, array in films.items()}
-    return {**batch, "valid": indices >= 0}
+    results = []
+    for batch in batches:
+        result = gather(eval_step(state, batch))
+        if "valid" in batch:
+            valid = np.asarray(gather(batch["valid"]))
+            result = jax.tree.map(lambda rows, valid=valid: rows[valid], result)
+        results.append(result)
+    if not results:
+        raise ValueError("evaluate got no batch")
+    images = jax.tree.map(lambda *rows: np.concatenate(rows), *results)
+    return Evaluated(
+        loss=float(images.loss.mean(dtype=np.float64)) if len(images.loss) else math.nan,
+        counts=metrics.pooled(images.counts),
+        soft_dice=metrics.pooled(images.soft_dice),
+        images=images,
+    )
 
 
-def make_many_steps(
-    step: Step, *, unroll: bool, gather: Callable[..., Batch] = gather_batch
-) -> Callable[..., tuple[TrainState, StepMetrics]]:
-    """Makes one program of several steps over films that lie on the device.
+def cpu_microbatches(rows: int, height: int, width: int) -> int:
+    """Returns into how many equal parts to cut a batch: 1, except on a single CPU device.
+
+    There, layers whose activations fit the cache take up to a third less time (benchmarks). The
+    number is the smallest divisor of ``rows`` that leaves at most `CACHED_PIXELS` in a part, and
+    at most `MAX_CPU_MICROBATCHES`.
 
     Args:
-        step: The step.
-        unroll: True repeats the step's code, which a CPU needs: there the gradient of a
-            convolution is many times slower inside a loop. False rolls a loop, for accelerators.
-        gather: ``gather(films, indices) -> batch``.
-
-    Returns:
-        ``many_steps(state, films, indices) -> (state, metrics)``: ``films`` as `gather_batch`
-        has them, ``indices`` ``[k, B]`` int32 for k steps, metrics with a leading axis k.
+        rows: Number of images.
+        height: Their height in pixels.
+        width: Their width in pixels.
     """
-
-    def many_steps(
-        state: TrainState, films: Mapping[str, Array], indices: Int[Array, "k B"]
-    ) -> tuple[TrainState, StepMetrics]:
-        def one_step(state: TrainState, rows: jax.Array) -> tuple[TrainState, StepMetrics]:
-            return step(state, gather(films, rows))
-
-        if not unroll:
-            return jax.lax.scan(one_step, state, jnp.asarray(indices))
-        # Not scan(unroll=True), which still leaves a loop around a single step.
-        measured = []
-        for rows in jnp.asarray(indices):
-            state, metrics_of_step = one_step(state, rows)
-            measured.append(metrics_of_step)
-        return state, jax.tree.map(lambda *values: jnp.stack(values), *measured)
-
-    return many_steps
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return 1
+    wanted = min(rows * height * width / CACHED_PIXELS, MAX_CPU_MICROBATCHES)
+    divisors = [n for n in range(1, MAX_CPU_MICROBATCHES + 1) if rows % n == 0]
+    return next((n for n in divisors if n >= wanted), divisors[-1])
 
 
-def _at_size_of(logits: Any, labels: Array) -> Any:
-    """Logits at the size of finer labels; whatever else does not fit is the loss's to refuse.
-
-    Logits of several depths are left to a loss that takes them.
-    """
-    if not isinstance(logits, jax.Array) or labels.ndim < 3:
-        return logits
-    (height, width), (rows, columns) = logits.shape[1:3], labels.shape[1:3]
-    finer = rows > height and rows * width == columns * height
-    return resize_logits(logits, (rows, columns)) if finer else logits
+def apply_in_parts(model: Model, variables: Any, images: Images) -> jax.Array:
+    """Computes logits without dropout, on a single CPU device in parts that fit its cache."""
+    apply: Callable[..., Any] = partial(model.apply, variables, train=False)
+    if not all(isinstance(size, int) for size in images.shape):
+        return apply(images)  # An exported program has symbolic sizes.
+    parts = jnp.split(jnp.asarray(images), cpu_microbatches(*images.shape[:3]))
+    return jnp.concatenate([apply(part) for part in parts])
 
 
-def _valid_rows(batch: Batch) -> jax.Array:
-    rows = batch["images"].shape[0]
-    return jnp.asarray(batch["valid"]) if "valid" in batch else jnp.ones(rows, bool)
-
-
-def _real_rows(leaf: Any, valid: Any) -> Any:
-    """An array of a row per film, 0 in rows that pad the batch; any other as it is."""
-    if jnp.shape(leaf)[:1] != valid.shape:
-        return leaf
-    return jnp.where(valid.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros((), leaf.dtype))
-
-
-def _real_pixels(batch: Batch) -> jax.Array:
-    """``where`` of a batch, False too in the rows that pad it."""
-    shape = batch["labels"].shape[:3]
-    real = jnp.broadcast_to(batch["valid"].reshape(-1, *(1,) * (len(shape) - 1)), shape)
-    return real & batch["where"] if "where" in batch else real
-
-
-def _global_rows(batch: Batch, axis_name: str | None) -> jax.Array:
-    rows = batch["images"].shape[0]
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * rows
-    return first + jnp.arange(rows, dtype=jnp.int32)
-
-
-def _summed_over_parts(
-    value_and_grad: Callable[..., Any],
-    state: TrainState,
+def _objective(
+    model: Model,
+    loss: Loss,
+    params: Any,
+    collections: Any,
     batch: Batch,
+    key: jax.Array,
     *,
-    microbatches: int,
-    unroll: bool,
+    is_mapped: bool,
+) -> tuple[jax.Array, Any]:
+    """The loss of a batch, ``[B]`` or a scalar, and the updated collections."""
+    labels = batch["labels"]
+    logits, collections = model.apply(
+        {"params": params, **collections},
+        batch["images"],
+        train=True,
+        rngs={"dropout": key},
+        mutable=list(collections),
+    )
+    values = loss(_resized(logits, labels), labels, where=batch.get("where"))
+    rows = labels.shape[0]
+    if values.shape not in ((), (rows,)):
+        raise ValueError(
+            f"the loss has shape {values.shape}; it must have one value per image, ({rows},), or "
+            "be a scalar. Average a loss per pixel over its pixels."
+        )
+    if values.ndim == 0 and is_mapped:
+        raise ValueError("a loss that is pooled over the batch needs jit, not a mapped axis")
+    return values, dict(collections)
+
+
+def _automatic_microbatches(objective: Callable[..., Any], state: TrainState, batch: Batch) -> int:
+    count = cpu_microbatches(*batch["images"].shape[:3])
+    if count == 1 or "batch_stats" in state.collections:
+        return 1
+    values, _ = jax.eval_shape(objective, state.params, state.collections, batch, state.key)
+    return count if values.ndim else 1
+
+
+def _gradients(
+    objective: Callable[..., Any], state: TrainState, batch: Batch, key: jax.Array, count: int
 ) -> tuple[jax.Array, Any, Any]:
-    """The loss, the collections after all parts, and the gradients, summed over the parts."""
+    """Mean loss, collections and gradients, from ``count`` microbatches one after another."""
 
-    def add(sums: Any, part: Batch) -> tuple[Any, None]:
-        value, collections, gradients = sums
-        (more, collections), slope = value_and_grad(state.params, collections, part)
-        return (value + more, collections, jax.tree.map(jnp.add, gradients, slope)), None
+    def mean_loss(params: Any, collections: Any, part: Batch, key: jax.Array) -> Any:
+        values, collections = objective(params, collections, part, key)
+        if values.ndim == 0 and count > 1:
+            raise ValueError("a loss that is pooled over the batch needs microbatches=1")
+        return values.mean() / count, collections
 
-    if microbatches == 1:
-        (value, collections), gradients = value_and_grad(state.params, state.collections, batch)
+    loss_and_gradients = jax.value_and_grad(mean_loss, has_aux=True)
+    if count == 1:
+        (value, collections), gradients = loss_and_gradients(
+            state.params, state.collections, batch, key
+        )
         return value, collections, gradients
-    parts = _parts(batch, microbatches)
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    sums = (jnp.zeros((), jnp.float32), state.collections, zeros)
-    if not unroll:
-        return jax.lax.scan(add, sums, parts)[0]
-    for i in range(microbatches):
-        sums, _ = add(sums, jax.tree.map(operator.itemgetter(i), parts))
-    return sums
-
-
-def _parts(batch: Batch, microbatches: int) -> dict[str, jax.Array]:
-    """Row ``i`` to part ``i % microbatches``; parts are the new first axis."""
     rows = batch["images"].shape[0]
-    if rows % microbatches:
-        raise ValueError(f"a batch of {rows} rows cannot be cut into {microbatches} equal parts")
+    if rows % count:
+        raise ValueError(f"microbatches={count} does not divide {nearest_sizes(rows, count)}")
 
     def cut(array: Array) -> jax.Array:
         array = jnp.asarray(array)
-        return array.reshape(-1, microbatches, *array.shape[1:]).swapaxes(0, 1)
+        return array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)
 
-    return {name: cut(array) for name, array in batch.items()}
+    def add(sums: Any, part_and_key: Any) -> tuple[Any, None]:
+        value, collections, gradients = sums
+        (more, collections), added = loss_and_gradients(state.params, collections, *part_and_key)
+        return (value + more, collections, jax.tree.map(jnp.add, gradients, added)), None
+
+    def one_by_one(sums: Any, parts: Any) -> Any:
+        for i in range(count):
+            part = jax.tree.map(lambda array, i=i: array[i], parts)
+            sums, _ = add(*jax.lax.optimization_barrier((sums, part)))
+        return sums
+
+    def in_a_loop(sums: Any, parts: Any) -> Any:
+        return jax.lax.scan(add, sums, parts)[0]
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    sums = (jnp.zeros((), jnp.float32), state.collections, zeros)
+    parts = ({name: cut(array) for name, array in batch.items()}, jax.random.split(key, count))
+    # On a CPU the gradient of a convolution is many times slower inside a loop.
+    return jax.lax.platform_dependent(sums, parts, cpu=one_by_one, default=in_a_loop)
 
 
-def _named_arguments(function: Callable[..., Any]) -> set[str]:
-    return set(inspect.signature(function).parameters)
+def nearest_sizes(rows: int, divisor: int) -> str:
+    """Says for an error message which batch sizes near ``rows`` the divisor divides."""
+    below = rows // divisor * divisor
+    near = f"{below} and {below + divisor}" if below else str(divisor)
+    return f"a batch of {rows} images; the nearest sizes that fit are {near}"
 
 
-def _along_axis(model: nn.Module, axis_name: str | None) -> nn.Module:
-    """The same model, told the mapped axis where it has a field for it."""
-    if axis_name is None or not hasattr(model, "axis_name"):
-        return model
-    return model.clone(axis_name=axis_name)
+def _resized(logits: Any, labels: Array) -> Any:
+    """Resizes logits, or the finest of several depths, to finer labels of equal proportions.
+
+    Any other mismatch of sizes is left to the loss, which refuses it.
+    """
+    if isinstance(logits, tuple):
+        return (_resized(logits[0], labels), *logits[1:])
+    if logits.ndim != 4 or labels.ndim < 3:
+        return logits
+    (height, width), (rows, columns) = logits.shape[1:3], labels.shape[1:3]
+    is_finer = rows > height and rows * width == columns * height
+    return resize_logits(logits, (rows, columns)) if is_finer else logits
 
 
-def _averaged(ema: Any, params: Any, step: jax.Array, decay: float | None) -> Any:
+def _with_axis(model: Any, axis_name: str) -> Model:
+    """Tells a model with a field ``axis_name`` the mapped axis, for its batch norm."""
+    return model.clone(axis_name=axis_name) if hasattr(model, "axis_name") else model
+
+
+def _moving_average(ema: Any, params: Any, step: jax.Array, decay: float | None) -> Any:
     if decay is None:
         return ema
     if ema is None:
         raise ValueError("ema_decay needs a state created with ema=True")
     done = step.astype(jnp.float32)
-    decay_now = jnp.minimum(decay, (1.0 + done) / (10.0 + done))
-    return jax.tree.map(
-        lambda old, new: old + (1.0 - decay_now).astype(old.dtype) * (new - old), ema, params
-    )
+    rate = 1.0 - jnp.minimum(decay, (1.0 + done) / (10.0 + done))
+    return jax.tree.map(lambda old, new: old + rate.astype(old.dtype) * (new - old), ema, params)

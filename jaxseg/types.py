@@ -1,7 +1,8 @@
-"""The array types that every module speaks, and the error for input that a person can mend.
+"""Array types shared by every module.
 
-Layout is NHWC throughout. Shapes are written in jaxtyping: ``B`` films, ``H`` rows, ``W`` columns,
-``C`` input channels, ``K`` logit channels (``K == 1`` is binary, ``K > 1`` one class per channel).
+Shapes are written in jaxtyping: ``B`` images, ``H`` rows, ``W`` columns, ``C`` input channels,
+``K`` logit channels. ``*spatial`` is any number of spatial axes, ``H W`` for images. The layout
+is NHWC.
 """
 
 from collections.abc import Mapping
@@ -16,33 +17,31 @@ Array = jax.Array | np.ndarray
 Images = Num[Array, "B H W C"]
 """uint8 in 0..255 or float in [0, 1]."""
 
-Labels = Integer[Array, "B H W"]
+Labels = Integer[Array, "B *spatial"]
 """Integer class ids; binary: 0 and 1."""
 
-Logits = Float[Array, "B H W K"]
-"""Unnormalised scores, never probabilities."""
+Logits = Float[Array, "B *spatial K"]
+"""Unnormalized scores. ``K == 1`` is binary (sigmoid), ``K > 1`` has one class per channel."""
 
-Where = Bool[Array, "B H W"]
-"""True on the pixels that count."""
+Where = Bool[Array, "B *spatial"] | Float[Array, "B *spatial"]
+"""Which pixels are valid: bool, or (losses only) a float weight >= 0 per pixel."""
 
 Valid = Bool[Array, "B"]
-"""False on the rows that only pad a batch."""
+"""False on padding rows of an evaluation batch."""
 
 Rows = Int[Array, "B"]
-"""Each row's index in the global batch; random draws are made from it."""
 
 PerImage = Float[Array, "B"]
 """One float32 per image."""
 
 Batch = Mapping[str, Array]
-"""``images``, ``labels``, optional ``where`` and ``valid``. Labels and ``where`` may be on a finer
-grid than the images: the steps resize logits to it."""
+"""``images``, ``labels``, optional ``where``; in evaluation also ``valid``."""
 
 
 def narrowed(labels: Array) -> Array:
-    """NumPy ids of 64 bits as int32, the nearest that it holds.
+    """Returns 64-bit NumPy ids as int32, clipped to its range.
 
-    JAX would cut their upper bits off, and an id that is no class could become one.
+    JAX would drop the upper bits, and an id that is no class could become one.
     """
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
         return labels
@@ -53,18 +52,14 @@ def narrowed(labels: Array) -> Array:
 
 
 def as_floats(images: Images) -> Float[jax.Array, "B H W C"]:
-    """uint8 as float32 in [0, 1]; floats as they are.
+    """Returns uint8 images as float32 in [0, 1], and float images unchanged.
 
     Raises:
-        ValueError: Images are of any other dtype.
+        ValueError: Images have any other dtype.
     """
-    films = jnp.asarray(images)
-    if films.dtype == jnp.uint8:
-        return films.astype(jnp.float32) / 255.0
-    if not jnp.issubdtype(films.dtype, jnp.floating):
-        raise ValueError(f"images has dtype {films.dtype}; it must be uint8 or float in [0, 1]")
-    return films
-
-
-class InputError(ValueError):
-    """Something a person gave (a file, a folder, an option) cannot be used; one line says what."""
+    images = jnp.asarray(images)
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255.0
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images has dtype {images.dtype}; it must be uint8 or float in [0, 1]")
+    return images

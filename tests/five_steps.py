@@ -1,10 +1,10 @@
-"""Trains five steps in one of the forms that run on many devices; a program for many processes.
+"""Trains five steps in one of the forms that run on many devices.
 
-    python -m tests.five_steps FORM PARTS DRAW RESULT.npz HOST:PORT PROCESSES PROCESS
+    python -m tests.five_steps FORM MICROBATCHES SAMPLE RESULT.npz HOST:PORT PROCESSES PROCESS
 
-The steps hold all that could depend on how a batch is shared out: AdamW with clipping, dropout, a
-keyed shift of every row, rows that are padding, and either batch norm with a pooled loss, or, cut
-into parts, group norm with one loss per image.
+Under jit the steps contain everything that could depend on sharding: AdamW with clipping, dropout,
+augmentation, and either batch norm with a pooled loss, or microbatches with group norm and a loss
+per image. Under pmap there is no dropout, no augmentation and no pooled loss.
 """
 
 import os
@@ -13,95 +13,83 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxseg import UNet, losses, parallel
+from jaxseg.augment import Strengths, make_augment
 from jaxseg.training import TrainState, make_train_step
 
-FORMS = ("jit", "spatial", "pmap")
+FORMS = ("jit", "pmap")
 STEPS = 5
-ROWS, INVALID, SIZE = 32, 3, 16
-
-
-def shifted(key: jax.Array, batch: Any, *, rows: jax.Array) -> Any:
-    """Every film and its labels rolled by an amount of the row's own."""
-
-    def shift(row: jax.Array, image: jax.Array, labels: jax.Array) -> Any:
-        amount = jax.random.randint(jax.random.fold_in(key, row), (2,), -4, 5)
-        return tuple(jnp.roll(array, amount, (0, 1)) for array in (image, labels))
-
-    images, labels = jax.vmap(shift)(rows, batch["images"], batch["labels"])
-    return {**batch, "images": images, "labels": labels}
+ROWS, SIZE = 32, 16
 
 
 def batch_of(step: int, *, seed: int) -> dict[str, np.ndarray]:
-    """The whole batch of a step; its last rows are padding that must not count."""
+    """Returns the whole batch of a step."""
     rng = np.random.default_rng([seed, step])
     labels = rng.random((ROWS, SIZE // 4, SIZE // 4)).repeat(4, 1).repeat(4, 2) > 0.5
     noise = rng.random((ROWS, SIZE, SIZE, 1), dtype=np.float32)
     return {
         "images": 0.5 * noise + 0.5 * labels[..., None].astype(np.float32),
         "labels": labels.astype(np.int32),
-        "valid": np.arange(ROWS) < ROWS - INVALID,
     }
 
 
 def train(
-    form: str, devices: list[Any], *, microbatches: int = 1, draw: int = 1
+    form: str, devices: list[Any], *, microbatches: int = 1, sample: int = 1, random: bool = True
 ) -> dict[str, np.ndarray]:
-    """Five steps from one and the same start.
+    """Trains five steps from the same initial state.
 
     Args:
         form: One of `FORMS`.
-        devices: Of all processes.
-        microbatches: Above 1, and 0 for what that must equal: group norm, a loss per image.
-        draw: Seed of the films.
+        devices: Devices of all processes.
+        microbatches: Above 1: group norm and a loss per image. 1: batch norm.
+        sample: Seed of the images.
+        random: Whether to use dropout, augmentation and a pooled loss; not possible under pmap.
 
     Returns:
         Every leaf of the state, and the last step's metrics, by name.
     """
-    axis_name = parallel.DATA if form == "pmap" else None
-    pooled = {"pooled": True, "axis_name": axis_name} if microbatches == 1 else {}
+    is_random = random and form == "jit"
+    rate = 0.25 if is_random else 0.0
     model = UNet(
         widths=(4, 8),
         norm="batch" if microbatches == 1 else "group",
-        dropout=0.25,
-        decoder_dropout=0.25,
+        norm_groups=4,
+        dropout=rate,
+        decoder_dropout=rate,
     )
-    # With its default epsilon Adam makes whole steps of gradients that are rounding alone.
-    adam = optax.adamw(1e-3, eps=1e-5)
-    tx = optax.chain(optax.clip_by_global_norm(0.5), adam)
+    # With its default epsilon, Adam takes whole steps for gradients that are rounding errors.
+    tx = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-3, eps=1e-5))
+    change = make_augment(Strengths(rotation=10.0, contrast=0.3, noise=0.02))
     step = make_train_step(
         model,
         tx,
-        partial(losses.soft_dice, **pooled),
-        augment=shifted,
-        microbatches=max(microbatches, 1),
-        axis_name=axis_name,
+        partial(losses.soft_dice, pooled=is_random and microbatches == 1),
+        augment=change if is_random else None,
+        microbatches=microbatches,
+        axis_name=parallel.DATA if form == "pmap" else None,
     )
     images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 1), np.float32)
     state = TrainState.create(model, tx, jax.random.key(0), images)
-    measured = {}
+    mesh = parallel.make_mesh(devices)
     if form == "pmap":
-        local = [device for device in devices if device.process_index == jax.process_index()]
+        local = len(mesh.local_devices)
         compiled = parallel.pmap_step(step, devices=devices)
-        for number in range(STEPS):
-            batch = _of_this_process(batch_of(number, seed=draw))
-            shared = {
-                name: array.reshape(len(local), -1, *array.shape[1:])
-                for name, array in batch.items()
-            }
-            state, measured = compiled(state, shared)
     else:
-        mesh = parallel.make_mesh(devices, spatial=2 if form == "spatial" else 1)
+        local = 0
         compiled = parallel.jit_step(step, mesh)
         state = parallel.replicate(state, mesh)
-        for number in range(STEPS):
-            batch = _of_this_process(batch_of(number, seed=draw))
+    measured = {}
+    for number in range(STEPS):
+        rows = parallel.local_rows(ROWS, mesh)
+        batch: Any = {name: array[rows] for name, array in batch_of(number, seed=sample).items()}
+        if form == "pmap":
+            batch = jax.tree.map(lambda a: a.reshape(local, -1, *a.shape[1:]), batch)
+        else:
             batch = parallel.shard_batch(batch, mesh)
-            state, measured = compiled(state, batch)
+        state, measured = compiled(state, batch)
     state = state.replace(key=jax.random.key_data(state.key))
     leaves = jax.tree.leaves_with_path({"state": state, "metrics": measured})
     return {
@@ -109,21 +97,15 @@ def train(
     }
 
 
-def _of_this_process(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    share = ROWS // jax.process_count()
-    first = share * jax.process_index()
-    return {name: array[first : first + share] for name, array in batch.items()}
-
-
 def main() -> None:
-    """Joins the other processes, trains, and writes the leaves where this process is the lead."""
-    form, parts, draw, result, coordinator, processes, process = sys.argv[1:]
+    """Joins the other processes, trains, and in process 0 writes the leaves."""
+    form, microbatches, sample, result, coordinator, processes, process = sys.argv[1:]
     parallel.initialize(coordinator, num_processes=int(processes), process_id=int(process))
-    leaves = train(form, jax.devices(), microbatches=int(parts), draw=int(draw))
-    if parallel.is_lead():
+    leaves = train(form, jax.devices(), microbatches=int(microbatches), sample=int(sample))
+    if jax.process_index() == 0:
         np.savez(result, allow_pickle=False, **leaves)
-    # The lead holds the coordinator: it must not go before the others.
-    with parallel.together("ending"):
+    # Process 0 hosts the coordinator, so it must not exit before the others.
+    with parallel.all_or_none("ending"):
         pass
     sys.stdout.flush()
     os._exit(0)

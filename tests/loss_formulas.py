@@ -1,4 +1,4 @@
-"""The losses of the library, each beside its formula in NumPy, one image at a time."""
+"""The losses of the library, each with its formula in NumPy, one image at a time."""
 
 import functools
 import inspect
@@ -15,6 +15,11 @@ from jaxseg import losses
 
 Loss = Callable[..., jax.Array]
 
+
+def has_option(name: str, option: str) -> bool:
+    return option in inspect.signature(getattr(losses, name)).parameters
+
+
 LOSSES: dict[str, Loss] = {
     name: function
     for name in losses.__all__
@@ -23,7 +28,7 @@ LOSSES: dict[str, Loss] = {
 }
 CHANNELS = {name: (1,) if name == "lovasz_hinge" else (1, 3) for name in LOSSES}
 QUICK = {"cross_entropy", "soft_dice", "lovasz_hinge", "lovasz_softmax", "hausdorff_dt"}
-"""Losses of every kind; those of the other names are computed alike."""
+"""Losses of every kind; the others are computed in the same way."""
 
 
 def slow_but(quick: set[str], names: Iterable[str]) -> list[Any]:
@@ -43,17 +48,14 @@ EACH_LOSS_QUICKLY = pytest.mark.parametrize(
         for k in CHANNELS[name]
     ],
 )
-"""The same, but for a few marked slow: for tests that compile each loss anew."""
+"""The same with all but a few marked slow, for tests that compile each loss again."""
 
+MULTILABEL = [name for name in LOSSES if has_option(name, "multilabel")]
 CLASS_IDS_ONLY = {"lovasz_hinge", "lovasz_softmax"}
 DISTANCE_LOSSES = {"boundary", "hausdorff_dt"}
 
 # One shape for all tests, so that each loss is compiled once for them.
 SHAPE = (8, 6, 5)
-
-
-def has_option(name: str, option: str) -> bool:
-    return option in inspect.signature(LOSSES[name]).parameters
 
 
 def as_probabilities(labels: np.ndarray, channels: int) -> np.ndarray:
@@ -73,7 +75,7 @@ def compiled(name: str, **options: Any) -> Callable[..., tuple[np.ndarray, np.nd
     return lambda *arrays: jax.device_get(both(*arrays))
 
 
-# One image's counted pixels in float64: probabilities p and targets t as [N, K].
+# One image's valid pixels in float64: probabilities p and targets t as [N, K].
 
 
 def overlap(p: np.ndarray, t: np.ndarray) -> Any:
@@ -118,14 +120,14 @@ def focal_formula(p: np.ndarray, t: np.ndarray) -> float:
 
 
 def lovasz_formula(errors: np.ndarray, foreground: np.ndarray) -> float:
-    """Pixels turn wrong one by one in the order of falling error."""
-    truth = {i for i in range(len(errors)) if foreground[i]}
+    """Pixels turn wrong one by one in the order of descending error."""
+    actual = {i for i in range(len(errors)) if foreground[i]}
     wrong: set[int] = set()
     before, total = 0.0, 0.0
     for i in map(int, np.argsort(-errors)):
         wrong.add(i)
-        predicted = truth ^ wrong
-        after = 1 - len(truth & predicted) / len(truth | predicted)
+        predicted = actual ^ wrong
+        after = 1 - len(actual & predicted) / len(actual | predicted)
         total += float(errors[i]) * (after - before)
         before = after
     return total
@@ -158,23 +160,24 @@ def edge_distances(at: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.n
     return apart[:, inside].min(1), apart[:, ~inside].min(1)
 
 
-def boundary_formula(p: np.ndarray, t: np.ndarray, at: np.ndarray) -> float:
+def boundary_formula(p: np.ndarray, t: np.ndarray, at: np.ndarray, weights: np.ndarray) -> float:
     means = []
     for k in range(p.shape[1]):
         inside = t[:, k] == 1
         to_inside, to_outside = edge_distances(at, inside)
         has_edge = inside.any() and not inside.all()
         field = np.where(inside, 1 - to_outside, to_inside) if has_edge else np.zeros(len(at))
-        means.append((p[:, k] * field).mean())
+        means.append(np.average(p[:, k] * field, weights=weights))
     return float(np.mean(means))
 
 
-def hausdorff_formula(p: np.ndarray, t: np.ndarray, at: np.ndarray) -> float:
+def hausdorff_formula(p: np.ndarray, t: np.ndarray, at: np.ndarray, weights: np.ndarray) -> float:
     means = []
     for k in range(p.shape[1]):
         predicted = sum(edge_distances(at, p[:, k] > 0.5)) ** 2
         actual = sum(edge_distances(at, t[:, k] == 1)) ** 2
-        means.append(((p[:, k] - t[:, k]) ** 2 * (predicted + actual)).mean())
+        errors = (p[:, k] - t[:, k]) ** 2 * (predicted + actual)
+        means.append(np.average(errors, weights=weights))
     return float(np.mean(means))
 
 
@@ -195,7 +198,7 @@ FORMULAS: dict[str, Callable[..., float]] = {
 
 
 def by_formula(name: str, logits: np.ndarray, labels: np.ndarray, where: np.ndarray) -> list[float]:
-    """Each image's loss on its counted pixels alone, which is what ``where`` means."""
+    """Each image's loss on its valid pixels alone, each as often as its integer weight says."""
     logits = logits.astype(np.float64)
     channels = logits.shape[-1]
     if channels == 1:
@@ -204,7 +207,12 @@ def by_formula(name: str, logits: np.ndarray, labels: np.ndarray, where: np.ndar
         p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         t = np.eye(channels)[labels]
     places = np.moveaxis(np.indices(where.shape[1:]), 0, -1)
-    return [
-        FORMULAS[name](p[row][at], t[row][at], *([places[at]] if name in DISTANCE_LOSSES else []))
-        for row, at in enumerate(where)
-    ]
+    values = []
+    for row, at in enumerate(where > 0):
+        weights = where[row][at].astype(int)
+        if name in DISTANCE_LOSSES:
+            values.append(FORMULAS[name](p[row][at], t[row][at], places[at], weights))
+        else:
+            repeated = (np.repeat(x[row][at], weights, axis=0) for x in (p, t))
+            values.append(FORMULAS[name](*repeated))
+    return values

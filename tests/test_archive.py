@@ -8,7 +8,7 @@ from fake_archive import ALL_CLASSES, FOLDER, pack, write_folder
 
 from jaxseg.data import archive as archive_module
 from jaxseg.data.archive import ZIP_NAMES, PartialReleaseWarning, open_archive
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 
 @pytest.fixture

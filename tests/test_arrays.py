@@ -11,7 +11,7 @@ from jaxseg.data.arrays import FilmArrays, films_from_folders, load_arrays
 from jaxseg.data.covid_radiography import Builder, prepare
 from jaxseg.data.phantom import write_archive
 from jaxseg.data.preprocessing import preprocess
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 

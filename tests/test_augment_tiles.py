@@ -1,13 +1,16 @@
-"""Reading by tiles, as on a TPU, gives what reading by pixels gives."""
+"""Reading by tiles, as on a TPU, equals reading pixel by pixel."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.scipy.ndimage import map_coordinates
 
 from jaxseg import augment
 from jaxseg.augment import tiles
-from jaxseg.augment.affine import affine_matrices, move
+from jaxseg.augment.affine import affine_matrices, source_coordinates
 from jaxseg.augment.batch import draw
 
 STRENGTHS = {
@@ -20,80 +23,77 @@ STRENGTHS = {
         flip_left_right=0.5,
         flip_up_down=0.5,
     ),
+    "no shear": augment.Strengths(rotation=20.0, scale=0.5),
     "flips": augment.Strengths(flip_left_right=0.5, flip_up_down=0.5),
 }
 
 
-def drawn(strengths, size, count=6):
-    """Matrices as a batch draws them."""
-    amounts = draw(jax.random.key(0), np.arange(count, dtype=np.int32), strengths)
+def random_matrices(strengths, size, count=6):
+    amounts = draw(jax.random.key(0), count, strengths)
     names = ("rotation", "scale", "shift", "shear", "flip")
     return affine_matrices(size, **{name: getattr(amounts, name) for name in names})
 
 
-@pytest.mark.parametrize("strengths", STRENGTHS)
-def test_no_matrix_stretches_more_than_its_strengths_say(strengths):
-    strengths = STRENGTHS[strengths]
-    sums = jnp.abs(drawn(strengths, (40, 60), 500)[:, :, :2]).sum(-1)
-    assert sums.max() <= strengths.stretch + 1e-5
-    assert sums.max() > 0.6 * strengths.stretch
-
-
-def test_the_bound_is_reached():
-    strengths = augment.Strengths(rotation=20.0, scale=0.5)
-    still = np.zeros((1, 2), np.float32)
-    matrix = affine_matrices(
+def largest_stretch(rotation, scale):
+    """A matrix that reaches the bound of these strengths."""
+    zero = np.zeros((1, 2), np.float32)
+    return affine_matrices(
         (9, 9),
-        rotation=np.array([20.0], np.float32),
-        scale=np.array([1 / 1.5], np.float32),
-        shift=still,
-        shear=still[:, 0],
-        flip=still > 0,
+        rotation=np.array([rotation], np.float32),
+        scale=np.array([1 / (1 + scale)], np.float32),
+        shift=zero,
+        shear=zero[:, 0],
+        flip=zero > 0,
     )
-    assert np.abs(matrix[0, :, :2]).sum(-1).max() == pytest.approx(strengths.stretch, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("strengths", "size", "finer"),
-    [
-        ("robust", (96, 96), 1),
-        ("all", (45, 130), 1),
-        ("flips", (20, 7), 1),
-        ("robust", (40, 40), 2),
-    ],
-)
-def test_tiles_give_what_pixels_give(strengths, size, finer, monkeypatch):
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.random((6, *size, 2), np.float32))
-    grid = (6, finer * size[0], finer * size[1])
-    labels = jnp.asarray(rng.integers(0, 1000, grid, np.int32))
-    where = jnp.asarray(rng.random(grid) < 0.7)
+@pytest.mark.parametrize("strengths", STRENGTHS)
+def test_no_matrix_exceeds_max_stretch(strengths):
     strengths = STRENGTHS[strengths]
-    matrices = drawn(strengths, size)
-
-    def run():
-        return move(images, labels, where, matrices, stretch=strengths.stretch)
-
-    expected = run()
-    taken = []
-
-    def tiled(*arguments, tpu, default):
-        taken.append(default)
-        return tpu(*arguments)
-
-    monkeypatch.setattr(jax.lax, "platform_dependent", tiled)
-    jax.clear_caches()
-    film, *others = run()
-    jax.clear_caches()
-    assert taken
-    np.testing.assert_allclose(film, expected[0], atol=1e-6)
-    for one, other in zip(others, expected[1:], strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
+    sums = jnp.abs(random_matrices(strengths, (40, 60), 500)[:, :, :2]).sum(-1)
+    assert sums.max() <= strengths.max_stretch + 1e-5
+    assert sums.max() > 0.6 * strengths.max_stretch
 
 
-def test_a_patch_holds_all_that_a_tile_reads():
-    for stretch in (1.0, 1.3, 2.2, 5.7):
-        for start in np.linspace(0, 1, 21):
-            last = start + (tiles.TILE - 1) * stretch
-            assert int(np.floor(last)) + 2 <= tiles.patch_side(stretch)
+def test_max_stretch_is_the_least_upper_bound():
+    strengths = STRENGTHS["no shear"]
+    sums = np.abs(largest_stretch(20.0, 0.5)[0, :, :2]).sum(-1)
+    assert sums.max() == pytest.approx(strengths.max_stretch, rel=1e-6)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize(
+    ("strengths", "size"),
+    [("robust", (96, 96)), ("no shear", (128, 96)), ("all", (45, 130)), ("flips", (20, 7))],
+)
+def test_tiles_read_what_pixels_read(strengths, size, order):
+    strengths = STRENGTHS[strengths]
+    rng = np.random.default_rng(0)
+    plane = jnp.asarray(rng.integers(0, 1000, size).astype(np.float32))
+    matrices = random_matrices(strengths, size)
+    # The largest stretch needs the whole patch if a tile starts at the end of a pixel.
+    extreme = largest_stretch(min(strengths.rotation, 45.0), strengths.scale)
+    shifted = np.tile(extreme, (20, 1, 1))
+    shifted[:, :, 2] = np.linspace(0, 1, 20)[:, None]
+    matrices = jnp.concatenate([matrices, shifted])
+    coordinates = source_coordinates(matrices, size)
+
+    def by_tiles(at):
+        return tiles.map_coordinates(plane, at, order=order, max_stretch=strengths.max_stretch)
+
+    def by_pixels(at):
+        return map_coordinates(plane, at, order, mode="nearest")
+
+    actual, expected = (jax.vmap(read)(coordinates) for read in (by_tiles, by_pixels))
+    np.testing.assert_allclose(actual, expected, atol=1e-3 if order else 0)
+
+
+@pytest.mark.parametrize(("platform", "gathers"), [("tpu", False), ("cpu", True)])
+def test_only_a_tpu_program_reads_by_tiles(platform, gathers):
+    batch = {
+        "images": np.zeros((2, 40, 40, 1), np.uint8),
+        "labels": np.zeros((2, 80, 80), np.uint8),
+    }
+    change = jax.jit(augment.make_augment(dataclasses.replace(augment.ROBUST, noise=0.0)))
+    lowered = change.trace(jax.random.key(0), batch).lower(lowering_platforms=(platform,))
+    assert ("stablehlo.gather" in lowered.as_text()) == gathers

@@ -16,7 +16,7 @@ from jaxseg.data.archive import open_archive
 from jaxseg.data.covid_radiography import prepare
 from jaxseg.data.inspection import inspect
 from jaxseg.data.listing import climbs_out
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import agreement, layers, metrics, predict, steps_as_one_program
+from benchmarks import agreement, layers, metrics, predict
 from benchmarks import run as run_benchmarks
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,14 +69,6 @@ def test_peers_of_surface_distances_are_timed_beside_jaxseg_in_their_convention(
     monkeypatch.setattr(metrics, "compare", lambda _, them, __: compared.append([*them.values()]))
     metrics.surface_section(1)
     assert compared[:-1] == 3 * [["monai"] * 2, ["surface-distance"] * 2]
-
-
-def test_a_batch_that_devices_cannot_share_evenly_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["it", "--batch", "4"])
-    with pytest.raises(SystemExit) as ended:
-        steps_as_one_program.main()
-    assert ended.value.code == 2
-    assert "--batch: 4 films are no even share for 8 devices" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_scores_per_image_are_those_of_a_loop_over_pixels(num_classes):
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
-def test_pooled_scores_are_those_of_one_picture_of_all_images(num_classes):
+def test_pooled_scores_are_those_of_one_image_made_of_all_images(num_classes):
     logits, labels = batch_of(num_classes)
     valid = np.arange(8) < 5
     pooled = metrics.pooled(sums_jit(logits, labels), valid=valid)
@@ -82,8 +82,8 @@ def test_a_forecast_that_is_right_as_often_as_it_says_has_no_calibration_error()
     np.testing.assert_allclose(metrics.maximum_calibration_error(sums), [0], atol=1e-7)
     np.testing.assert_allclose(metrics.brier_score(sums), [(p * (1 - p)).mean()], rtol=1e-5)
     diagram = metrics.reliability(sums)
-    filled = np.asarray(diagram.share[0]) > 0
-    np.testing.assert_allclose(np.asarray(diagram.share[0])[filled], [1 / 3] * 3, rtol=1e-6)
+    filled = np.asarray(diagram.fraction[0]) > 0
+    np.testing.assert_allclose(np.asarray(diagram.fraction[0])[filled], [1 / 3] * 3, rtol=1e-6)
     np.testing.assert_allclose(np.asarray(diagram.confidence[0])[filled], p, rtol=1e-6)
     np.testing.assert_allclose(np.asarray(diagram.frequency[0])[filled], p, rtol=1e-6)
     assert np.isnan(np.asarray(diagram.frequency[0])[~filled]).all()
@@ -135,6 +135,22 @@ def test_where_equals_cropping_and_the_order_of_pixels_does_not_matter(num_class
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), cropped, other)
 
 
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_any_number_of_spatial_axes_gives_the_sums_of_two(num_classes):
+    logits, labels = batch_of(num_classes, shape=(2, 8, 8))
+    two = sums_jit(logits, labels)
+    for shape in ((2, 64), (2, 4, 4, 4)):
+        other = sums_jit(logits.reshape(*shape, num_classes), labels.reshape(shape))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), two, other)
+
+
+def test_the_first_of_equally_likely_classes_is_the_guess():
+    labels = np.array([[[0, 1, 2]]])
+    sums = host_sums(np.zeros((1, 1, 3, 3), np.float32), labels, bins=2)
+    assert sums.pixels.tolist() == [[3, 0]]
+    assert sums.hits.tolist() == [[1, 0]]
+
+
 def test_eight_devices_give_the_sums_of_one():
     logits, labels = batch_of(3)
     mesh = jax.make_mesh((8,), ("data",))
@@ -157,8 +173,8 @@ def test_a_label_outside_the_classes_or_a_logit_of_nan_makes_that_image_nan(num_
     for score in SCORES.values():
         np.testing.assert_array_equal(np.isnan(score(sums)), np.arange(8) == 2)
         assert np.isnan(score(metrics.pooled(sums)))
-    share = metrics.reliability(sums).share
-    np.testing.assert_array_equal(np.isnan(share).all(-1), np.arange(8) == 2)
+    fraction = metrics.reliability(sums).fraction
+    np.testing.assert_array_equal(np.isnan(fraction).all(-1), np.arange(8) == 2)
 
 
 def test_an_image_that_is_masked_out_has_no_score():
@@ -167,7 +183,7 @@ def test_an_image_that_is_masked_out_has_no_score():
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(sums))
     for score in SCORES.values():
         assert np.isnan(score(sums)).all()
-    assert np.isnan(metrics.reliability(sums).share).all()
+    assert np.isnan(metrics.reliability(sums).fraction).all()
 
 
 def test_bfloat16_logits_are_binned_in_float32():
@@ -192,8 +208,8 @@ def test_sums_are_right_with_64_bit_types_enabled():
     ("logits", "labels", "bins", "message"),
     [
         ((1, 4, 4, 1), (1, 4, 4), 0, "bins must be at least 1, got 0"),
-        ((1, 4, 4, 1), (1, 4, 5), 5, r"labels has shape \(1, 4, 5\), logits asks for \(1, 4, 4\)"),
-        ((1, 4, 4), (1, 4, 4), 5, r"logits must have shape \[B, H, W, K\] .* got \(1, 4, 4\)"),
+        ((1, 4, 4, 1), (1, 4, 5), 5, r"labels has shape \(1, 4, 5\), expected \(1, 4, 4\)"),
+        ((4, 4), (1, 4), 5, r"logits must have shape \[B, \*spatial, K\], got \(4, 4\)"),
     ],
 )
 def test_a_wrong_argument_is_named(logits, labels, bins, message):

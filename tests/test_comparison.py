@@ -15,10 +15,10 @@ from experiments.configurations import CONFIGURATIONS
 from experiments.run_directory import RunDirectory, write_json
 from experiments.score_table import ScoreTable
 from jaxseg import metrics
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 RNG = np.random.default_rng(0)
-BINS = {"confidence": [0.1, None, 0.9], "frequency": [0.2, None, 0.8], "share": [0.5, 0, 0.5]}
+BINS = {"confidence": [0.1, None, 0.9], "frequency": [0.2, None, 0.8], "fraction": [0.5, 0, 0.5]}
 
 
 def table(dice, ids=None, groups=None):
@@ -312,13 +312,13 @@ def test_seeds_scored_on_other_films_are_refused(tmp_path):
 
 def test_the_pooled_diagram_is_that_of_all_pixels_together():
     parts = [
-        {"confidence": [0.1, None], "frequency": [0.0, None], "share": [1.0, 0.0]},
-        {"confidence": [0.3, 0.9], "frequency": [0.5, 1.0], "share": [0.25, 0.75]},
+        {"confidence": [0.1, None], "frequency": [0.0, None], "fraction": [1.0, 0.0]},
+        {"confidence": [0.3, 0.9], "frequency": [0.5, 1.0], "fraction": [0.25, 0.75]},
     ]
     pooled = comparison.pooled_calibration(parts)
     np.testing.assert_allclose(pooled["confidence"], [(0.1 + 0.25 * 0.3) / 1.25, 0.9])
     np.testing.assert_allclose(pooled["frequency"], [0.125 / 1.25, 1.0])
-    np.testing.assert_allclose(pooled["share"], [0.625, 0.375])
+    np.testing.assert_allclose(pooled["fraction"], [0.625, 0.375])
     empty = comparison.pooled_calibration(parts[:1])
     assert np.isnan(empty["confidence"][1])
 

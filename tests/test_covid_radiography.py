@@ -25,7 +25,7 @@ from jaxseg.data.covid_radiography import (
     prepare,
 )
 from jaxseg.data.splits import SPLITS
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::jaxseg.data.archive.PartialReleaseWarning",

@@ -8,7 +8,7 @@ from pydicom.pixels.processing import apply_windowing
 
 from jaxseg.data.dicom import is_dicom, read_dicom
 from jaxseg.data.films import stretched
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 from tests.dicom_file import write_dicom
 
 STORED = np.random.default_rng(0).integers(0, 4096, (20, 30), np.uint16)

@@ -12,7 +12,6 @@ from PIL import Image
 
 from jaxseg import parallel
 from jaxseg.data import phantom
-from jaxseg.inference import make_predict
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,22 +35,10 @@ def run(code, **names):
     return space
 
 
-def test_the_page_on_own_models_trains_one(capsys):
-    space = run(code_of("docs/own_model.md"))
-    assert int(space["state"].step) == 60
-    assert type(space["model"]).__name__ == "Dilated"
-    films, shares = space["images"][:2], space["images"][:2] / np.float32(255)
-    by_bytes, by_shares = (make_predict(space["model"])(space["state"], f) for f in (films, shares))
-    np.testing.assert_allclose(by_bytes, by_shares, atol=1e-4)
-    (said,) = re.findall(r"Dice (0\.\d\d)\n", capsys.readouterr().out)
-    # All lung would have about 0.4.
-    assert 0.75 < float(said) <= 1
-
-
 @pytest.mark.slow
 def test_the_readme_trains_and_scores(capsys):
     space = run(code_of("README.md"))
-    assert int(space["state"].step) == 40
+    assert int(space["state"].step) == 60
     # All object would have 0.67.
     assert 0.85 < float(capsys.readouterr().out.strip(" []\n")) <= 1
 
@@ -83,7 +70,7 @@ def test_the_page_on_many_devices_takes_a_step():
     code = narrower(code_of("docs/many_devices.md"))
     space = run(code, my_rows_of_every_batch=lambda: [batch])
     assert int(space["state"].step) == 1
-    assert np.isfinite(parallel.to_host(space["metrics"]["loss"]))
+    assert np.isfinite(parallel.gather_to_host(space["metrics"]["loss"]))
 
 
 @pytest.mark.slow

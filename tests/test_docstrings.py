@@ -29,10 +29,11 @@ MAIN = {
     "jaxseg.surface.distance_transform",
     "jaxseg.surface.hausdorff",
     "jaxseg.training.TrainState.create",
+    "jaxseg.training.evaluate",
     "jaxseg.training.make_eval_step",
     "jaxseg.training.make_train_step",
 }
-"""What a newcomer meets first."""
+"""The names that a new user meets first."""
 
 MORE = {
     "jaxseg.inference.largest_components",
@@ -41,7 +42,6 @@ MORE = {
     "jaxseg.metrics.predicted_labels",
     "jaxseg.surface.measure",
     "jaxseg.surface.normalized_surface_dice",
-    "jaxseg.training.gather_batch",
 }
 
 COMPILES_MUCH = {
@@ -51,6 +51,7 @@ COMPILES_MUCH = {
     "jaxseg.inference.make_predict",
     "jaxseg.models.UNet",
     "jaxseg.parallel.jit_step",
+    "jaxseg.training.evaluate",
     "jaxseg.training.make_eval_step",
     "jaxseg.training.make_train_step",
 }

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from jaxseg import inference
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 RNG = np.random.default_rng(3)
 
@@ -52,10 +52,11 @@ def test_huge_logits_stay_finite():
 
 
 @pytest.mark.parametrize("classes", [1, 3])
-def test_mutual_information_is_the_entropy_that_the_members_do_not_share(classes):
+def test_mutual_information_is_the_entropy_of_the_mean_minus_the_mean_entropy(classes):
     logits = members(classes)
-    own = probabilities(logits)
-    expected = stats.entropy(own.mean(axis=0), axis=-1) - stats.entropy(own, axis=-1).mean(axis=0)
+    each = probabilities(logits)
+    mean = stats.entropy(each.mean(axis=0), axis=-1)
+    expected = mean - stats.entropy(each, axis=-1).mean(axis=0)
     found = jax.jit(inference.mutual_information)(logits)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert expected.max() > 0.1
@@ -68,47 +69,47 @@ def gradient():
 
 
 @pytest.mark.parametrize("classes", [1, 3])
-def test_the_gradient_of_mutual_information_is_its_slope(classes, gradient):
+def test_the_gradient_of_mutual_information_is_its_difference_quotient(classes, gradient):
     logits, along = members(classes), members(classes)
 
     def by_hand(logits):
-        own = probabilities(logits)
-        joint = stats.entropy(own.mean(axis=0), axis=-1)
-        return (joint - stats.entropy(own, axis=-1).mean(axis=0)).sum()
+        each = probabilities(logits)
+        joint = stats.entropy(each.mean(axis=0), axis=-1)
+        return (joint - stats.entropy(each, axis=-1).mean(axis=0)).sum()
 
     step = 1e-5 * along.astype(np.float64)
-    slope = (by_hand(logits + step) - by_hand(logits - step)) / 2e-5
-    np.testing.assert_allclose((gradient(logits) * along).sum(), slope, rtol=1e-4)
+    quotient = (by_hand(logits + step) - by_hand(logits - step)) / 2e-5
+    np.testing.assert_allclose((gradient(logits) * along).sum(), quotient, rtol=1e-4)
 
 
 @pytest.mark.parametrize("classes", [1, 3])
-def test_sure_members_have_a_gradient(classes, gradient):
-    # Where e to the power of the difference is 0 in float32.
+def test_certain_members_have_a_finite_gradient(classes, gradient):
+    # The exponential of these differences is 0 in float32.
     logits = np.clip(100 * members(classes), -150, 150)
     assert np.isfinite(gradient(logits)).all()
 
 
-def test_two_sure_members_that_disagree_have_a_bits_worth_of_information():
+def test_two_certain_members_that_disagree_have_one_bit_of_information():
     logits = np.array([50, -50], np.float32)[:, None, None, None, None]
     np.testing.assert_allclose(inference.mutual_information(logits), np.log(2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [1, 3])
-def test_disagreement_is_one_less_the_mean_dice_of_pairs(classes):
+def test_disagreement_is_1_minus_the_mean_dice_of_pairs(classes):
     logits = members(classes)
     labels = logits[..., 0] > 0 if classes == 1 else logits.argmax(axis=-1)
     expected = []
-    for film in range(2):
+    for image in range(2):
         dice = [
             2 * ((a == c) & (b == c)).sum() / ((a == c).sum() + (b == c).sum())
-            for a, b in itertools.combinations(labels[:, film], 2)
+            for a, b in itertools.combinations(labels[:, image], 2)
             for c in range(1, max(classes, 2))
         ]
         expected.append(1 - np.mean(dice))
     np.testing.assert_allclose(jax.jit(inference.disagreement)(logits), expected, rtol=1e-6)
 
 
-def test_empty_masks_agree_and_nan_is_told():
+def test_empty_masks_agree_and_nan_stays_nan():
     empty = np.full((2, 2, 4, 4, 1), -1, np.float32)
     empty[0, 1, 0, 0] = np.nan
     assert inference.disagreement(empty)[0] == 0

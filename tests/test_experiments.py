@@ -17,16 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import command, evaluate, predict, report, train, trained
+from experiments import command, evaluate, opening, predict, report, train, trained
 from experiments.configurations import CONFIGURATIONS
 from experiments.run_directory import RunDirectory
+from jaxseg import parallel
 from jaxseg.data import phantom
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--size", "32", "--widths", "4", "8", "--epochs", "2", "--batch-size", "4"]
+SMALL = ["--size", "32", "--widths", "4", "8", "--epochs", "2", "--batch-size", "8"]
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +110,8 @@ def test_the_steps_of_an_epoch_are_logged_and_their_mean_is_the_epochs_loss(fini
     first = [row for row in steps if row["step"] <= epochs[0]["step"]]
     images = sum(row["images"] for row in first)
     loss = sum(row["loss"] * row["images"] for row in first) / images
-    assert images == finished.read_summary()["films"]["train"]
+    batch_size = int(SMALL[-1])
+    assert images == finished.read_summary()["films"]["train"] // batch_size * batch_size
     assert epochs[0]["loss"] == pytest.approx(loss, rel=1e-5)
 
 
@@ -276,7 +278,7 @@ def test_a_run_killed_in_mid_epoch_resumes_and_ends_with_the_same_bits(films, tm
     stopped(options, broken, signal.SIGKILL)
     assert broken.read_summary() is None
     out = ended(process("train", *options, "--workdir", broken.path, "--resume"))
-    assert "going on after step" in out
+    assert "resuming after step" in out
 
     unbroken = RunDirectory(tmp_path / "unbroken")
     states = [trained.load(directory).state for directory in (broken, unbroken)]
@@ -459,10 +461,8 @@ def test_a_film_that_cannot_be_read_is_named(
         (["--ema-decay", "1"], ["--ema-decay", "[0, 1)"]),
         (["--seed", "-1"], ["--seed", "between 0"]),
         (["--seed", "4294967296"], ["--seed", "between 0"]),
-        (["--microbatches", "64"], ["--microbatches", "more parts"]),
         (["--remat", "5"], ["--remat", "0 to 4"]),
-        (["--spatial-shards", "16"], ["mesh", "needs 16 devices, there are 8"]),
-        (["--coordinator", "nowhere"], ["go together"]),
+        (["--coordinator", "nowhere"], ["must be given together"]),
         (["--resume"], ["--workdir"]),
     ],
 )
@@ -476,18 +476,34 @@ def on(films, folder):
             "--workdir", folder / "run", *SMALL]  # fmt: skip
 
 
-def test_more_spatial_shards_than_the_coarsest_level_has_rows_are_refused(
-    films, tmp_path, capsys, monkeypatch
-):
-    options = [*on(films, tmp_path), "--size", "24", "--spatial-shards", "8"]
-    words = ("--spatial-shards", "8 shards", "multiple of 16, not 24")
-    assert_refused(run(train, options, capsys, monkeypatch), *words)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--batch-size", "12"],
+            "8 devices do not divide a batch of 12 images; .* fit are 8 and 16",
+        ),
+        (["--microbatches", "3"], "8 devices and 3 microbatches do not divide .* that fit are 24"),
+    ],
+)
+def test_a_batch_size_that_does_not_fit_is_refused_with_the_nearest(options, words):
+    configuration = dataclasses.replace(
+        CONFIGURATIONS["phantom"],
+        **{options[0].removeprefix("--").replace("-", "_"): int(options[1])},
+    )
+    with pytest.raises(InputError, match=words):
+        opening.check_batch_size(configuration, 100, parallel.make_mesh())
 
 
-def test_finer_labels_that_shards_cannot_share_are_refused(films, tmp_path, capsys, monkeypatch):
-    options = [*on(films, tmp_path), "--label-size", "36", "--spatial-shards", "8"]
-    words = ("--label-size", "36 is no multiple of 8 shards")
-    assert_refused(run(train, options, capsys, monkeypatch), *words)
+def test_a_batch_larger_than_the_training_set_shrinks_to_it(capsys):
+    configuration = dataclasses.replace(CONFIGURATIONS["phantom"], batch_size=16)
+    mesh = parallel.make_mesh()
+    assert opening.check_batch_size(configuration, 100, mesh) == 16
+    assert capsys.readouterr().out == ""
+    assert opening.check_batch_size(configuration, 13, mesh) == 8
+    assert capsys.readouterr().out == "--batch-size: 8 instead of 16, for 13 training images\n"
+    with pytest.raises(InputError, match="7 training images are fewer than 8"):
+        opening.check_batch_size(configuration, 7, mesh)
 
 
 def test_a_checkpoint_folder_that_cannot_be_written_is_named_before_training(
@@ -577,14 +593,12 @@ def test_a_configuration_names_its_loss_as_code_would():
     assert names == ["cross_entropy", "combine({cross_entropy: 1.0, soft_dice: 1.0})"]
 
 
-def test_an_epoch_visits_every_film_once_in_an_order_of_its_own():
-    seed = CONFIGURATIONS["seed"]
-    films = np.arange(100, 137)
-    orders = [train.epoch_order(films, seed, epoch, rows=24) for epoch in (0, 1)]
+def test_an_epoch_uses_every_image_at_most_once_in_an_order_of_its_own():
+    images = np.arange(100, 137)
+    orders = [train.epoch_order(images, 42, epoch, 16) for epoch in (0, 1)]
     for order in orders:
-        assert order.shape == (3, 24)
-        assert sorted(order[order >= 0]) == list(films)
-        # Sixteen films a step whatever the devices round the rows up to.
-        assert [(row >= 0).sum() for row in order] == [16, 16, 5]
+        assert order.shape == (2, 16)
+        assert len(set(order.ravel())) == 32
+        assert set(order.ravel()) <= set(images)
     assert not np.array_equal(orders[0], orders[1])
-    np.testing.assert_array_equal(orders[0], train.epoch_order(films, seed, 0, rows=24))
+    np.testing.assert_array_equal(orders[0], train.epoch_order(images, 42, 0, 16))

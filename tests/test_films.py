@@ -20,7 +20,7 @@ from jaxseg.data.films import (
     resize_film,
     resize_mask,
 )
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 GREY = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
 DEEP = np.random.default_rng(1).integers(300, 4000, (40, 30)).astype(np.uint16)

@@ -11,7 +11,7 @@ from experiments.films import load
 from jaxseg.data.arrays import films_from_folders
 from jaxseg.data.films import read_classes, read_mask
 from jaxseg.data.folders import load_folders, read_groups
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 VALUES = np.array([[0, 150, 200], [250, 255, 7]], np.uint8)
 CLASSES = ((150, 200), (250,))

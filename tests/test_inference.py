@@ -1,4 +1,4 @@
-"""From logits to masks."""
+"""Prediction, and resizing of logits."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxseg.training import TrainState
 
 
 def bilinear(image, size):
-    """Half-pixel centres, edges repeated, one output pixel at a time."""
+    """Half-pixel centers, edges repeated, one output pixel at a time."""
     out = np.empty(size)
     for row in range(size[0]):
         for column in range(size[1]):

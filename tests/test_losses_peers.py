@@ -37,6 +37,13 @@ def channels_first(array: np.ndarray) -> Any:
     return torch.tensor(np.moveaxis(array, -1, 1).copy())
 
 
+def draw_multilabel(num_channels: int = 4) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Logits, a 0 or 1 for every channel, and the same channels first."""
+    logits, _ = draw(num_channels)
+    labels = np.random.default_rng(5).integers(0, 2, logits.shape).astype(np.int32)
+    return logits, labels, channels_first(labels.astype(np.float32))
+
+
 def one_hot(labels: np.ndarray, num_channels: int) -> np.ndarray:
     if num_channels == 1:
         return labels[..., None].astype(np.float32)
@@ -74,10 +81,12 @@ def smp_loss(name: str, channels: int, **options: Any) -> Callable[..., Any]:
     return getattr(smp.losses, name)("binary" if channels == 1 else "multiclass", **options)
 
 
-def monai_loss(name: str, channels: int, **options: Any) -> Callable[..., Any]:
+def monai_loss(
+    name: str, channels: int, *, multilabel: bool = False, **options: Any
+) -> Callable[..., Any]:
     """A MONAI loss on logits and one-hot targets, ``[B]``; with ``batch=True`` a scalar."""
     monai = pytest.importorskip("monai.losses", reason="parity with MONAI")
-    activation = {"sigmoid": True} if channels == 1 else {"softmax": True}
+    activation = {"sigmoid": True} if channels == 1 or multilabel else {"softmax": True}
     loss = getattr(monai, name)(reduction="none", **activation, **options)
     rows = 1 if options.get("batch") else SHAPE[0]
     return lambda logits, target: loss(logits, target).reshape(rows, -1).mean(1).squeeze()
@@ -162,7 +171,7 @@ def test_class_weights_of_overlap_losses_agree_with_smp():
     assert_agrees(ours, theirs, logits, labels, torch.tensor(labels).long())
 
 
-def test_an_absent_class_costs_nothing_in_smp_and_its_false_positives_here():
+def test_an_absent_class_has_loss_0_in_smp_and_its_false_positives_here():
     logits, labels = draw(4)
     labels = np.where(labels == 3, 0, labels)
     theirs = smp_loss("DiceLoss", 4)(channels_first(logits), torch.tensor(labels).long()).item()
@@ -368,7 +377,7 @@ def test_focal_on_probabilities_agrees_with_monai_over_classes():
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_lovasz_hinge_agrees_with_smp(pooled):
-    """smp's slopes are differences of numbers near 1, so they miss by 1e-7 whatever their size."""
+    """smp subtracts numbers near 1, so its gradients have an error of 1e-7 whatever their size."""
     logits, labels = draw(1)
     loss = smp_loss("LovaszLoss", 1, per_image=not pooled)
     ours = partial(losses.lovasz_hinge, pooled=pooled)
@@ -446,3 +455,104 @@ def test_deep_supervision_agrees_with_monai():
     )
     ours = losses.deep_supervision(losses.soft_dice)(levels, labels)
     np.testing.assert_allclose(ours.mean(), theirs.item(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(
+    ("ours", "name", "options"),
+    [
+        (partial(losses.soft_dice, smooth=1e-5), "DiceLoss", {}),
+        (
+            partial(losses.jaccard, smooth=1e-5),
+            "DiceLoss",
+            {"jaccard": True, "smooth_nr": 2e-5, "smooth_dr": 2e-5},
+        ),
+        (
+            partial(losses.tversky, alpha=0.2, beta=0.9, smooth=0.5),
+            "TverskyLoss",
+            {"alpha": 0.2, "beta": 0.9, "smooth_nr": 0.5, "smooth_dr": 0.5},
+        ),
+        (
+            partial(losses.generalized_dice, smooth=0.0),
+            "GeneralizedDiceLoss",
+            {"smooth_nr": 0.0, "smooth_dr": 0.0},
+        ),
+    ],
+    ids=["soft_dice", "jaccard", "tversky", "generalized_dice"],
+)
+def test_multilabel_overlap_losses_agree_with_monai(ours, name, options, pooled):
+    logits, labels, target = draw_multilabel()
+    theirs = monai_loss(name, 4, multilabel=True, batch=pooled, **options)
+    assert_agrees(partial(ours, multilabel=True, pooled=pooled), theirs, logits, labels, target)
+
+
+@pytest.mark.parametrize("name", ["boundary", "hausdorff_dt"])
+def test_multilabel_distance_losses_agree_with_monai(name):
+    logits, labels = blobs(3)
+    channels = one_hot(labels, 3).astype(np.int32)
+    if name == "boundary":
+        theirs = monai_loss("BoundaryLoss", 3, multilabel=True)
+    else:
+        theirs = monai_loss("HausdorffDTLoss", 3, multilabel=True, include_background=True)
+    ours = partial(getattr(losses, name), multilabel=True)
+    assert_agrees(ours, theirs, logits, channels, channels_first(channels.astype(np.float32)))
+
+
+def test_multilabel_cross_entropy_agrees_with_torch():
+    """Also on probabilities."""
+    logits, labels, target = draw_multilabel()
+    theirs = torch.nn.functional.binary_cross_entropy_with_logits
+    ours = partial(losses.cross_entropy, multilabel=True, pooled=True)
+    assert_agrees(ours, theirs, logits, labels, target)
+    probabilities = soft(4)
+    assert_agrees(ours, theirs, logits, probabilities, channels_first(probabilities))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.05])
+def test_multilabel_cross_entropy_agrees_with_smp(smoothing):
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="parity with smp")
+    logits, labels, target = draw_multilabel()
+    theirs = smp.losses.SoftBCEWithLogitsLoss(smooth_factor=smoothing)
+    ours = partial(
+        losses.cross_entropy, multilabel=True, label_smoothing=2 * smoothing, pooled=True
+    )
+    assert_agrees(ours, theirs, logits, labels, target)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("alpha", [None, 0.25, [0.5, 1.0, 2.0, 0.0]])
+def test_multilabel_focal_agrees_with_monai_and_smp(gamma, alpha):
+    """smp has one alpha for all channels only."""
+    monai = pytest.importorskip("monai.losses", reason="parity with MONAI")
+    logits, labels, target = draw_multilabel()
+    ours = partial(losses.focal, multilabel=True, gamma=gamma, alpha=alpha)
+    loss = monai.FocalLoss(gamma=gamma, alpha=alpha, reduction="none")
+    assert_agrees(ours, lambda x, y: loss(x, y).flatten(1).mean(1), logits, labels, target)
+    if not isinstance(alpha, list):
+        smp = pytest.importorskip("segmentation_models_pytorch", reason="parity with smp")
+        theirs = smp.losses.FocalLoss("multilabel", gamma=gamma, alpha=alpha)
+        assert_agrees(partial(ours, pooled=True), theirs, logits, labels, target)
+
+
+def test_multilabel_dice_agrees_with_smp():
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="parity with smp")
+    logits, labels, target = draw_multilabel()
+    ours = partial(losses.soft_dice, smooth=0.0, multilabel=True, pooled=True)
+    assert_agrees(ours, smp.losses.DiceLoss("multilabel"), logits, labels, target)
+
+
+def test_multilabel_lovasz_hinge_takes_channels_apart_where_smp_takes_them_as_one_image():
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="parity with smp")
+    logits, labels, target = draw_multilabel()
+    binary = smp.losses.LovaszLoss("binary", per_image=True)
+    assert_agrees(
+        lambda x, y: losses.lovasz_hinge(x, y, multilabel=True).mean(),
+        lambda x, y: torch.stack([binary(x[:, k], y[:, k]) for k in range(4)]).mean(),
+        logits,
+        labels,
+        target,
+        gradient_tolerance=5e-5,
+    )
+    together = logits.reshape(SHAPE[0], -1, 1, 1), labels.reshape(SHAPE[0], -1, 1)
+    theirs = smp.losses.LovaszLoss("multilabel", per_image=True)(channels_first(logits), target)
+    np.testing.assert_allclose(losses.lovasz_hinge(*together).mean(), theirs.item(), rtol=1e-5)

@@ -1,18 +1,18 @@
-"""What is done to one film's mask, beside a search over sets of pixels."""
+"""Post-processing of masks agrees with a search over sets of pixels."""
 
 import jax
 import numpy as np
 import pytest
 
+from jaxseg.errors import InputError
 from jaxseg.inference import component_areas, confidence, fill_holes, largest_components
-from jaxseg.types import InputError
 
 EDGES = [(0, 1), (1, 0), (0, -1), (-1, 0)]
 EDGES_AND_CORNERS = [*EDGES, (1, 1), (1, -1), (-1, 1), (-1, -1)]
 
 
 def components(pixels, steps):
-    """Sets of pixels that hang together, in reading order of their first pixels."""
+    """Connected sets of pixels, in reading order of their first pixels."""
     left, found = set(pixels), []
     for first in sorted(pixels):
         if first not in left:
@@ -35,7 +35,7 @@ def pixels_of(mask):
 def random_masks():
     rng = np.random.default_rng(0)
     shapes = [(1, 1), (1, 9), (12, 7), (20, 20), (15, 31)]
-    masks = [rng.random(shape) < share for shape in shapes for share in (0.3, 0.5, 0.7)]
+    masks = [rng.random(shape) < fraction for shape in shapes for fraction in (0.3, 0.5, 0.7)]
     return [*masks, np.zeros((5, 6), bool), np.ones((5, 6), bool)]
 
 
@@ -43,9 +43,9 @@ def random_masks():
 def test_holes_are_background_that_no_path_over_edges_joins_to_the_border(mask):
     filled = pixels_of(mask)
     height, width = mask.shape
-    for part in components(pixels_of(~mask), EDGES):
-        if not any(y in (0, height - 1) or x in (0, width - 1) for y, x in part):
-            filled |= part
+    for component in components(pixels_of(~mask), EDGES):
+        if not any(y in (0, height - 1) or x in (0, width - 1) for y, x in component):
+            filled |= component
     assert pixels_of(fill_holes(mask)) == filled
 
 
@@ -56,12 +56,12 @@ def test_the_largest_components_are_kept(mask, count):
     found.sort(key=len, reverse=True)
     kept = largest_components(mask, count)
     assert pixels_of(kept) == set().union(*found[:count])
-    assert component_areas(mask).tolist() == [len(part) for part in found]
+    assert component_areas(mask).tolist() == [len(component) for component in found]
     assert kept.dtype == bool
 
 
-def test_no_component_is_refused():
-    with pytest.raises(InputError, match="0 should be 1 or more"):
+def test_a_count_of_0_components_is_refused():
+    with pytest.raises(InputError, match="count is 0"):
         largest_components(np.ones((2, 2), bool), 0)
 
 
@@ -71,7 +71,7 @@ def test_confidence_is_the_mean_over_mask_and_complement_of_the_probability_by_h
     labels = np.array([[1, 0], [1, 0]])
     by_hand = ((p[0, 0] + p[1, 0]) / 2 + (1 - p[0, 1] + 1 - p[1, 1]) / 2) / 2
     assert confidence(logits, labels) == pytest.approx(by_hand, rel=1e-6)
-    # A mask against the network, and one that is all there is.
+    # Labels that the network contradicts, and labels of one class only.
     assert confidence(logits, 1 - labels) == pytest.approx(1 - by_hand, rel=1e-6)
     assert confidence(logits, np.zeros((2, 2), int)) == pytest.approx((1 - p).mean(), rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""Counts, the ratios of them and pooling, against Python sets of pixels."""
+"""Counts, ratios, confusion matrices and means, against Python sets of pixels."""
 
 import math
 
@@ -33,7 +33,8 @@ def label_arrays(num_classes, shape=SHAPE):
 
 
 masks = hnp.arrays(np.bool_, SHAPE)
-count_jit = jax.jit(metrics.count, static_argnames="num_classes")
+count_jit = jax.jit(metrics.count, static_argnames=("num_classes", "multilabel"))
+matrix_jit = jax.jit(metrics.confusion_matrix, static_argnames="num_classes")
 
 
 def pixels_of(labels, label, where):
@@ -81,6 +82,27 @@ def test_counts_are_those_of_sets_of_pixels(num_classes, data):
         np.testing.assert_array_equal(found[:, image], expected)
     np.testing.assert_array_equal(found.sum(axis=0) - where.sum((1, 2))[:, None], 0)
     assert counts.tp.dtype == jnp.int32
+
+
+@given(data=st.data())
+@few
+def test_multilabel_counts_are_the_binary_counts_of_each_channel(data):
+    shape = (3, 4, 5, 2)
+    predicted, actual = (data.draw(label_arrays(1, shape)) for _ in range(2))
+    where = data.draw(masks)
+    counts = count_jit(predicted, actual, num_classes=2, multilabel=True, where=where)
+    for channel in range(2):
+        one = count_jit(predicted[..., channel], actual[..., channel], num_classes=1, where=where)
+        assert_trees_equal(rows_of(counts, (slice(None), slice(channel, channel + 1))), one)
+
+
+def test_a_multilabel_value_outside_makes_that_channel_nan_and_no_other():
+    predicted, actual = np.random.default_rng(0).integers(0, 2, (2, 3, 8, 8, 2), dtype=np.int32)
+    actual[1, 2, 3, 0] = 255
+    counts = metrics.count(predicted, actual, num_classes=2, multilabel=True)
+    assert counts.outside.tolist() == [[0, 0], [1, 0], [0, 0]]
+    undefined = [[False, False], [True, False], [False, False]]
+    assert np.isnan(metrics.dice(counts)).tolist() == undefined
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
@@ -192,6 +214,20 @@ def test_the_dtype_of_labels_does_not_matter(dtype):
     )
 
 
+@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize("shape", [(8, 256), (8, 4, 8, 8), (8, 2, 4, 4, 8)])
+def test_any_number_of_spatial_axes_counts_as_two(num_classes, shape):
+    predicted, actual = random_labels(num_classes)
+    where = np.random.default_rng(1).random(actual.shape) < 0.7
+    arrays = predicted, actual, where
+    for function in (count_jit, matrix_jit):
+        two, other = (
+            function(p, a, num_classes=num_classes, where=w)
+            for p, a, w in (arrays, (x.reshape(shape) for x in arrays))
+        )
+        assert_trees_equal(two, other)
+
+
 def test_bool_masks_count_as_zero_and_one():
     predicted, actual = random_labels(1)
     assert_trees_equal(
@@ -298,22 +334,55 @@ def test_pooling_is_exact_where_int32_and_float32_would_not_be():
 def test_pooled_batches_add_up_to_the_pooled_set_and_padding_is_dropped():
     predicted, actual = random_labels(3)
     counts = metrics.count(predicted, actual, num_classes=3)
-    whole = metrics.pooled(counts)
     valid = np.array([True] * 5 + [False] * 3)
-    parts = metrics.pooled(counts, valid=valid) + metrics.pooled(counts, valid=~valid)
-    assert_trees_equal(parts, whole)
-    assert_trees_equal(
-        metrics.pooled(counts, valid=valid), metrics.pooled(rows_of(counts, slice(5)))
-    )
-    assert_trees_equal(metrics.pooled(counts + counts), whole + whole)
+    first = metrics.pooled(counts, valid=valid)
+    both = jax.tree.map(np.add, first, metrics.pooled(counts, valid=~valid))
+    assert_trees_equal(both, metrics.pooled(counts))
+    assert_trees_equal(first, metrics.pooled(rows_of(counts, slice(5))))
 
 
-def test_a_pooled_ratio_is_that_of_one_picture_of_all_images():
+def test_a_pooled_ratio_is_that_of_one_image_made_of_all_images():
     predicted, actual = random_labels(3)
     counts = metrics.pooled(metrics.count(predicted, actual, num_classes=3))
     one = metrics.count(predicted.reshape(1, -1, 16), actual.reshape(1, -1, 16), num_classes=3)
     for ratio in RATIOS.values():
         np.testing.assert_allclose(ratio(counts), ratio(one)[0], rtol=1e-6, atol=1e-7)
+
+
+@given(data=st.data())
+@few
+def test_a_confusion_matrix_counts_pairs_of_labels_and_leaves_out_labels_outside(data):
+    predicted, actual = (data.draw(label_arrays(4)) for _ in range(2))  # 3 is no class.
+    where = data.draw(masks)
+    matrix = matrix_jit(predicted, actual, num_classes=3, where=where)
+    expected = np.zeros((3, 4, 4), int)
+    for pixel in zip(*np.nonzero(where), strict=True):
+        expected[pixel[0], actual[pixel], predicted[pixel]] += 1
+    np.testing.assert_array_equal(matrix, expected[:, :3, :3])
+    assert matrix.dtype == jnp.int32
+    counts = count_jit(predicted, actual, num_classes=3, where=where)
+    np.testing.assert_array_equal(counts.tp, np.diagonal(matrix, axis1=1, axis2=2))
+    np.testing.assert_array_equal(counts.fp + counts.tp, matrix.sum(axis=1))
+    np.testing.assert_array_equal(counts.fn + counts.tp, matrix.sum(axis=2))
+    np.testing.assert_array_equal(matrix.sum((1, 2)) + counts.outside[:, 0], where.sum((1, 2)))
+
+
+def test_the_confusion_matrix_of_binary_labels_has_two_classes():
+    predicted, actual = random_labels(1)
+    matrix = metrics.confusion_matrix(predicted, actual, num_classes=1)
+    counts = metrics.count(predicted, actual, num_classes=1)
+    cells = np.concatenate([counts.tn, counts.fp, counts.fn, counts.tp], axis=-1)
+    np.testing.assert_array_equal(matrix, cells.reshape(-1, 2, 2))
+    for labels in ((predicted, actual), (predicted == 1, actual == 1)):
+        two = metrics.confusion_matrix(*labels, num_classes=2)
+        np.testing.assert_array_equal(matrix, two)
+
+
+def test_a_pooled_confusion_matrix_is_exact_beyond_int32():
+    rows = np.full((4, 2, 2), 2**30, np.int32)
+    pooled = metrics.pooled(rows, valid=np.array([True, True, True, False]))
+    assert pooled.dtype == np.int64
+    assert pooled.tolist() == [[3 * 2**30] * 2] * 2
 
 
 def test_the_mean_leaves_out_the_undefined_and_the_padding_and_reports_how_many():
@@ -329,8 +398,41 @@ def test_the_mean_leaves_out_the_undefined_and_the_padding_and_reports_how_many(
     assert (nothing.images, nothing.undefined) == (0, 0)
 
 
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_the_mean_over_classes_leaves_out_undefined_classes(array):
+    values = np.array([[0.5, np.nan, 1.0], [np.nan] * 3, [0.0, 0.25, 0.5]], np.float32)
+    mean = metrics.mean_over_classes(array(values))
+    assert isinstance(mean, type(array(values)))
+    assert mean.dtype == np.float32
+    np.testing.assert_array_equal(mean, np.array([0.75, np.nan, 0.25], np.float32))
+    np.testing.assert_array_equal(metrics.mean_over_classes(array(values[2])), 0.25)
+
+
+INFINITE = {"keep": [np.inf, 3.0], "exclude": [2.0, 3.0], 30.0: [16.0, 3.0]}
+
+
+@pytest.mark.parametrize("infinite", INFINITE)
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_infinite_values_are_kept_left_out_or_replaced(array, infinite):
+    values = np.array([[2.0, np.nan], [np.inf, 3.0]], np.float32)
+    mean = metrics.mean_over_images(array(values), infinite=infinite)
+    np.testing.assert_array_equal(mean.mean, INFINITE[infinite])
+    left_out = int(infinite == "exclude")
+    assert mean.images.tolist() == [2 - left_out, 1]
+    assert mean.undefined.tolist() == [left_out, 1]
+    over_classes = metrics.mean_over_classes(array(values.T), infinite=infinite)
+    np.testing.assert_array_equal(over_classes, INFINITE[infinite])
+
+
+def test_the_mean_of_both_infinities_is_undefined():
+    values = np.array([np.inf, -np.inf, 1.0])
+    assert math.isnan(metrics.mean_over_images(values).mean)
+    assert math.isnan(metrics.mean_over_classes(values))
+    assert metrics.mean_over_images(values, infinite="exclude").mean == 1.0
+
+
 def test_counts_pass_through_transformations_as_a_pytree():
     counts = as_counts(1, 2, 3, 4)
     assert jax.tree.map(str, counts).tp == "[[1]]"
-    doubled = jax.jit(lambda c: c + c)(counts)
+    doubled = jax.jit(lambda c: jax.tree.map(lambda x: 2 * x, c))(counts)
     assert doubled.fn.tolist() == [[6]]

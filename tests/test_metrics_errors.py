@@ -1,4 +1,4 @@
-"""What the metrics say of arguments that do not fit, while tracing and on the host."""
+"""Errors of the metrics for wrong arguments, while tracing and on the host."""
 
 from typing import Any
 
@@ -20,18 +20,34 @@ def one_row():
     return metrics.count(zeros((1, 4, 4)), zeros((1, 4, 4)), num_classes=1)
 
 
-A_FLOAT: Any = 2.0
+A_FLOAT: Any = 2.5
+A_WORD: Any = "drop"
 
 ERRORS = {
     "shapes differ": (
         lambda: metrics.count(zeros((2, 4, 4)), zeros((2, 4, 5)), num_classes=1),
         ValueError,
-        r"actual has shape \(2, 4, 5\), predicted asks for \(2, 4, 4\)",
+        r"actual has shape \(2, 4, 5\), expected \(2, 4, 4\)",
     ),
-    "no batch axis": (
-        lambda: metrics.count(zeros((4, 4)), zeros((4, 4)), num_classes=1),
+    "no spatial axis": (
+        lambda: metrics.count(zeros((4,)), zeros((4,)), num_classes=1),
         ValueError,
-        r"predicted must give labels of shape \[B, H, W\], got \(4, 4\)",
+        r"predicted must have shape \[B, \*spatial\], got \(4,\)",
+    ),
+    "multilabel labels without channels": (
+        lambda: metrics.count(zeros((1, 4, 4)), zeros((1, 4, 4)), num_classes=2, multilabel=True),
+        ValueError,
+        r"predicted must have shape \[B, \*spatial, 2\], got \(1, 4, 4\)",
+    ),
+    "matrices of different shapes": (
+        lambda: metrics.confusion_matrix(zeros((2, 4, 4)), zeros((2, 4, 5)), num_classes=2),
+        ValueError,
+        r"actual has shape \(2, 4, 5\), expected \(2, 4, 4\)",
+    ),
+    "a matrix of no class": (
+        lambda: metrics.confusion_matrix(zeros((2, 4, 4)), zeros((2, 4, 4)), num_classes=0),
+        ValueError,
+        "num_classes must be at least 1, got 0",
     ),
     "floats for labels": (
         lambda: metrics.count(zeros((1, 4, 4), np.float32), zeros((1, 4, 4)), num_classes=1),
@@ -41,21 +57,21 @@ ERRORS = {
     "bool for three classes": (
         lambda: metrics.count(zeros((1, 4, 4)), zeros((1, 4, 4), bool), num_classes=3),
         TypeError,
-        "actual is bool, which only num_classes=1 allows, not 3",
+        "actual is bool; for num_classes=3 it must be integer",
     ),
     "where of another shape": (
         lambda: metrics.count(
             zeros((1, 4, 4)), zeros((1, 4, 4)), num_classes=1, where=zeros((1, 4), bool)
         ),
         ValueError,
-        r"where has shape \(1, 4\), the labels have \(1, 4, 4\)",
+        r"where has shape \(1, 4\), expected \(1, 4, 4\)",
     ),
-    "where of numbers": (
+    "weights": (
         lambda: metrics.count(
-            zeros((1, 4, 4)), zeros((1, 4, 4)), num_classes=1, where=zeros((1, 4, 4))
+            zeros((1, 4, 4)), zeros((1, 4, 4)), num_classes=1, where=zeros((1, 4, 4), np.float32)
         ),
         TypeError,
-        "where must be bool, got int32",
+        "where must be bool, got float32; only losses take weights",
     ),
     "no class": (
         lambda: metrics.count(zeros((1, 4, 4)), zeros((1, 4, 4)), num_classes=0),
@@ -65,7 +81,7 @@ ERRORS = {
     "classes as a float": (
         lambda: metrics.count(zeros((1, 4, 4)), zeros((1, 4, 4)), num_classes=A_FLOAT),
         TypeError,
-        "num_classes must be an int, got float",
+        "'float' object cannot be interpreted as an integer",
     ),
     "integer logits": (
         lambda: metrics.predicted_labels(zeros((1, 4, 4, 1))),
@@ -73,24 +89,19 @@ ERRORS = {
         "logits must be floating, got int32",
     ),
     "logits without channels": (
-        lambda: metrics.predicted_labels(zeros((1, 4, 4), np.float32)),
+        lambda: metrics.predicted_labels(zeros((4, 4), np.float32)),
         ValueError,
-        r"logits must have shape \[B, H, W, K\] with K >= 1, got \(1, 4, 4\)",
+        r"logits must have shape \[B, \*spatial, K\], got \(4, 4\)",
     ),
     "labels of another size than the logits": (
         lambda: metrics.soft_dice_sums(zeros((1, 4, 4, 1), np.float32), zeros((1, 8, 8))),
         ValueError,
-        r"labels has shape \(1, 8, 8\), logits asks for \(1, 4, 4\)",
-    ),
-    "rows of different numbers added": (
-        lambda: one_row() + metrics.pooled(one_row()),
-        ValueError,
-        r"Counts of shapes \(1, 1\) and \(1,\) do not add; pool each first",
+        r"labels has shape \(1, 8, 8\), expected \(1, 4, 4\)",
     ),
     "pooled twice": (
         lambda: metrics.pooled(metrics.pooled(one_row())),
         ValueError,
-        r"sums must hold one row per image, \[B, ...\], got shape \(1,\)",
+        r"sums must have one row per image, \[B, ...\], got shape \(1,\)",
     ),
     "valid of another length": (
         lambda: metrics.pooled(one_row(), valid=np.ones(3, bool)),
@@ -107,6 +118,11 @@ ERRORS = {
         ValueError,
         r"values must have shape \[N\] or \[N, K\], got \(3, 3, 3\)",
     ),
+    "an unknown policy": (
+        lambda: metrics.mean_over_images(np.zeros(3), infinite=A_WORD),
+        ValueError,
+        'infinite must be "keep", "exclude" or a number, got \'drop\'',
+    ),
     "beta of 0": (
         lambda: metrics.f_beta(one_row(), beta=0.0),
         ValueError,
@@ -117,7 +133,7 @@ ERRORS = {
             metrics.soft_dice_sums(zeros((1, 4, 4, 1), np.float32), zeros((1, 4, 4))), smooth=-1.0
         ),
         ValueError,
-        "smooth must be 0 or above, got -1.0",
+        "smooth must be at least 0, got -1.0",
     ),
 }
 
@@ -138,11 +154,5 @@ def test_errors_come_while_tracing():
 
 def test_an_image_of_more_pixels_than_int32_counts_is_refused():
     huge = jax.ShapeDtypeStruct((1, 2**16, 2**15), jnp.uint8)
-    with pytest.raises(ValueError, match="an image must hold under"):
+    with pytest.raises(ValueError, match="an image must have under"):
         jax.eval_shape(lambda p, a: metrics.count(p, a, num_classes=1), huge, huge)
-
-
-def test_sums_of_another_kind_do_not_add():
-    sums: Any = metrics.soft_dice_sums(np.zeros((1, 2, 2, 1), np.float32), zeros((1, 2, 2)))
-    with pytest.raises(TypeError, match="unsupported operand"):
-        _ = one_row() + sums

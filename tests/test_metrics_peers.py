@@ -1,7 +1,8 @@
-"""Counts, ratios and calibration beside torchmetrics, MONAI, scikit-learn and smp."""
+"""Counts, ratios, means and calibration against torchmetrics, MONAI, scikit-learn and SMP."""
 
 import functools
 import importlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,22 +25,22 @@ BINARY_RATIOS = {
 
 @pytest.fixture(scope="module")
 def torch():
-    return pytest.importorskip("torch", reason="a peer to compare with")
+    return pytest.importorskip("torch", reason="it is not installed")
 
 
 @pytest.fixture(scope="module")
 def torchmetrics():
-    return pytest.importorskip("torchmetrics.functional", reason="a peer to compare with")
+    return pytest.importorskip("torchmetrics.functional", reason="it is not installed")
 
 
 @pytest.fixture(scope="module")
 def monai():
-    return pytest.importorskip("monai.metrics", reason="a peer to compare with")
+    return pytest.importorskip("monai.metrics", reason="it is not installed")
 
 
 @pytest.fixture(scope="module")
 def sklearn():
-    return pytest.importorskip("sklearn.metrics", reason="a peer to compare with")
+    return pytest.importorskip("sklearn.metrics", reason="it is not installed")
 
 
 def labels_of(num_classes, shape=(6, 24, 20)):
@@ -51,7 +52,7 @@ def labels_of(num_classes, shape=(6, 24, 20)):
 
 
 def masks_of_every_kind():
-    """Two partly right, one perfect, one missed, one invented, one of nothing anywhere."""
+    """Two partly right, one perfect, one missed, one invented, one with both masks empty."""
     predicted, actual = (np.array(labels[:6]) for labels in labels_of(1))
     predicted[2] = actual[2]
     predicted[3] = 0
@@ -107,6 +108,61 @@ def test_where_is_torchmetrics_ignore_index(torch, torchmetrics):
     np.testing.assert_array_equal(found, theirs[..., :4])
 
 
+@pytest.mark.parametrize("shape", [(6, 24, 20), (6, 4, 5, 6)])
+def test_multilabel_counts_are_those_of_torchmetrics_and_monai(torch, torchmetrics, monai, shape):
+    predicted, actual = labels_of(1, shape=(*shape, 3))
+    where = np.random.default_rng(0).random(shape) < 0.8
+    actual[~where] = 255
+    counts = metrics.count(predicted, actual, num_classes=3, multilabel=True, where=where)
+    found = np.stack([counts.tp, counts.fp, counts.tn, counts.fn], axis=-1)
+    both = [torch.tensor(np.moveaxis(labels, -1, 1).copy()) for labels in (predicted, actual)]
+    theirs = torchmetrics.classification.multilabel_stat_scores(
+        *both, num_labels=3, average="none", multidim_average="samplewise", ignore_index=255
+    )
+    np.testing.assert_array_equal(found, theirs[..., :4])
+    counts = metrics.count(predicted, predicted[::-1], num_classes=3, multilabel=True)
+    found = np.stack([counts.tp, counts.fp, counts.tn, counts.fn], axis=-1)
+    theirs = monai.get_confusion_matrix(both[0].float(), both[0].flip(0).float())
+    np.testing.assert_array_equal(found, theirs)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 5])
+def test_confusion_matrices_are_those_of_sklearn(sklearn, num_classes):
+    predicted, actual = labels_of(num_classes)
+    actual[:, 5:9] = 255
+    found = metrics.confusion_matrix(
+        predicted, actual, num_classes=num_classes, where=actual != 255
+    )
+    classes = range(max(num_classes, 2))
+    images = zip(actual, predicted, strict=True)
+    theirs = [sklearn.confusion_matrix(a.ravel(), p.ravel(), labels=classes) for a, p in images]
+    np.testing.assert_array_equal(found, theirs)
+    whole = sklearn.confusion_matrix(actual.ravel(), predicted.ravel(), labels=classes)
+    np.testing.assert_array_equal(metrics.pooled(found), whole)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*may result in nan/inf distance")
+def test_monai_keeps_infinite_distances_in_its_mean_but_leaves_out_those_of_hd95(torch, monai):
+    predicted, actual = np.zeros((2, 4, 1, 8, 8), np.float32)
+    predicted[0, 0, 2:5, 2:5] = actual[0, 0, 3:6, 2:5] = 1
+    actual[1, 0, 3:6, 2:5] = 1  # missed
+    predicted[2, 0, 3:6, 2:5] = 1  # invented; the fourth has two empty masks
+    masks = torch.tensor(predicted), torch.tensor(actual)
+    cases: list[tuple[Any, Any]] = [
+        (functools.partial(monai.SurfaceDistanceMetric, symmetric=True), "keep"),
+        (monai.HausdorffDistanceMetric, "keep"),
+        (functools.partial(monai.HausdorffDistanceMetric, percentile=95), "exclude"),
+    ]
+    for make, infinite in cases:
+        metric = make(include_background=True, reduction="mean_batch")
+        values = metric(*masks).numpy().copy()
+        if infinite == "exclude":
+            assert np.isnan(values[1:3]).all()
+            values[1:3] = np.inf
+        mean = metrics.mean_over_images(values, infinite=infinite)
+        np.testing.assert_array_equal(mean.mean, metric.aggregate().numpy())
+
+
 @pytest.mark.parametrize("name", BINARY_RATIOS)
 def test_ratios_per_image_are_those_of_sklearn(sklearn, name):
     predicted, actual = masks_of_every_kind()
@@ -121,8 +177,8 @@ def test_ratios_per_image_are_those_of_sklearn(sklearn, name):
         "f_beta": functools.partial(sklearn.fbeta_score, beta=0.5, zero_division=np.nan),
         "matthews": sklearn.matthews_corrcoef,
     }[name]
-    # jaccard_score knows no NaN. matthews_corrcoef gives 0 where there is no denominator, and warns
-    # of an image with one label only.
+    # jaccard_score cannot return NaN. matthews_corrcoef is 0 without a denominator, and warns about
+    # an image with one label only.
     undefined = 0.0 if name in ("iou", "matthews") else np.nan
     rows = slice(5 if name == "matthews" else 6)
     found = BINARY_RATIOS[name](counts, undefined=undefined)[rows, 0]
@@ -157,15 +213,15 @@ def test_ratios_are_those_of_monais_confusion_matrix(torch, monai, num_classes, 
 
 
 @pytest.mark.parametrize(("name", "ratio"), [("dice", metrics.dice), ("iou", metrics.iou)])
-def test_monai_differs_on_an_empty_truth(torch, monai, name, ratio):
+def test_monai_differs_on_an_empty_actual_mask(torch, monai, name, ratio):
     predicted, actual = masks_of_every_kind()
     counts = metrics.count(predicted, actual, num_classes=1)
     channels = [one_channel(torch, labels) for labels in (predicted, actual)]
     score = {"dice": monai.compute_dice, "iou": monai.compute_iou}[name]
     kept = score(*channels, ignore_empty=False)
     assert_close(ratio(counts, undefined=1.0), kept)
-    # Its default drops every image whose truth is empty, also the one where a lung was invented:
-    # here that one scores 0 and only the image without either mask is left out.
+    # MONAI's default leaves out every image whose actual mask is empty, also the one with an
+    # invented object. Here that one scores 0, and only the image with two empty masks is left out.
     left_out = score(*channels, ignore_empty=True).numpy()[:, 0]
     assert np.isnan(left_out).tolist() == [False] * 4 + [True] * 2
     assert_close(ratio(counts)[:4, 0], left_out[:4])
@@ -200,7 +256,7 @@ def test_pooled_ratios_are_those_of_torchmetrics(torch, torchmetrics, num_classe
             "specificity": kinds.multiclass_specificity(*both, **each),
             "f_beta": kinds.multiclass_fbeta_score(*both, beta=0.5, **each),
         }
-        # Its accuracy of a class is the recall: class against rest is what `accuracy` means here.
+        # torchmetrics' accuracy of a class is its recall; `accuracy` is the class against the rest.
         recall = kinds.multiclass_accuracy(*both, **each)
         assert_close(metrics.recall(counts), recall)
         right = kinds.multiclass_accuracy(*both, num_classes=num_classes, average="micro")
@@ -209,7 +265,7 @@ def test_pooled_ratios_are_those_of_torchmetrics(torch, torchmetrics, num_classe
         assert_close(BINARY_RATIOS[name](counts), expected.reshape(num_classes))
 
 
-def test_torchmetrics_differs_on_empty_masks_but_in_its_segmentation_dice(torch, torchmetrics):
+def test_torchmetrics_differs_on_empty_masks_except_in_its_segmentation_dice(torch, torchmetrics):
     predicted, actual = masks_of_every_kind()
     counts = metrics.count(predicted, actual, num_classes=1)
     both = torch.tensor(predicted), torch.tensor(actual)
@@ -223,7 +279,7 @@ def test_torchmetrics_differs_on_empty_masks_but_in_its_segmentation_dice(torch,
 
 
 def test_ratios_are_those_of_segmentation_models_pytorch(torch):
-    smp = pytest.importorskip("segmentation_models_pytorch", reason="a peer to compare with")
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="it is not installed")
     predicted, actual = labels_of(1)
     counts = metrics.count(predicted, actual, num_classes=1)
     both = [torch.tensor(labels[:, None]) for labels in (predicted, actual)]
@@ -243,7 +299,7 @@ def test_ratios_are_those_of_segmentation_models_pytorch(torch):
 
 
 def probabilities_of(num_classes, shape=(4, 24, 20)):
-    """Logits that are too sure of themselves, their probabilities, and labels."""
+    """Overconfident logits, their probabilities, and labels."""
     random = np.random.default_rng(4)
     logits = random.normal(size=(*shape, num_classes)).astype(np.float32) * 1.5
     labels = random.integers(0, max(num_classes, 2), shape)
@@ -295,13 +351,13 @@ def test_torchmetrics_puts_probabilities_of_exactly_one_in_a_bin_of_their_own(to
 
 
 def test_reliability_is_sklearns_calibration_curve():
-    calibration = pytest.importorskip("sklearn.calibration", reason="a peer to compare with")
+    calibration = pytest.importorskip("sklearn.calibration", reason="it is not installed")
     logits, probabilities, labels = probabilities_of(1)
     diagram = metrics.reliability(metrics.pooled(metrics.calibration_sums(logits, labels, bins=10)))
     frequency, confidence = calibration.calibration_curve(
         labels.ravel(), probabilities.ravel(), n_bins=10
     )
-    filled = np.asarray(diagram.share) > 0
+    filled = np.asarray(diagram.fraction) > 0
     assert_close(np.asarray(diagram.frequency)[filled], frequency)
     assert_close(np.asarray(diagram.confidence)[filled], confidence)
 

@@ -28,9 +28,9 @@ from jaxseg import losses, metrics, parallel
 from jaxseg.augment import Strengths
 from jaxseg.data.arrays import FilmArrays
 from jaxseg.data.phantom import draw
+from jaxseg.errors import InputError
 from jaxseg.inference import make_predict
 from jaxseg.training import Evaluation, TrainState
-from jaxseg.types import InputError
 
 ROOT = Path(__file__).parents[1]
 FOLDERS: dict[str, Any] = {"images": Path("films"), "masks": Path("masks")}
@@ -60,17 +60,13 @@ def test_options_that_will_not_do_are_named(fields, words):
         Configuration(name="own", **fields)
 
 
-def test_a_new_run_is_refused_or_warned_of_what_an_older_one_may_have():
+def test_a_new_run_warns_of_flips_with_one_sided_classes():
     flips = {"augment": Strengths(flip_left_right=0.5)}
     sided = Configuration(name="own", classes=("lung_Left=1",), **flips, **FOLDERS)
     assert "a flipped film has its lung_Left on the other side" in str(sided.check_new())
     for classes, options in ((("bright=1", "cleft=2"), flips), (("left=1",), {})):
         plain = Configuration(name="own", classes=classes, **options, **FOLDERS)
         assert plain.check_new() is None
-    parts = Configuration(name="own", microbatches=64, **FOLDERS)
-    assert from_json(parts.as_json(), parts) == parts
-    with pytest.raises(InputError, match="--microbatches: more parts"):
-        parts.check_new()
 
 
 @pytest.mark.parametrize(("classes", "channels"), [((), 1), (("a=1",), 1), (("a=1", "b=2,3"), 3)])
@@ -242,7 +238,7 @@ def test_the_background_is_no_object_and_an_undefined_class_none_of_the_mean():
 
 @pytest.mark.parametrize(("broken", "expected"), [(False, 1.0), (True, np.nan)])
 def test_validation_of_a_network_that_gives_nan_on_a_film_is_no_score(broken, expected):
-    state: Any = None
+    state = TrainState(jnp.int32(0), {}, {}, (), jax.random.key(0))
     truth = np.zeros((5, 8, 8), np.uint8)
     truth[:4, 2:5, 2:5] = 1
     names = [f"film{i}" for i in range(5)]
@@ -254,7 +250,7 @@ def test_validation_of_a_network_that_gives_nan_on_a_film_is_no_score(broken, ex
         arrays.images[2] = 7
     films = Films(arrays, np.arange(0), np.arange(5), np.arange(0), "")
 
-    def evaluate(state, batch):
+    def eval_step(state, batch):
         del state
         grey = batch["images"].astype(jnp.float32)
         logits = jnp.where(grey == 7, jnp.nan, grey - 100)
@@ -267,13 +263,7 @@ def test_validation_of_a_network_that_gives_nan_on_a_film_is_no_score(broken, ex
         )
 
     mesh = parallel.make_mesh(jax.devices()[:1])
-    working = validate(evaluate, state, films, mesh, rows=2)
-    found = None
-    while found is None:
-        try:
-            next(working)
-        except StopIteration as stopped:
-            found = stopped.value
+    found = validate(eval_step, state, films, 2, mesh)
     np.testing.assert_equal(found["validation_dice"], expected)
     assert np.isnan(found["validation_loss"]) == broken
 

@@ -1,6 +1,5 @@
-"""What lies where on a mesh, and how processes join."""
+"""What is on which device, and how processes join."""
 
-import contextlib
 import signal
 import socket
 import subprocess
@@ -11,93 +10,84 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import mesh_utils
 
 from jaxseg import parallel
-from jaxseg.parallel import compiled
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
+
+
+def mesh_of(devices):
+    return parallel.make_mesh(jax.devices()[:devices])
 
 
 @pytest.mark.parametrize(
-    ("rows", "devices", "expected"), [(16, 1, 16), (5, 8, 8), (17, 8, 24), (8, 8, 8)]
+    ("rows", "devices", "expected"), [(16, 1, 16), (5, 8, 8), (17, 8, 24), (8, 8, 8), (0, 8, 0)]
 )
-def test_rows_are_rounded_up_to_an_even_share(rows, devices, expected):
-    assert parallel.rows_for(rows, parallel.make_mesh(jax.devices()[:devices])) == expected
+def test_a_padded_size_is_the_next_multiple_of_the_devices(rows, devices, expected):
+    assert parallel.padded_size(rows, mesh_of(devices)) == expected
 
 
-def test_a_batch_is_shared_out_by_rows_and_padded_with_invalid_ones():
-    mesh = parallel.make_mesh()
-    images = np.arange(6, dtype=np.float32).reshape(6, 1, 1, 1)
-    batch = parallel.shard_batch({"images": images}, mesh)
-    assert [shard.data.shape[0] for shard in batch["images"].addressable_shards] == [1] * 8
-    np.testing.assert_array_equal(np.asarray(batch["images"])[:6], images)
-    np.testing.assert_array_equal(batch["valid"], [True] * 6 + [False] * 2)
+def test_a_batch_is_sharded_by_rows():
+    images = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)
+    batch = parallel.shard_batch({"images": images}, parallel.make_mesh())
+    assert set(batch) == {"images"}
+    shards = batch["images"].addressable_shards
+    np.testing.assert_array_equal([shard.data.item() for shard in shards], images.ravel())
+
+
+def test_padding_rows_are_zeros_that_are_not_valid():
+    batch = parallel.shard_batch({"images": np.ones((3, 1, 1, 1))}, parallel.make_mesh(), pad_to=16)
+    np.testing.assert_array_equal(np.asarray(batch["images"]).ravel(), np.arange(16) < 3)
+    np.testing.assert_array_equal(batch["valid"], np.arange(16) < 3)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "words"),
+    [
+        ({"a": (3,)}, {}, "8 devices do not divide a batch of 3 images; .* that fit are 8"),
+        ({"a": (12,)}, {}, "a batch of 12 images; .* that fit are 8 and 16"),
+        ({"a": (3,)}, {"pad_to": 12}, "a batch of 12 images"),
+        ({"a": (9,)}, {"pad_to": 8}, "9 rows per process, more than pad_to=8"),
+        ({"a": (8,), "b": (9,)}, {}, "differ in rows: {'a': 8, 'b': 9}"),
+    ],
+)
+def test_a_batch_that_does_not_fit_the_devices_is_refused(arrays, options, words):
+    batch = {name: np.zeros(shape) for name, shape in arrays.items()}
+    with pytest.raises(ValueError, match=words):
+        parallel.shard_batch(batch, parallel.make_mesh(), **options)
+
+
+def test_ids_of_64_bits_are_clipped_and_do_not_wrap():
+    labels = np.array([0, 1, 2**32, -(2**40)]).reshape(4, 1, 1)
+    batch = parallel.shard_batch({"labels": labels}, mesh_of(2))
+    np.testing.assert_array_equal(np.asarray(batch["labels"]).ravel(), [0, 1, 2**31 - 1, -1])
 
 
 def test_replicated_arrays_are_whole_on_every_device():
     values = np.arange(5.0, dtype=np.float32)
     array = parallel.replicate({"a": jnp.asarray(values)}, parallel.make_mesh())["a"]
+    assert len(array.addressable_shards) == 8
     for shard in array.addressable_shards:
         np.testing.assert_array_equal(shard.data, values)
+    np.testing.assert_array_equal(parallel.local_copy(array), values)
 
 
-def test_jit_rows_treats_rows_alike_on_every_device():
+def test_jit_batched_shards_every_array_of_the_batch_and_the_result():
     mesh = parallel.make_mesh()
-    doubled = parallel.jit_rows(lambda scale, rows: scale * rows, mesh)
+    scaled = parallel.jit_batched(lambda scale, batch: scale * batch["a"] + batch["b"], mesh)
     rows = np.arange(16.0, dtype=np.float32)
-    result = doubled(np.float32(2), rows)
-    np.testing.assert_array_equal(result, 2 * rows)
+    result = scaled(np.float32(2), {"a": rows, "b": rows})
+    np.testing.assert_array_equal(result, 3 * rows)
     assert len({shard.device for shard in result.addressable_shards}) == 8
+    with pytest.raises(ValueError, match="8 devices do not divide a batch of 15 images"):
+        scaled(np.float32(2), {"a": rows[:15], "b": rows[:15]})
 
 
-def test_calls_of_jit_rows_on_several_cpu_devices_do_not_queue():
+def test_calls_of_jit_batched_on_several_cpu_devices_do_not_queue():
     def slow(scale, rows):
         return scale * jax.lax.fori_loop(0, 5000, lambda _, x: jnp.sin(x), rows)
 
     rows = np.ones((8, 64, 64), np.float32)
-    assert parallel.jit_rows(slow, parallel.make_mesh())(np.float32(2), rows).is_ready()
-
-
-def test_spatial_shards_split_the_height_and_leave_what_has_none():
-    mesh = parallel.make_mesh(spatial=2)
-    assert dict(mesh.shape) == {"data": 4, "spatial": 2}
-    batch = {"images": np.zeros((4, 6, 5, 1)), "labels": np.zeros((4, 6, 5), np.int32)}
-    placed = parallel.shard_batch(batch, mesh)
-    shapes = {
-        name: {shard.data.shape for shard in array.addressable_shards}
-        for name, array in placed.items()
-    }
-    assert shapes == {"images": {(1, 3, 5, 1)}, "labels": {(1, 3, 5)}, "valid": {(1,)}}
-
-
-@pytest.mark.parametrize(
-    ("shape", "words"),
-    [
-        ({"data": 16}, "needs 16 devices, there are 8"),
-        ({"data": 3, "spatial": 2}, "leaves 2 of 8 devices unused"),
-        ({"spatial": 3}, "leaves 2 of 8"),
-        ({"spatial": 9}, "needs 9 devices, there are 8"),
-        ({"data": 0}, "at least 1"),
-    ],
-)
-def test_a_mesh_that_does_not_fit_the_devices_is_refused(shape, words):
-    with pytest.raises(InputError, match=words):
-        parallel.make_mesh(**shape)
-
-
-@pytest.mark.parametrize(
-    ("spatial", "parts", "shape"), [(1, 3, (2, 1)), (1, 8, (1, 1)), (2, 2, (2, 2)), (2, 4, (1, 2))]
-)
-def test_parts_of_a_mesh_share_no_device(spatial, parts, shape):
-    mesh = parallel.make_mesh(spatial=spatial)
-    assert parallel.most_parts(mesh) == 8 // spatial
-    found = parallel.split(mesh, parts)
-    assert [part.devices.shape for part in found] == [shape] * parts
-    assert all(part.axis_names == mesh.axis_names for part in found)
-    used = [device for part in found for device in part.devices.flat]
-    assert len(set(used)) == len(used)
-    rows = set(map(tuple, mesh.devices.tolist()))
-    assert {row for part in found for row in map(tuple, part.devices.tolist())} <= rows
+    assert parallel.jit_batched(slow, parallel.make_mesh())(np.float32(2), rows).is_ready()
 
 
 class OfProcess:
@@ -107,103 +97,63 @@ class OfProcess:
         self.process_index = process_index
 
 
-def owners_of(mesh):
-    return [device.process_index for device in mesh.devices.flat]
-
-
-@pytest.mark.parametrize("owners", [[0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 0, 1]])
-def test_every_part_has_devices_of_every_process(owners):
-    mesh = parallel.make_mesh(list(map(OfProcess, owners)))
-    assert parallel.most_parts(mesh) == 3
-    parts = parallel.split(mesh, 3)
-    assert list(map(owners_of, parts)) == [[0, 1]] * 3
-    assert {device for part in parts for device in part.devices.flat} == set(mesh.devices.flat)
-
-
-def test_rows_of_devices_come_by_process_however_a_ring_goes_through_them(monkeypatch):
-    devices = [OfProcess(process) for process in (0, 0, 1, 1, 1, 1, 0, 0)]
-    ring = np.array(devices).reshape(4, 2)
-    monkeypatch.setattr(mesh_utils, "create_device_mesh", lambda *_, **__: ring)
+def test_each_process_has_consecutive_rows(monkeypatch):
+    devices = [OfProcess(process) for process in (0, 1, 1, 0, 2, 0)]
     monkeypatch.setattr(jax, "devices", lambda: devices)
-    mesh = parallel.make_mesh(spatial=2)
-    assert owners_of(mesh) == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert mesh.devices.tolist() == [devices[:2], devices[6:], devices[2:4], devices[4:6]]
-
-
-def test_processes_that_share_a_row_all_have_all_devices():
-    mesh = parallel.make_mesh(list(map(OfProcess, [0, 1, 0, 1])), spatial=2)
-    assert parallel.most_parts(mesh) == 1
-    assert parallel.split(mesh, 1) == [mesh]
-
-
-@pytest.mark.parametrize("parts", [0, 9])
-def test_more_parts_than_there_are_rows_are_refused(parts):
-    with pytest.raises(InputError, match="only into 1 to 8"):
-        parallel.split(parallel.make_mesh(), parts)
-
-
-@pytest.mark.parametrize(
-    ("shape", "words"),
-    [((10, 8), "10 rows cannot be shared out evenly over 4"), ((4, 7), "7 pixels of height")],
-)
-def test_a_batch_that_the_mesh_does_not_divide_is_refused(shape, words):
-    mesh = parallel.make_mesh(spatial=2)
-    # Rows laid out by hand; shard_batch pads them.
-    step = parallel.jit_rows(lambda _, images: images, mesh)
-    with pytest.raises(ValueError, match=words):
-        step(np.float32(0), np.zeros((*shape, 4, 1), np.float32))
-
-
-def test_rows_of_the_global_batch_may_be_named():
     mesh = parallel.make_mesh()
-    batch = parallel.shard_batch({"images": np.ones((3, 1, 1, 1))}, mesh, rows=16)
-    assert batch["images"].shape[0] == 16
-    np.testing.assert_array_equal(batch["valid"], np.arange(16) < 3)
-    for rows, words in ((12, "no even share for 8 shards"), (0, "more than")):
-        with pytest.raises(ValueError, match=words):
-            parallel.shard_batch({"images": np.ones((3, 1, 1, 1))}, mesh, rows=rows)
+    assert [device.process_index for device in mesh.devices] == [0, 0, 0, 1, 1, 2]
+    found = []
+    for process in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        found.append(parallel.local_rows(12, mesh))
+    assert found == [slice(0, 6), slice(6, 10), slice(10, 12)]
 
 
-@pytest.mark.parametrize("spatial", [1, 2])
-def test_taking_a_batch_reads_the_rows_named_and_marks_padding(spatial):
-    mesh = parallel.make_mesh(spatial=spatial)
+@pytest.mark.parametrize("padding", [0, 3])
+def test_taking_a_batch_reads_the_given_rows_and_marks_padding(padding):
     rng = np.random.default_rng(0)
-    films = {
+    arrays = {
         "images": rng.random((5, 4, 3, 1), np.float32),
         "labels": rng.integers(0, 9, (5, 4, 3)),
     }
-    indices = np.array([4, 2, 2, 0, 1, -1, -1, -1])
-    batch = parallel.take_batch(films, indices, mesh)
-    for name, array in films.items():
-        np.testing.assert_array_equal(np.asarray(batch[name])[:5], array[indices[:5]])
-    np.testing.assert_array_equal(batch["valid"], indices >= 0)
+    indices = np.array([4, 2, 2, 0, 1, 3, 3, 3])
+    indices[8 - padding :] = -1
+    mesh = parallel.make_mesh()
+    batch = parallel.take_batch(arrays, indices, mesh, padded=padding > 0)
+    for name, array in arrays.items():
+        found = np.asarray(batch[name])[: 8 - padding]
+        np.testing.assert_array_equal(found, array[indices[: 8 - padding]])
+    assert ("valid" in batch) == (padding > 0)
+    np.testing.assert_array_equal(batch.get("valid", np.ones(8, bool)), indices >= 0)
+    with pytest.raises(ValueError, match="need padded=True"):
+        parallel.take_batch(arrays, np.array([0] * 7 + [-1]), mesh)
+    with pytest.raises(ValueError, match="8 devices do not divide a batch of 3 images"):
+        parallel.take_batch(arrays, indices[:3], mesh, padded=True)
 
 
 def test_one_process_needs_no_coordinator():
     parallel.initialize()
     parallel.initialize("127.0.0.1:1", num_processes=1, process_id=0)
-    assert parallel.is_lead()
-    tree = {"a": np.arange(3)}
-    assert parallel.from_lead(tree, parallel.make_mesh()) is tree
-    np.testing.assert_array_equal(parallel.to_host(jnp.arange(3)), np.arange(3))
+    assert jax.process_count() == 1
+    np.testing.assert_array_equal(parallel.gather_to_host(jnp.arange(3)), np.arange(3))
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("127.0.0.1:1", None, None), "go together"),
-        ((None, 2, 0), "go together"),
-        (("nowhere", 2, 0), "nowhere should be HOST:PORT"),
-        (("127.0.0.1:1", 2, 2), "process id 2 is not one of 2"),
+        (("127.0.0.1:1", None, None), "must be given together"),
+        ((None, 2, 0), "must be given together"),
+        (("nowhere", 2, 0), "coordinator is 'nowhere'; it must be HOST:PORT"),
+        (("127.0.0.1:1", 2, 2), "process_id is 2; it must be 0 to 1"),
     ],
 )
-def test_a_job_that_is_half_described_is_refused(options, words):
+def test_an_incomplete_description_of_a_job_is_refused(options, words):
     coordinator, num_processes, process_id = options
     with pytest.raises(InputError, match=words):
         parallel.initialize(coordinator, num_processes=num_processes, process_id=process_id)
 
 
-def test_a_coordinator_that_does_not_answer_ends_in_one_line():
+def test_a_coordinator_that_does_not_answer_ends_the_process_with_one_line():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -223,32 +173,15 @@ def test_a_coordinator_that_does_not_answer_ends_in_one_line():
     assert time.monotonic() - began < 100
 
 
-def test_what_fails_while_all_work_together_is_raised():
-    with pytest.raises(InputError, match="no such film"), parallel.together("loading"):
-        raise InputError("no such film")
+def test_an_error_in_a_block_that_all_processes_run_is_raised():
+    with pytest.raises(InputError, match="no such image"), parallel.all_or_none("loading"):
+        raise InputError("no such image")
 
 
-def test_sigterm_is_noticed_between_steps_and_the_handler_is_put_back():
+def test_sigterm_is_noticed_between_steps_and_the_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
     with parallel.Preemption() as preemption:
         assert not preemption.noticed()
         signal.raise_signal(signal.SIGTERM)
         assert preemption.noticed()
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_the_handler_stays_until_the_last_of_several_blocks_ends():
-    before = signal.getsignal(signal.SIGTERM)
-    preemption = parallel.Preemption()
-    first, second = contextlib.ExitStack(), contextlib.ExitStack()
-    first.enter_context(preemption)
-    second.enter_context(preemption)
-    first.close()
-    signal.raise_signal(signal.SIGTERM)
-    assert preemption.noticed()
-    second.close()
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_loops_are_unrolled_on_cpus_only():
-    assert compiled.unrolls(parallel.make_mesh())

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from jaxseg.data import anatomy, phantom, radiograph
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 FILMS = {"COVID": 6, "Normal": 4, "Viral Pneumonia": 14}
 FOLDER = "COVID-19_Radiography_Dataset"

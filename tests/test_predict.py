@@ -23,11 +23,11 @@ from experiments import command, predict, trained
 from experiments.configuration import Configuration
 from experiments.predictions import Predictions
 from experiments.run_directory import RunDirectory
-from jaxseg import UNet
+from jaxseg import UNet, inference
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.data import phantom
 from jaxseg.data.films import read_film, resize_film
-from jaxseg.inference import average_views, resize_logits
+from jaxseg.inference import resize_logits
 from jaxseg.training import TrainState
 from tests.dicom_file import write_dicom
 
@@ -114,7 +114,8 @@ def logits_of(learnt, path, **views):
     """A film's logits at its own size, one film at a time and on the device."""
     film = read_film(path)
     small = resize_film(film, learnt.configuration.size)[None, ..., None]
-    logits = jax.jit(average_views(network(learnt), **views))(learnt.state, small)
+    predict = jax.jit(inference.with_test_time_augmentation(network(learnt), **views))
+    logits = predict(learnt.state, small)
     return np.asarray(resize_logits(logits, film.shape))[0, ..., 0].astype(np.float64)
 
 
@@ -354,7 +355,7 @@ def test_dicom_films_have_areas_in_square_millimetres(run, tmp_path, called):
         (["--threshold", "1"], ["--threshold", "between 0 and 1"]),
         (["--largest", "0"], ["--largest", "1 or more"]),
         (["--overlap", "8"], ["--overlap", "--tile"]),
-        (["--tile", "33"], ["tile of 33", "multiple of 2"]),
+        (["--tile", "33"], ["tile: 33 pixels", "multiple of 2"]),
         (["--scales", "0"], ["scales", "above 0"]),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 
 from jaxseg.data import phantom
 from jaxseg.data.preprocessing import preprocess
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 pytest.importorskip("skimage", reason="needs scikit-image")
 

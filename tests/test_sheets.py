@@ -4,7 +4,7 @@ import zipfile
 import pytest
 
 from jaxseg.data.sheets import read_sources
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 HEADING = ["FILE NAME", "FORMAT", "SIZE", "URL"]
 

@@ -1,4 +1,4 @@
-"""Surface distances against SciPy, sets of pixels, closed forms and themselves on more devices."""
+"""Surface distances match SciPy, a brute-force oracle and closed forms, on one and more devices."""
 
 import math
 from functools import cache, partial
@@ -26,11 +26,11 @@ def random_masks(seed, shape, density=0.5):
 
 
 SHAPE = (5, 40, 40)
-"""Of most batches, so that most tests share one compiled program."""
+"""Shape of most batches, so that most tests share one compiled function."""
 
 
 def blobs(seed, shape=SHAPE):
-    """Smooth random masks, some of which reach the picture's border."""
+    """Smooth random masks, some of which touch the image border."""
     noise = np.random.default_rng(seed).standard_normal(shape)
     return ndimage.gaussian_filter(noise, (0, 4, 4)) > 0.02
 
@@ -42,53 +42,71 @@ def all_measures(distances):
         "average": distances.average(),
         "dice": distances.normalized_dice(1.5),
         "averages": distances.one_way_averages().T,
+        "elements": distances.elements.T,
     }
 
 
 @cache
-def measured(convention):
-    """One compiled program for each convention and shape."""
+def jitted_measure(convention):
+    """Compiled once for each convention and shape."""
 
-    def run(predicted, actual, spacing):
+    def run(predicted, actual, where, spacing):
         return surface.measure(
-            all_measures, predicted, actual, spacing=spacing, convention=convention
+            all_measures, predicted, actual, where=where, spacing=spacing, convention=convention
         )
 
     return jax.jit(run)
 
 
-def measure(predicted, actual, spacing=(1.0, 1.0), convention="monai"):
+def measure(predicted, actual, spacing=(1.0, 1.0), convention="monai", where=None):
     spacing = np.broadcast_to(np.float32(spacing), (len(predicted), 2))
+    results = jitted_measure(convention)(predicted, actual, where, spacing)
+    return {name: np.asarray(value) for name, value in results.items()}
+
+
+def assert_same(ours, expected):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), ours, expected)
+
+
+# The oracle uses Python dictionaries of points and nothing of the library.
+
+
+def pixel_states(mask, where):
+    """State of each pixel: True, False or None (invalid). Pixels outside the image are absent."""
+    where = np.ones_like(mask) if where is None else where
+    return {yx: bool(mask[yx]) if where[yx] else None for yx in np.ndindex(mask.shape)}
+
+
+def edge_pixels(mask, _spacing, where=None):
+    """Each edge pixel with the length 1."""
+    states = pixel_states(mask, where)
+    steps = ((0, 1), (0, -1), (1, 0), (-1, 0))
     return {
-        name: np.asarray(value)
-        for name, value in measured(convention)(predicted, actual, spacing).items()
+        (y, x): 1.0
+        for (y, x), state in states.items()
+        if state and any(states.get((y + dy, x + dx), False) is False for dy, dx in steps)
     }
 
 
-# The oracle: Python sets of points, and nothing of the library.
-
-
-def edge_pixels(mask, _spacing):
-    """Each edge pixel with a length of 1."""
-    pixels = {(int(y), int(x)) for y, x in zip(*np.nonzero(mask), strict=True)}
-    steps = ((0, 1), (0, -1), (1, 0), (-1, 0))
-    return {(y, x): 1.0 for y, x in pixels if any((y + a, x + b) not in pixels for a, b in steps)}
-
-
-def contour_corners(mask, spacing):
-    """Each corner of pixels that the outline runs through, with the outline's length there."""
-    pixels = {(int(y), int(x)) for y, x in zip(*np.nonzero(mask), strict=True)}
+def contour_corners(mask, spacing, where=None):
+    """Each pixel corner on the contour, with the length of the contour there."""
+    states = pixel_states(mask, where)
     diagonal = math.hypot(*spacing)
     lengths = {}
     for y, x in np.ndindex(mask.shape[0] + 1, mask.shape[1] + 1):
-        around = [(y - 1, x - 1) in pixels, (y - 1, x) in pixels]
-        around += [(y, x - 1) in pixels, (y, x) in pixels]
-        if sum(around) in (1, 3):
+        around = [states.get((y + dy, x + dx), False) for dy in (-1, 0) for dx in (-1, 0)]
+        true = around.count(True)
+        if None in around:
+            continue
+        if true in (1, 3):
             lengths[y, x] = diagonal / 2
-        elif sum(around) == 2:
-            level, upright = around[0] == around[1], around[0] == around[2]
-            lengths[y, x] = spacing[1] if level else spacing[0] if upright else diagonal
+        elif true == 2:
+            horizontal, vertical = around[0] == around[1], around[0] == around[2]
+            lengths[y, x] = spacing[1] if horizontal else spacing[0] if vertical else diagonal
     return lengths
+
+
+BOUNDARIES = {"monai": edge_pixels, "surface-distance": contour_corners}
 
 
 def nearest(source, target, spacing):
@@ -117,42 +135,44 @@ def mean_of(values, lengths):
     return sum(v * n for v, n in zip(values, lengths, strict=True)) / total if total else math.nan
 
 
-def expected_measures(predicted, actual, spacing, convention):
-    boundary = {"monai": edge_pixels, "surface-distance": contour_corners}[convention]
-    source, target = boundary(predicted, spacing), boundary(actual, spacing)
-    there, back = nearest(source, target, spacing), nearest(target, source, spacing)
-    one, two = list(source.values()), list(target.values())
+def expected_measures(predicted, actual, spacing, convention, where=None):
+    boundary = BOUNDARIES[convention]
+    source, target = boundary(predicted, spacing, where), boundary(actual, spacing, where)
+    forward, backward = nearest(source, target, spacing), nearest(target, source, spacing)
+    lengths = list(source.values()), list(target.values())
 
     def hausdorff(percentile):
         return np.fmax(
-            percentile_of(there, one, percentile, convention),
-            percentile_of(back, two, percentile, convention),
+            percentile_of(forward, lengths[0], percentile, convention),
+            percentile_of(backward, lengths[1], percentile, convention),
         )
 
+    both, both_lengths = forward + backward, lengths[0] + lengths[1]
     return {
         "hausdorff": hausdorff(100),
         "hd95": hausdorff(95),
-        "average": mean_of(there + back, one + two),
-        "dice": mean_of([float(d <= 1.5) for d in there + back], one + two),
-        "averages": (mean_of(there, one), mean_of(back, two)),
+        "average": mean_of(both, both_lengths),
+        "dice": mean_of([float(d <= 1.5) for d in both], both_lengths),
+        "averages": (mean_of(forward, lengths[0]), mean_of(backward, lengths[1])),
+        "elements": (len(source), len(target)),
     }
 
 
 # The distance transform.
 
 
-def scipys(mask, spacing=(1.0, 1.0)):
+def scipy_transform(mask, spacing=(1.0, 1.0)):
     return np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing))
 
 
 @pytest.mark.parametrize("spacing", [*SPACINGS, (3.0, 0.4)])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1), (33, 47), (95, 129)])
-def test_distance_transform_is_scipys(shape, spacing):
+def test_distance_transform_matches_scipy(shape, spacing):
     masks = np.stack([random_masks(0, shape, density) for density in (0.3, 0.9, 0.999)])
     masks[:, 0, 0] = False
     ours = surface.distance_transform(masks, spacing=spacing)
     assert ours.dtype == jnp.float32
-    theirs = [scipys(mask, spacing) for mask in masks]
+    theirs = [scipy_transform(mask, spacing) for mask in masks]
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
@@ -165,12 +185,12 @@ def test_one_false_pixel_gives_the_distance_to_it_from_everywhere():
     np.testing.assert_allclose(ours, expected, rtol=1e-6)
 
 
-def test_a_mask_without_false_pixels_is_infinitely_far_and_an_empty_one_is_all_zero():
+def test_a_full_mask_has_infinite_distances_and_an_empty_mask_has_zeros():
     masks = np.stack([np.ones((20, 40), bool), np.zeros((20, 40), bool), random_masks(1, (20, 40))])
     ours = surface.distance_transform(masks)
     assert np.all(np.isinf(ours[0]))
     assert np.all(ours[1] == 0)
-    np.testing.assert_allclose(ours[2], scipys(masks[2]), atol=1e-5)
+    np.testing.assert_allclose(ours[2], scipy_transform(masks[2]), atol=1e-5)
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3), (0,), (2, 0)])
@@ -179,14 +199,14 @@ def test_distance_transform_keeps_any_leading_axes(lead):
     ours = surface.distance_transform(masks)
     assert ours.shape == masks.shape
     for index in np.ndindex(*lead):
-        np.testing.assert_allclose(ours[index], scipys(masks[index]), atol=1e-5)
+        np.testing.assert_allclose(ours[index], scipy_transform(masks[index]), atol=1e-5)
 
 
-def test_distance_transform_takes_a_spacing_for_each_mask():
+def test_distance_transform_accepts_a_spacing_per_mask():
     masks = random_masks(3, (2, 19, 23), 0.9)
     ours = surface.distance_transform(masks, spacing=np.asarray(SPACINGS))
     for i, spacing in enumerate(SPACINGS):
-        np.testing.assert_allclose(ours[i], scipys(masks[i], spacing), atol=1e-5)
+        np.testing.assert_allclose(ours[i], scipy_transform(masks[i], spacing), atol=1e-5)
 
 
 # Measures against the oracle.
@@ -198,15 +218,17 @@ def test_distance_transform_takes_a_spacing_for_each_mask():
     seed=st.integers(0, 10**6),
     density=st.sampled_from([0.05, 0.3, 0.6, 0.95]),
     spacing=st.sampled_from([*SPACINGS, (1.5, 0.8)]),
+    valid=st.sampled_from([1.0, 0.9, 0.6]),
 )
-# Where elements make up 95 % to the very element.
-@example(seed=453654, density=0.6, spacing=(1.5, 0.8))
-@example(seed=941920, density=0.05, spacing=(1, 1))
-@example(seed=625399, density=0.05, spacing=(0.5, 2))
-def test_measures_are_those_of_sets_of_points(convention, seed, density, spacing):
+# The lengths add up to exactly 95 %.
+@example(seed=453654, density=0.6, spacing=(1.5, 0.8), valid=1.0)
+@example(seed=941920, density=0.05, spacing=(1, 1), valid=1.0)
+@example(seed=625399, density=0.05, spacing=(0.5, 2), valid=1.0)
+def test_measures_match_a_brute_force_oracle(convention, seed, density, spacing, valid):
     predicted, actual = random_masks(seed, (2, 1, 7, 9), density)
-    ours = measure(predicted, actual, spacing, convention)
-    expected = expected_measures(predicted[0], actual[0], spacing, convention)
+    where = random_masks(seed + 1, (1, 7, 9), valid)
+    ours = measure(predicted, actual, spacing, convention, where)
+    expected = expected_measures(predicted[0], actual[0], spacing, convention, where[0])
     for name, value in expected.items():
         np.testing.assert_allclose(ours[name], [value], rtol=1e-5, err_msg=name)
 
@@ -215,7 +237,7 @@ def test_measures_are_those_of_sets_of_points(convention, seed, density, spacing
     ("shape", "spacing"),
     [((1, 1, 40), SPACINGS[1]), ((1, 40, 1), SPACINGS[1]), *((SHAPE, s) for s in SPACINGS)],
 )
-def test_measures_of_larger_masks_are_those_of_sets_of_points(shape, spacing):
+def test_measures_of_larger_masks_match_a_brute_force_oracle(shape, spacing):
     predicted, actual = blobs(4, shape), blobs(5, shape)
     ours = measure(predicted, actual, spacing)
     for i, masks in enumerate(zip(predicted, actual, strict=True)):
@@ -223,25 +245,27 @@ def test_measures_of_larger_masks_are_those_of_sets_of_points(shape, spacing):
             np.testing.assert_allclose(ours[name][i], value, rtol=1e-5, err_msg=name)
 
 
-def test_noise_overflows_the_small_buffers_and_loses_no_edge_pixel():
-    """Its boundary is several times longer than the usual one, and takes many chunks."""
-    predicted, actual = random_masks(6, (2, 2, 130, 150))
+@pytest.mark.parametrize("density", [0.5, 0.001])
+def test_measures_of_noise_match_a_k_d_tree(density):
+    """Dense noise overflows the small buffers. Sparse noise needs many blocks of columns."""
+    predicted, actual = random_masks(6, (2, 2, 130, 150), density)
     ours = measure(predicted, actual)
     for i in range(2):
         edges = [m & np.logical_not(ndimage.binary_erosion(m)) for m in (predicted[i], actual[i])]
         points = [np.argwhere(e) for e in edges]
-        assert min(len(p) for p in points) > 4 * (130 + 150)
-        there = KDTree(points[1]).query(points[0])[0]
-        back = KDTree(points[0]).query(points[1])[0]
-        both = np.concatenate([there, back])
+        assert density < 0.5 or min(len(p) for p in points) > 4 * (130 + 150)
+        forward = KDTree(points[1]).query(points[0])[0]
+        backward = KDTree(points[0]).query(points[1])[0]
+        both = np.concatenate([forward, backward])
         np.testing.assert_allclose(ours["hausdorff"][i], both.max(), rtol=1e-6)
         np.testing.assert_allclose(ours["average"][i], both.mean(), rtol=1e-6)
         np.testing.assert_allclose(ours["dice"][i], (both <= 1.5).mean(), rtol=1e-6)
-        np.testing.assert_allclose(ours["averages"][i], (there.mean(), back.mean()), rtol=1e-6)
+        averages = forward.mean(), backward.mean()
+        np.testing.assert_allclose(ours["averages"][i], averages, rtol=1e-6)
 
 
-def test_percentiles_beside_a_wide_gap_are_interpolated_exactly():
-    """21 edge pixels meet their like, one lies 3000 columns off: the 95th is before the gap."""
+def test_percentiles_next_to_a_wide_gap_are_interpolated_exactly():
+    """21 edge pixels match and one is 3000 columns away; the 95th percentile is before the gap."""
     percentiles = (0.0, 94.0, 95.0, 95.5, 99.999, 100.0)
     predicted = np.zeros((1, 1, 3100), bool)
     predicted[0, 0, 0:42:2] = True
@@ -260,9 +284,9 @@ def test_shifted_squares_have_the_distances_of_their_shift():
     actual[:, 8:28, 12:32] = True
     ours = measure(predicted, actual)
     assert np.all(ours["hausdorff"] == 7)
-    # Of 76 edge pixels those in the top and bottom rows are 0 or, 7 a row, 1 to 7 columns off. The
-    # outer side's 18 are 7 off. The inner side's lie within the other square, whose top and bottom
-    # are nearer in the first and last 6 rows than its side, 7 off.
+    # 76 edge pixels. Each of the top and bottom rows has 7 pixels that are 1 to 7 columns away from
+    # the other square, and the rest match. The 18 pixels of the outer side are 7 away. Those of the
+    # inner side are inside the other square: its side is 7 away, its top or bottom may be nearer.
     rows = np.minimum(np.arange(1, 19), np.arange(18, 0, -1))
     total = 2 * sum(range(1, 8)) + 18 * 7 + np.minimum(rows, 7).sum()
     np.testing.assert_allclose(ours["average"], total / 76, rtol=1e-6)
@@ -285,13 +309,48 @@ def test_empty_masks_give_the_documented_values(convention):
     np.testing.assert_array_equal(ours["averages"][:, 1], [nan, inf, nan, 0, 0])
 
 
+# Valid pixels.
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_where_all_true_equals_no_where(convention):
+    predicted, actual = blobs(7), blobs(8)
+    plain = measure(predicted, actual, convention=convention)
+    ours = measure(predicted, actual, convention=convention, where=np.ones(SHAPE, bool))
+    jax.tree.map(np.testing.assert_array_equal, ours, plain)
+
+
+@pytest.mark.parametrize(("convention", "count"), [("monai", 70), ("surface-distance", 72)])
+def test_an_invalid_stripe_through_an_object_adds_no_boundary(convention, count):
+    """The boundary only loses elements on the stripe: 3 edge pixels or 4 corners per side."""
+    square, where = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
+    square[:, 8:28, 5:25] = True
+    where[:, :, 14:17] = False
+    ours = measure(square & where, square, convention=convention, where=where)
+    assert np.all(ours["elements"] == count)
+    assert np.all(ours["hausdorff"] == 0)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_values_of_invalid_pixels_change_nothing(convention):
+    predicted, actual, where = blobs(7), blobs(8), blobs(9) | random_masks(0, SHAPE, 0.9)
+    where[0] = False
+    plain = measure(predicted, actual, convention=convention, where=where)
+    assert np.isnan(plain["hausdorff"][0])
+    for seed in range(3):
+        noise = random_masks(seed, (2, *SHAPE))
+        masks = np.where(where, (predicted, actual), noise)
+        ours = measure(*masks, convention=convention, where=where)
+        jax.tree.map(np.testing.assert_array_equal, ours, plain)
+
+
 # Symmetries.
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_flips_moves_and_an_exchange_of_the_masks_change_nothing(convention, seed):
+def test_flips_shifts_and_exchanged_masks_change_nothing(convention, seed):
     predicted, actual = np.zeros((2, *SHAPE), bool)
     inside = np.s_[:, 9:30, 10:30]
     predicted[inside], actual[inside] = blobs(seed)[inside], blobs(seed + 1)[inside]
@@ -303,27 +362,25 @@ def test_flips_moves_and_an_exchange_of_the_masks_change_nothing(convention, see
         lambda mask: mask.swapaxes(1, 2),
     ]
     for change in changes:
-        changed = measure(change(predicted), change(actual), convention=convention)
-        for name, value in plain.items():
-            np.testing.assert_allclose(changed[name], value, rtol=1e-6, err_msg=name)
+        assert_same(measure(change(predicted), change(actual), convention=convention), plain)
     exchanged = measure(actual, predicted, convention=convention)
-    exchanged["averages"] = exchanged["averages"][:, ::-1]
-    for name, value in plain.items():
-        np.testing.assert_allclose(exchanged[name], value, rtol=1e-6, err_msg=name)
+    for name in ("averages", "elements"):
+        exchanged[name] = exchanged[name][:, ::-1]
+    assert_same(exchanged, plain)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_distances_grow_with_the_spacing_and_turn_with_the_masks(convention):
+def test_distances_scale_with_the_spacing_and_transpose_with_the_masks(convention):
     predicted, actual = blobs(7), blobs(8)
     plain = measure(predicted, actual, (0.6, 1.4), convention)
     double = measure(predicted, actual, (1.2, 2.8), convention)
-    turned = measure(predicted.swapaxes(1, 2), actual.swapaxes(1, 2), (1.4, 0.6), convention)
+    transposed = measure(predicted.swapaxes(1, 2), actual.swapaxes(1, 2), (1.4, 0.6), convention)
     for name in ("hausdorff", "hd95", "average", "averages"):
         np.testing.assert_allclose(double[name], 2 * plain[name], rtol=1e-6)
-        np.testing.assert_allclose(turned[name], plain[name], rtol=1e-6)
+        np.testing.assert_allclose(transposed[name], plain[name], rtol=1e-6)
 
 
-def test_each_image_may_have_a_spacing_of_its_own():
+def test_each_image_may_have_its_spacing():
     predicted, actual = blobs(7), blobs(8)
     spacings = np.linspace((0.5, 2.0), (1.5, 0.7), len(predicted))
     together = measure(predicted, actual, spacings)
@@ -333,7 +390,7 @@ def test_each_image_may_have_a_spacing_of_its_own():
             np.testing.assert_allclose(value[i], alone[name][i], rtol=1e-6)
 
 
-# One search, several forms.
+# Other ways to the same numbers.
 
 
 @pytest.mark.parametrize(
@@ -344,10 +401,10 @@ def test_each_image_may_have_a_spacing_of_its_own():
         ("dice", partial(surface.normalized_surface_dice, tolerance=1.5), "surface-distance"),
     ],
 )
-def test_each_function_gives_what_one_search_for_all_gives(name, function, convention):
-    predicted, actual = blobs(11), blobs(12)
-    together = measure(predicted, actual, (0.5, 2.0), convention)
-    alone = function(predicted, actual, spacing=(0.5, 2.0), convention=convention)
+def test_each_metric_alone_equals_measure(name, function, convention):
+    predicted, actual, where = blobs(11), blobs(12), random_masks(0, SHAPE, 0.95)
+    together = measure(predicted, actual, (0.5, 2.0), convention, where)
+    alone = function(predicted, actual, where=where, spacing=(0.5, 2.0), convention=convention)
     assert alone.shape == (SHAPE[0],)
     assert alone.dtype == jnp.float32
     np.testing.assert_allclose(alone, together[name], rtol=1e-6)
@@ -355,7 +412,7 @@ def test_each_function_gives_what_one_search_for_all_gives(name, function, conve
 
 @pytest.mark.parametrize("spacing", [(0.7, 0.7), (1.5, 0.7), (0.1, 0.3)])
 def test_an_edge_at_the_tolerance_is_within_it(spacing):
-    """However the distance of a few steps was rounded."""
+    """This holds although the distance of a few steps may be rounded up."""
     predicted, actual = np.zeros((2, *SHAPE), bool)
     predicted[:, 8, 5] = True
     for steps in range(1, 5):
@@ -368,72 +425,72 @@ def test_an_edge_at_the_tolerance_is_within_it(spacing):
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_surface_distances_hold_every_element_once(convention):
-    predicted, actual = blobs(13, (2, 24, 24)), blobs(14, (2, 24, 24))
-    boundary = {"monai": edge_pixels, "surface-distance": contour_corners}[convention]
-    ours = surface.surface_distances(predicted, actual, convention=convention)
-    sources, targets = (predicted, actual), (actual, predicted)
-    for way, image in np.ndindex(2, 2):
-        source = boundary(sources[way][image], (1.0, 1.0))
-        target = boundary(targets[way][image], (1.0, 1.0))
-        elements, distances = len(source), ours.distances[way, image]
-        assert ours.elements[way, image] == elements
+def test_surface_distances_contain_every_element_once(convention):
+    masks = blobs(13, (2, 24, 24)), blobs(14, (2, 24, 24))
+    where = random_masks(0, (2, 24, 24), 0.95)
+    ours = surface.surface_distances(*masks, where=where, convention=convention)
+    for direction, image in np.ndindex(2, 2):
+        source, target = (
+            BOUNDARIES[convention](mask[image], (1.0, 1.0), where[image])
+            for mask in (masks[direction], masks[1 - direction])
+        )
+        count, distances = len(source), ours.distances[direction, image]
+        assert ours.elements[direction, image] == count
         exact = sorted(nearest(source, target, (1.0, 1.0)))
-        np.testing.assert_allclose(np.sort(distances[:elements]), exact, rtol=1e-6)
-        assert np.all(np.isinf(distances[elements:]))
+        np.testing.assert_allclose(np.sort(distances[:count]), exact, rtol=1e-6)
+        assert np.all(np.isinf(distances[count:]))
         if ours.lengths is not None:
-            total = ours.lengths[way, image].sum()
+            total = ours.lengths[direction, image].sum()
             np.testing.assert_allclose(total, sum(source.values()), rtol=1e-6)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_a_buffer_cut_to_its_elements_measures_the_same(convention):
+def test_buffers_cut_to_their_elements_give_the_same_measures(convention):
     predicted, actual = blobs(15, (8, 112, 112)), blobs(16, (8, 112, 112))
     whole = surface.surface_distances(predicted, actual, convention=convention)
-    room = int(np.max(whole.elements))
-    lengths = None if whole.lengths is None else whole.lengths[..., :room]
-    cut = whole._replace(distances=whole.distances[..., :room], lengths=lengths)
-    assert room % chunk_size(8, room)
+    longest = int(np.max(whole.elements))
+    lengths = None if whole.lengths is None else whole.lengths[..., :longest]
+    cut = whole._replace(distances=whole.distances[..., :longest], lengths=lengths)
+    assert longest % chunk_size(8, longest)
     assert_same(all_measures(cut), all_measures(whole))
 
 
-# One device, several devices, no host.
+# One device and several devices.
 
 
-def transform_and_measure(predicted, actual):
-    measures = surface.measure(all_measures, predicted, actual, convention="surface-distance")
+def transform_and_measure(predicted, actual, where):
+    measures = surface.measure(
+        all_measures, predicted, actual, where=where, convention="surface-distance"
+    )
     return surface.distance_transform(predicted), measures
-
-
-def assert_same(ours, expected):
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), ours, expected)
 
 
 @pytest.fixture(scope="module")
 def eight_pairs():
-    """Eight pairs of masks, an empty and a noisy one among them, and what one device gives."""
+    """Masks of eight images, with an empty and a noisy mask, and the results of one device."""
     predicted, actual = blobs(15, (8, 40, 40)), blobs(16, (8, 40, 40))
     predicted[2], actual[5] = False, random_masks(0, (40, 40))
-    return predicted, actual, jax.jit(transform_and_measure)(predicted, actual)
+    masks = predicted, actual, random_masks(1, (8, 40, 40), 0.99)
+    return masks, jax.jit(transform_and_measure)(*masks)
 
 
 def by_image():
     return NamedSharding(Mesh(np.asarray(jax.devices()), ("data",)), PartitionSpec("data"))
 
 
-def test_eight_devices_give_what_one_gives(eight_pairs):
-    predicted, actual, expected = eight_pairs
-    shards = [jax.device_put(mask, by_image()) for mask in (predicted, actual)]
-    ours = jax.jit(transform_and_measure)(*shards)
+def test_eight_devices_match_one_device(eight_pairs):
+    masks, expected = eight_pairs
+    ours = jax.jit(transform_and_measure)(*(jax.device_put(mask, by_image()) for mask in masks))
     assert_same(ours, expected)
     assert ours[0].sharding.is_equivalent_to(by_image(), 3)
 
 
 @pytest.mark.slow
-def test_devices_exchange_no_pictures():
-    """They only agree on how far to go on: these masks are large enough to need both branches."""
-    masks = jax.ShapeDtypeStruct((8, 100, 100), jnp.bool_, sharding=by_image())
-    program = jax.jit(transform_and_measure).lower(masks, masks).compile().as_text() or ""
+def test_devices_exchange_no_images():
+    """They only agree on when to stop. The masks are large enough for both buffer sizes."""
+    mask = jax.ShapeDtypeStruct((8, 100, 100), jnp.bool_, sharding=by_image())
+    lowered = jax.jit(transform_and_measure).lower(mask, mask, mask)
+    program = lowered.compile().as_text() or ""
     assert "all-reduce" in program
     for exchange in ("all-gather", "all-to-all", "collective-permute"):
         assert exchange not in program
@@ -441,30 +498,30 @@ def test_devices_exchange_no_pictures():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mapping", [jax.vmap, jax.pmap])
-def test_a_mapped_program_gives_what_a_batch_gives(mapping, eight_pairs):
-    predicted, actual, expected = eight_pairs
-    ours = mapping(transform_and_measure)(predicted[:, None], actual[:, None])
+def test_a_mapped_function_matches_a_batch(mapping, eight_pairs):
+    masks, expected = eight_pairs
+    ours = mapping(transform_and_measure)(*(mask[:, None] for mask in masks))
     assert_same(jax.tree.map(lambda value: value[:, 0], ours), expected)
 
 
 def test_an_image_has_the_same_measures_alone_as_in_a_batch(eight_pairs):
-    predicted, actual, expected = eight_pairs
+    masks, expected = eight_pairs
     alone = jax.jit(transform_and_measure)
     for i in range(8):
-        ours = alone(predicted[i : i + 1], actual[i : i + 1])
+        ours = alone(*(mask[i : i + 1] for mask in masks))
         assert_same(ours, jax.tree.map(lambda value, i=i: value[i : i + 1], expected))
 
 
 def test_64_bit_mode_changes_nothing(eight_pairs):
-    predicted, actual, expected = eight_pairs
+    masks, expected = eight_pairs
     with jax.enable_x64(True):
-        assert_same(jax.jit(transform_and_measure)(predicted, actual), expected)
+        assert_same(jax.jit(transform_and_measure)(*masks), expected)
 
 
 def test_the_program_calls_no_host_and_lowers_for_every_platform():
-    masks = jax.ShapeDtypeStruct((2, 300, 300), jnp.bool_)
+    mask = jax.ShapeDtypeStruct((2, 300, 300), jnp.bool_)
     exporting = export.export(jax.jit(transform_and_measure), platforms=("cpu", "cuda", "tpu"))
-    assert "custom_call" not in exporting(masks, masks).mlir_module()
+    assert "custom_call" not in exporting(mask, mask, mask).mlir_module()
 
 
 def test_an_empty_batch_gives_empty_results():
@@ -483,31 +540,31 @@ def test_a_mask_of_4096_by_4096_works():
 
 
 @pytest.mark.slow
-def test_squares_in_pictures_of_4096_by_4096_have_the_distances_of_their_shift():
+def test_shifted_squares_in_images_of_4096_by_4096_have_the_distance_of_their_shift():
     predicted, actual = np.zeros((2, 1, 4096, 4096), bool)
     predicted[0, 100:4000, 100:4000] = True
     actual[0, 103:4000, 104:4000] = True
     assert surface.hausdorff(predicted, actual) == 5.0
 
 
-# What is refused.
+# Invalid arguments.
 
 
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
-    ("predicted", "actual", "error", "message"),
+    ("changed", "error", "message"),
     [
-        (np.zeros((1, 8, 8), np.int32), None, TypeError, "predicted must be a boolean mask.*int32"),
-        (None, np.zeros((1, 8, 8), np.float32), TypeError, "actual must be a boolean.*float32"),
-        (None, np.zeros((1, 8, 9), bool), ValueError, r"\(1, 8, 8\) and \(1, 8, 9\)"),
-        (np.zeros((8, 8), bool), np.zeros((8, 8), bool), ValueError, r"\[B, H, W\].*\(8, 8\)"),
-        (np.zeros((1, 0, 8), bool), None, ValueError, r"predicted must .* one pixel.*\(1, 0, 8\)"),
+        ({"predicted": np.zeros((1, 8, 8), np.int32)}, TypeError, "predicted must be.*int32"),
+        ({"actual": np.zeros((1, 8, 8), np.float32)}, TypeError, "actual must be a.*float32"),
+        ({"where": np.ones((1, 8, 8), np.float32)}, TypeError, "where must be a.*float32"),
+        ({"actual": np.zeros((1, 8, 9), bool)}, ValueError, r"\(1, 8, 8\) and \(1, 8, 9\)"),
+        ({"where": np.ones((2, 8, 8), bool)}, ValueError, r"where must both.*\(2, 8, 8\)"),
+        ({"predicted": np.zeros((8, 8), bool)}, ValueError, r"\[B, H, W\].*\(8, 8\)"),
+        ({"predicted": np.zeros((1, 0, 8), bool)}, ValueError, r"one pixel.*\(1, 0, 8\)"),
     ],
 )
-def test_wrong_masks_are_refused_by_name_and_shape(predicted, actual, error, message):
-    plain = np.zeros((1, 8, 8), bool)
-    predicted = plain if predicted is None else predicted
-    actual = plain if actual is None else actual
+def test_invalid_masks_raise_errors_with_their_name_and_shape(changed, error, message):
+    masks = {name: np.zeros((1, 8, 8), bool) for name in ("predicted", "actual")}
     for function in (
         surface.hausdorff,
         surface.average_surface_distance,
@@ -516,7 +573,7 @@ def test_wrong_masks_are_refused_by_name_and_shape(predicted, actual, error, mes
         surface.surface_distances,
     ):
         with pytest.raises(error, match=message):
-            jax.jit(function)(predicted, actual)
+            jax.jit(function)(**masks | changed)
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -532,7 +589,7 @@ def test_wrong_masks_are_refused_by_name_and_shape(predicted, actual, error, mes
         (np.zeros((4, 0), bool), ValueError, r"at least one pixel, got \(4, 0\)"),
     ],
 )
-def test_distance_transform_refuses_what_is_no_mask(mask, error, message):
+def test_distance_transform_raises_on_invalid_masks(mask, error, message):
     with pytest.raises(error, match=message):
         jax.jit(surface.distance_transform)(mask)
 
@@ -551,7 +608,7 @@ def test_distance_transform_refuses_what_is_no_mask(mask, error, message):
         ({"convention": "nnunet"}, "convention must be one of.*monai.*'nnunet'"),
     ],
 )
-def test_options_out_of_range_are_refused(options, message):
+def test_options_out_of_range_raise_errors(options, message):
     masks = np.zeros((3, 8, 8), bool)
     with pytest.raises(ValueError, match=message):
         surface.hausdorff(masks, masks, **options)
@@ -559,7 +616,7 @@ def test_options_out_of_range_are_refused(options, message):
 
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
-def test_a_tolerance_out_of_range_is_refused(tolerance):
+def test_a_tolerance_out_of_range_raises_an_error(tolerance):
     masks = np.zeros((1, 8, 8), bool)
     with pytest.raises(ValueError, match="tolerance must be at least 0"):
         surface.normalized_surface_dice(masks, masks, tolerance=tolerance)

@@ -1,4 +1,4 @@
-"""Surface measures beside those of MONAI and of surface-distance, each in its own convention."""
+"""Surface metrics match MONAI and surface-distance, each in its convention."""
 
 import math
 
@@ -20,18 +20,18 @@ def monai_metrics():
 
 @pytest.fixture
 def surface_distance(monkeypatch):
-    # The package still writes np.Inf, which NumPy 2 has no more.
+    # The package uses np.Inf, which NumPy 2 removed.
     monkeypatch.setattr(np, "Inf", np.inf, raising=False)
     return pytest.importorskip("surface_distance", reason="surface-distance is not installed")
 
 
 def blobs(seed, batch=12, size=64):
-    """Smooth random masks, some of which reach the picture's border, and shaky copies of them."""
+    """Smooth random masks, some of which touch the image border, and perturbed copies of them."""
     rng = np.random.default_rng(seed)
     shape = (batch, size, size)
-    truth = ndimage.gaussian_filter(rng.standard_normal(shape), (0, 6, 6))
-    shake = ndimage.gaussian_filter(rng.standard_normal(shape), (0, 3, 3))
-    return truth + 0.2 * shake > 0.03, truth > 0.03
+    base = ndimage.gaussian_filter(rng.standard_normal(shape), (0, 6, 6))
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape), (0, 3, 3))
+    return base + 0.2 * noise > 0.03, base > 0.03
 
 
 def pairs():
@@ -57,12 +57,12 @@ def read(distances):
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_the_default_convention_is_monais(monai_metrics, spacing):
+def test_the_default_convention_matches_monai(monai_metrics, spacing):
     torch = pytest.importorskip("torch")
     predicted, actual = pairs()
     ours = surface.measure(read, predicted, actual, spacing=spacing)
-    there = torch.tensor(predicted)[:, None], torch.tensor(actual)[:, None]
-    back = there[::-1]
+    forward = torch.tensor(predicted)[:, None], torch.tensor(actual)[:, None]
+    backward = forward[::-1]
     options = {"include_background": True, "spacing": spacing}
 
     def monai(name, masks, *arguments, **more):
@@ -70,24 +70,24 @@ def test_the_default_convention_is_monais(monai_metrics, spacing):
 
     hausdorff, average = "compute_hausdorff_distance", "compute_average_surface_distance"
     theirs = {
-        "hausdorff": monai(hausdorff, there),
-        "hd95": monai(hausdorff, there, percentile=95),
-        "hd50": monai(hausdorff, there, percentile=50),
-        "average": monai(average, there, symmetric=True),
-        "dice": monai("compute_surface_dice", there, [2.0]),
-        "one_way": np.stack([monai(average, there), monai(average, back)]),
+        "hausdorff": monai(hausdorff, forward),
+        "hd95": monai(hausdorff, forward, percentile=95),
+        "hd50": monai(hausdorff, forward, percentile=50),
+        "average": monai(average, forward, symmetric=True),
+        "dice": monai("compute_surface_dice", forward, [2.0]),
+        "one_way": np.stack([monai(average, forward), monai(average, backward)]),
     }
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("spacing", [*SPACINGS, (0.7, 1.3)])
-def test_the_other_convention_is_that_of_surface_distance(surface_distance, spacing):
+def test_the_other_convention_matches_surface_distance(surface_distance, spacing):
     predicted, actual = pairs()
     ours = surface.measure(read, predicted, actual, spacing=spacing, convention="surface-distance")
     for i in range(len(predicted)):
         distances = surface_distance.compute_surface_distances(actual[i], predicted[i], spacing)
-        back, there = surface_distance.compute_average_surface_distance(distances)
+        backward, forward = surface_distance.compute_average_surface_distance(distances)
         theirs = {
             f: surface_distance.compute_robust_hausdorff(distances, percent)
             for f, percent in (("hausdorff", 100), ("hd95", 95), ("hd50", 50))
@@ -95,14 +95,14 @@ def test_the_other_convention_is_that_of_surface_distance(surface_distance, spac
         theirs["dice"] = surface_distance.compute_surface_dice_at_tolerance(distances, 2.0)
         for name, value in theirs.items():
             np.testing.assert_allclose(ours[name][i], value, atol=1e-4, err_msg=name)
-        np.testing.assert_allclose(ours["one_way"][:, i], [there, back], atol=1e-4)
+        np.testing.assert_allclose(ours["one_way"][:, i], [forward, backward], atol=1e-4)
 
 
 def test_the_conventions_differ_by_no_more_than_a_diagonal():
-    """No corner on the outline is farther than half a diagonal from an edge pixel, nor the reverse.
+    """This holds for the maximum only: means and percentiles also depend on the element counts.
 
-    So the distances of two points differ by a diagonal at most, and the largest one does, too. What
-    counts elements, as the other measures do, has no such bound.
+    Every contour corner is at most half a diagonal from an edge pixel and vice versa, so the
+    distance between two elements changes by at most a diagonal.
     """
     predicted, actual = blobs(2)
     monai = surface.hausdorff(predicted, actual)
@@ -124,10 +124,10 @@ SQUARE[0, 3:9, 4:12] = True
         (SQUARE, EMPTY, math.inf, 0.0),
     ],
 )
-def test_empty_masks_are_scored_as_by_monai_but_for_percentiles(
+def test_empty_masks_match_monai_except_for_percentiles(
     monai_metrics, predicted, actual, average, dice
 ):
-    """MONAI's interpolated percentile of infinite distances is inf - inf."""
+    """MONAI interpolates percentiles of infinite distances, which gives inf - inf."""
     torch = pytest.importorskip("torch")
     masks = torch.tensor(predicted)[:, None], torch.tensor(actual)[:, None]
     hausdorff = monai_metrics.compute_hausdorff_distance
@@ -146,8 +146,9 @@ def test_empty_masks_are_scored_as_by_monai_but_for_percentiles(
     np.testing.assert_array_equal([ours["average"][0], ours["dice"][0]], [average, dice])
 
 
-def test_surface_distance_calls_two_empty_masks_infinitely_far(surface_distance):
-    """Ours are undefined, in both conventions."""
+def test_two_empty_masks_are_infinitely_far_apart_in_surface_distance_and_nan_here(
+    surface_distance,
+):
     distances = surface_distance.compute_surface_distances(EMPTY[0], EMPTY[0], (1, 1))
     assert surface_distance.compute_robust_hausdorff(distances, 95) == math.inf
     ours = surface.measure(read, EMPTY, EMPTY, convention="surface-distance")

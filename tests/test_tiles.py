@@ -1,4 +1,4 @@
-"""Films in tiles: the whole film's logits where the network sees no border, blended elsewhere."""
+"""Tiles give the whole image's logits where no tile border is in sight, and blend elsewhere."""
 
 import jax
 import jax.numpy as jnp
@@ -7,88 +7,91 @@ import optax
 import pytest
 
 from jaxseg import UNet, parallel
+from jaxseg.errors import InputError
 from jaxseg.inference import Tiling, make_predict, predict_tiles
 from jaxseg.training import TrainState
-from jaxseg.types import InputError
 
 RADIUS = 14
-"""How far a `UNet` of one pool sees: two convolutions, the pool, two on its grid, up, two."""
+"""Receptive radius of a `UNet` with one pool: two convolutions, pool, two, upsampling, two."""
 
 
 @pytest.fixture(scope="module")
-def learnt():
+def trained():
     """A small U-Net as ``predict(state, images)``, compiled, and its state."""
     model = UNet(widths=(4, 8))
     images = jax.ShapeDtypeStruct((1, 16, 16, 1), np.uint8)
     state = TrainState.create(model, optax.sgd(0.1), jax.random.key(0), images)
-    # Larger kernels, so that an error at a border would be seen.
+    # Larger kernels make an error at a border visible.
     state = state.replace(params=jax.tree.map(lambda leaf: 2 * leaf, state.params))
     return jax.jit(make_predict(model)), state
 
 
-def a_film(height, width):
+def an_image(height, width):
     return np.random.default_rng(height).integers(0, 256, (height, width, 1), np.uint8)
 
 
-def test_the_network_sees_as_far_as_the_tests_say_and_no_farther(learnt):
-    predict, state = learnt
-    film = jnp.asarray(a_film(64, 64), jnp.float32)[None] / 255
+def test_the_receptive_radius_is_as_the_tests_assume(trained):
+    predict, state = trained
+    image = jnp.asarray(an_image(64, 64), jnp.float32)[None] / 255
 
     def at_centre(images):
         return predict(state, images)[0, 32:34, 32:34].sum()
 
-    seen = np.argwhere(np.asarray(jax.grad(at_centre)(film))[0, ..., 0])
+    seen = np.argwhere(np.asarray(jax.grad(at_centre)(image))[0, ..., 0])
     reach = max(32 - seen.min(), seen.max() - 33)
     assert RADIUS // 2 < reach <= RADIUS
 
 
-# Neither is a multiple of 2 along both axes; the last is smaller than a tile along one.
+# Neither size is a multiple of 2 along both axes. The last is smaller than a tile along one.
 @pytest.mark.parametrize("size", [(117, 83), (96, 41)])
-def test_tiles_give_the_whole_films_logits_where_margins_hide_the_borders(size, learnt):
-    predict, state = learnt
-    film = a_film(*size)
+def test_tiles_give_the_whole_images_logits_where_margins_hide_the_borders(size, trained):
+    predict, state = trained
+    image = an_image(*size)
     tiling = Tiling(side=64, overlap=32, margin=RADIUS, multiple=2)
-    tiled = predict_tiles(lambda tiles: predict(state, tiles), film, tiling, rows=2)
-    whole = np.asarray(predict(state, film[None]))[0]
-    # Only where the film is padded up to a tile may its end differ.
+    tiled = predict_tiles(lambda tiles: predict(state, tiles), image, tiling, batch_size=2)
+    whole = np.asarray(predict(state, image[None]))[0]
+    # The end may differ only where the image is padded up to a tile.
     height, width = (side if side >= 64 else side - RADIUS for side in size)
     assert tiled.shape == whole.shape
     np.testing.assert_allclose(tiled[:height, :width], whole[:height, :width], atol=1e-4)
     assert np.abs(whole).max() > 1
 
 
-def test_without_margins_tiles_give_it_inside_and_blend_where_they_meet(learnt):
-    predict, state = learnt
-    film = a_film(64, 112)
+def test_without_margins_tiles_are_exact_inside_and_blended_where_they_overlap(trained):
+    predict, state = trained
+    image = an_image(64, 112)
     tiled = predict_tiles(
-        lambda tiles: predict(state, tiles), film, Tiling(side=64, overlap=16, multiple=2), rows=2
+        lambda tiles: predict(state, tiles),
+        image,
+        Tiling(side=64, overlap=16, multiple=2),
+        batch_size=2,
     )
     whole, first, second = (
-        np.asarray(predict(state, part[None]))[0] for part in (film, film[:, :64], film[:, 48:])
+        np.asarray(predict(state, crop[None]))[0] for crop in (image, image[:, :64], image[:, 48:])
     )
     np.testing.assert_allclose(tiled[:, :48], first[:, :48], atol=1e-5)
     np.testing.assert_allclose(tiled[:, 64:], second[:, 16:], atol=1e-5)
-    apart = np.abs(tiled - whole).max(axis=(0, 2))
-    assert apart[: 64 - max(16, RADIUS)].max() < 1e-4
-    assert apart[48 + max(16, RADIUS) :].max() < 1e-4
-    assert apart[48:64].max() > 1e-3
-    share = np.cos(np.pi / 2 * (np.arange(16) + 0.5) / 16)[None, :, None] ** 2
-    blend = share * first[:, 48:] + (1 - share) * second[:, :16]
+    difference = np.abs(tiled - whole).max(axis=(0, 2))
+    assert difference[: 64 - max(16, RADIUS)].max() < 1e-4
+    assert difference[48 + max(16, RADIUS) :].max() < 1e-4
+    assert difference[48:64].max() > 1e-3
+    weight = np.cos(np.pi / 2 * (np.arange(16) + 0.5) / 16)[None, :, None] ** 2
+    blend = weight * first[:, 48:] + (1 - weight) * second[:, :16]
     np.testing.assert_allclose(tiled[:, 48:64], blend, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_tiles_of_a_film_of_4000_by_4000_give_the_whole_films_logits(learnt):
-    predict, state = learnt
-    film = a_film(4000, 4000)
-    whole = np.asarray(predict(state, film[None]))[0]
+def test_tiles_of_an_image_of_4000_by_4000_give_the_whole_images_logits(trained):
+    predict, state = trained
+    image = an_image(4000, 4000)
+    whole = np.asarray(predict(state, image[None]))[0]
     tiling = Tiling(side=512, overlap=32, margin=RADIUS, multiple=2)
-    tiled = predict_tiles(lambda tiles: predict(state, tiles), film, tiling, rows=4)
+    tiled = predict_tiles(lambda tiles: predict(state, tiles), image, tiling, batch_size=4)
     np.testing.assert_allclose(tiled, whole, atol=1e-4)
     assert np.abs(whole).max() > 1
 
 
-def test_every_film_is_seen_in_batches_of_one_shape():
+def test_images_of_any_size_are_predicted_in_batches_of_one_shape():
     shapes = set()
 
     def predict(tiles):
@@ -96,9 +99,9 @@ def test_every_film_is_seen_in_batches_of_one_shape():
         return np.asarray(tiles, np.float32)
 
     for size in [(16, 16), (7, 90), (33, 61), (200, 3)]:
-        film = a_film(*size)
-        tiled = predict_tiles(predict, film, Tiling(side=16, overlap=6), rows=3)
-        np.testing.assert_allclose(tiled, film, atol=1e-3)
+        image = an_image(*size)
+        tiled = predict_tiles(predict, image, Tiling(side=16, overlap=6), batch_size=3)
+        np.testing.assert_allclose(tiled, image, atol=1e-3)
     assert shapes == {(3, 16, 16, 1)}
 
 
@@ -121,29 +124,29 @@ def test_weights_sum_to_one_and_vanish_on_margins(overlap, margin, length):
         assert not weights[:-1, -1].any()
 
 
-def test_tiles_are_shared_out_over_devices(learnt):
-    predict, state = learnt
-    film, tiling = a_film(60, 60), Tiling(side=32, overlap=8, multiple=2)
+def test_a_batch_of_tiles_can_be_sharded_sharded(trained):
+    predict, state = trained
+    image, tiling = an_image(60, 60), Tiling(side=32, overlap=8, multiple=2)
     mesh = parallel.make_mesh()
-    over_devices = parallel.jit_rows(predict, mesh)
-    whole = parallel.replicate(state, mesh)
-    tiled = predict_tiles(lambda tiles: over_devices(whole, tiles), film, tiling, rows=8)
-    alone = predict_tiles(lambda tiles: predict(state, tiles), film, tiling, rows=9)
+    sharded = parallel.jit_batched(predict, mesh)
+    replicated = parallel.replicate(state, mesh)
+    tiled = predict_tiles(lambda tiles: sharded(replicated, tiles), image, tiling, batch_size=8)
+    alone = predict_tiles(lambda tiles: predict(state, tiles), image, tiling, batch_size=9)
     np.testing.assert_allclose(tiled, alone, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"side": 0, "overlap": 0}, "tile of 0"),
+        ({"side": 0, "overlap": 0}, "tile: 0 pixels"),
         ({"side": 36, "overlap": 0, "multiple": 16}, "multiple of 16"),
         ({"side": 32, "overlap": 32}, "below the tile's 32"),
-        ({"side": 32, "overlap": 8, "multiple": 16}, "overlap of 8"),
-        ({"side": 32, "overlap": -1}, "overlap of -1"),
-        ({"side": 32, "overlap": 8, "margin": 4}, "below half of the overlap"),
-        ({"side": 32, "overlap": 0, "margin": -1}, "margin of -1"),
+        ({"side": 32, "overlap": 8, "multiple": 16}, "overlap: 8 pixels"),
+        ({"side": 32, "overlap": -1}, "overlap: -1 pixels"),
+        ({"side": 32, "overlap": 8, "margin": 4}, "less than half the overlap"),
+        ({"side": 32, "overlap": 0, "margin": -1}, "margin: -1 pixels"),
     ],
 )
-def test_tiles_that_will_not_do_are_named(fields, words):
+def test_invalid_tilings_are_named(fields, words):
     with pytest.raises(InputError, match=words):
         Tiling(**fields)

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import tpu_programs
 from benchmarks.tpu_programs import Collective
 from jaxseg import UNet, losses, parallel
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -53,9 +53,9 @@ def test_a_slice_that_there_is_not_is_named():
 @needs_libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x4", "v5e:4x4", "v6e:4x4", "v5p:2x2x4"])
-def test_the_rows_of_a_slices_mesh_come_by_process(topology, monkeypatch):
+def test_the_devices_of_a_slice_are_ordered_by_process(topology, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: tpu_programs.describe(topology))
-    owners = [row[0].process_index for row in parallel.make_mesh().devices]
+    owners = [device.process_index for device in parallel.make_mesh().devices]
     assert owners == sorted(owners)
     assert len(set(owners)) > 1
 
@@ -63,8 +63,8 @@ def test_the_rows_of_a_slices_mesh_come_by_process(topology, monkeypatch):
 @needs_libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_step_on_eight_chips_sends_its_gradients_in_float32_and_nothing_else(dtype):
-    model = UNet(widths=(8, 16), dropout=0.25, dtype=dtype, layout="plain")
+def test_the_step_on_eight_chips_sends_its_gradients_once_and_nothing_else(dtype):
+    model = UNet(widths=(8, 16), dropout=0.25, dtype=dtype)
     program = tpu_programs.compile_step(
         tpu_programs.mesh_of("v5e:2x4"),
         model,
@@ -74,11 +74,11 @@ def test_the_step_on_eight_chips_sends_its_gradients_in_float32_and_nothing_else
         size=64,
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
-    # An upsampling kernel's gradient is summed as the 2x2 convolution has it: 16 taps for its 9.
+    # The gradient of an upsampling kernel is summed as that of its 2x2 form: 16 taps for 9.
     taps = 7 * shapes["params"]["up_0"]["kernel"].size // 9
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    # Of the metrics the loss and the number of images are summed over the chips.
-    expected = 4 * (parameters + taps) + 2 * 4
+    # Gradients are summed in the dtype of the computation; the loss is one value more.
+    expected = jnp.dtype(dtype).itemsize * (parameters + taps) + 4
     kinds = tpu_programs.by_kind(program.collectives)
     assert set(kinds) == {"all-reduce"}
     count, size = kinds["all-reduce"]

@@ -1,4 +1,4 @@
-"""Traces of training steps: which calls are in them, in the format that Perfetto reads."""
+"""Traces of training steps, in the format that Perfetto reads."""
 
 import gzip
 import json
@@ -13,13 +13,13 @@ import pytest
 
 from experiments.tracing import Trace
 from jaxseg.data import phantom
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 
 
 def events(folder):
-    """The events of the one trace in a folder."""
+    """Returns the events of the only trace in a directory."""
     (file,) = folder.glob("plugins/profile/*/perfetto_trace.json.gz")
     assert len(list(file.parent.glob("*.xplane.pb"))) == 1
     return json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
@@ -29,43 +29,42 @@ def traced_steps(folder):
     return [int(e["args"]["step_num"]) for e in events(folder) if e.get("name") == "train"]
 
 
-def do(trace, counts):
-    """Calls of so many steps each, after one another."""
-    double, step = jax.jit(lambda x: x + x), 0
-    for count in counts:
-        with trace.call(step, count):
-            double(jnp.ones(count)).block_until_ready()
-        step += count
+def run(trace, steps):
+    """Runs some steps."""
+    double = jax.jit(lambda x: x + x)
+    for number in range(steps):
+        with trace.step(number):
+            trace.wait_for(double(jnp.ones(3)))
 
 
-def test_three_calls_of_a_program_that_has_run_twice_are_traced(tmp_path, capsys):
+def test_three_steps_after_two_are_traced(tmp_path, capsys):
     trace = Trace(tmp_path / "trace")
-    do(trace, [1, 1, 5, 5, 5, 5, 5, 5])
+    run(trace, 8)
     trace.close()
-    assert traced_steps(tmp_path / "trace") == [12, 17, 22]
+    assert traced_steps(tmp_path / "trace") == [2, 3, 4]
     names = [str(event.get("name")) for event in events(tmp_path / "trace")]
     assert not any("backend_compile" in name for name in names)
-    assert "traced 3 calls" in capsys.readouterr().out
+    assert "traced 3 train steps" in capsys.readouterr().out
 
 
 def test_a_run_that_ends_early_leaves_what_was_traced(tmp_path, capsys):
     trace = Trace(tmp_path / "trace")
-    do(trace, [1, 1, 1])
+    run(trace, 3)
     trace.close()
     assert traced_steps(tmp_path / "trace") == [2]
-    assert "traced 1 calls" in capsys.readouterr().out
+    assert "traced 1 train steps" in capsys.readouterr().out
 
 
-def test_a_run_of_two_calls_traces_nothing_and_says_so(tmp_path, capsys):
+def test_a_run_of_two_steps_traces_nothing_and_says_so(tmp_path, capsys):
     trace = Trace(tmp_path / "trace")
-    do(trace, [1, 1])
+    run(trace, 2)
     trace.close()
-    assert "nothing was traced" in capsys.readouterr().out
+    assert "none was traced" in capsys.readouterr().out
 
 
-def test_without_a_folder_nothing_is_traced_or_said(capsys):
+def test_without_a_directory_nothing_is_traced_or_printed(capsys):
     trace = Trace(None)
-    do(trace, [1] * 6)
+    run(trace, 6)
     trace.close()
     assert capsys.readouterr().out == ""
 

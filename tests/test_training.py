@@ -1,4 +1,4 @@
-"""Train and evaluation steps against closed forms, and in every form that runs on devices."""
+"""Train and evaluation steps against closed forms, and in every compiled form."""
 
 from functools import partial
 
@@ -9,23 +9,23 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxseg import UNet, losses, parallel, training
-from jaxseg.models import Dropout
-from jaxseg.models.layers import Normalization
-from jaxseg.training import TrainState, make_eval_step, make_many_steps, make_train_step
+from jaxseg import UNet, evaluate, losses, metrics, parallel, training
+from jaxseg.models.layers import Norm
+from jaxseg.training import TrainState, cpu_microbatches, make_eval_step, make_train_step
 
 
 class Convolutions(nn.Module):
     """The layers of the U-Net that could depend on devices, few enough to compile fast."""
 
     norm: str = "batch"
+    rate: float = 0.3
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images, *, train, valid=None, rows=None):
+    def __call__(self, images, *, train=False):
         x = nn.Conv(4, (3, 3), use_bias=False)(images)
-        x = Normalization(self.norm, axis_name=self.axis_name)(x, train=train, valid=valid)
-        x = Dropout(0.3)(nn.relu(x), train=train, rows=rows)
+        x = Norm(self.norm, 2, self.axis_name, jnp.float32, jnp.float32)(x, train)
+        x = nn.Dropout(self.rate, deterministic=not train)(nn.relu(x))
         return nn.Conv(1, (3, 3))(x)
 
 
@@ -36,7 +36,7 @@ class Affine(nn.Module):
     """logit = weight * pixel + offset, so that a step has a closed form."""
 
     @nn.compact
-    def __call__(self, images, *, train):
+    def __call__(self, images, *, train=False):
         del train
         weight = self.param("weight", nn.initializers.ones_init(), ())
         offset = self.param("offset", nn.initializers.zeros_init(), ())
@@ -67,8 +67,14 @@ def run(step, state, batches, mesh):
     return state, measured
 
 
+def one_step(model, tx, loss, batch, *, devices=1, **options):
+    mesh = mesh_of(devices)
+    step = make_train_step(model, tx, loss, **options)
+    return run(step, fresh(model, tx, batch, mesh=mesh), [batch], mesh)
+
+
 def assert_same(one, other, *, atol):
-    """Equal states; keys to the bit, floats to a tolerance."""
+    """Asserts that two states are equal: keys bit for bit, floats to a tolerance."""
     one, other = (state.replace(key=jax.random.key_data(state.key)) for state in (one, other))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=atol),
@@ -77,39 +83,30 @@ def assert_same(one, other, *, atol):
     )
 
 
-def test_a_step_of_gradient_descent_is_the_one_done_by_hand():
+def test_a_step_of_gradient_descent_equals_the_one_done_by_hand():
     batch = batch_of(3)
-    mesh = mesh_of(1)
-    state, measured = run(
-        make_train_step(Affine(), optax.sgd(0.5), losses.cross_entropy),
-        fresh(Affine(), optax.sgd(0.5), batch, mesh=mesh),
-        [batch],
-        mesh,
-    )
+    state, measured = one_step(Affine(), optax.sgd(0.5), losses.cross_entropy, batch)
     x, t = batch["images"][..., 0].astype(np.float64), batch["labels"]
     p = 1 / (1 + np.exp(-x))
-    slope, offset = ((p - t) * x).mean(), (p - t).mean()
-    np.testing.assert_allclose(state.params["weight"], 1 - 0.5 * slope, rtol=1e-5)
+    weight, offset = ((p - t) * x).mean(), (p - t).mean()
+    np.testing.assert_allclose(state.params["weight"], 1 - 0.5 * weight, rtol=1e-5)
     np.testing.assert_allclose(state.params["offset"], -0.5 * offset, rtol=1e-5)
     np.testing.assert_allclose(
         measured["loss"], -np.where(t == 1, np.log(p), np.log(1 - p)).mean(), rtol=1e-5
     )
-    np.testing.assert_allclose(measured["gradient_norm"], np.hypot(slope, offset), rtol=1e-5)
+    np.testing.assert_allclose(measured["gradient_norm"], np.hypot(weight, offset), rtol=1e-5)
     assert int(measured["images"]) == 3
     assert int(state.step) == 1
 
 
-def test_where_leaves_pixels_out_of_the_step_as_cropping_does():
-    batch = batch_of(2)
-    where = np.zeros((2, 16, 16), bool)
-    where[:, 3:11, 5:12] = True
-    cropped = {"images": batch["images"][:, 3:11, 5:12], "labels": batch["labels"][:, 3:11, 5:12]}
-    mesh = mesh_of(1)
-    step = make_train_step(Affine(), optax.sgd(0.5), losses.cross_entropy)
-    one, _ = run(
-        step, fresh(Affine(), optax.sgd(0.5), batch, mesh=mesh), [{**batch, "where": where}], mesh
-    )
-    other, _ = run(step, fresh(Affine(), optax.sgd(0.5), batch, mesh=mesh), [cropped], mesh)
+@pytest.mark.parametrize("dtype", [bool, np.float32])
+def test_where_leaves_pixels_out_of_the_step_as_cropping_does(dtype):
+    batch, tx = batch_of(2), optax.sgd(0.5)
+    where = np.zeros((2, 16, 16), dtype)
+    where[:, 3:11, 5:12] = 1
+    cropped = {name: array[:, 3:11, 5:12] for name, array in batch.items()}
+    one, _ = one_step(Affine(), tx, losses.cross_entropy, {**batch, "where": where})
+    other, _ = one_step(Affine(), tx, losses.cross_entropy, cropped)
     assert_same(one, other, atol=1e-6)
 
 
@@ -118,8 +115,8 @@ def finer_batch():
     return {**batch, "labels": np.random.default_rng(9).integers(0, 2, (8, 32, 32), np.int32)}
 
 
-def test_finer_labels_are_met_by_logits_resized_as_torch_resizes_them():
-    torch = pytest.importorskip("torch", reason="the peer")
+def test_logits_are_resized_to_finer_labels_as_torch_resizes_them():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra: peers)")
     batch = finer_batch()
     weight = torch.tensor(1.0, requires_grad=True)
     offset = torch.tensor(0.0, requires_grad=True)
@@ -129,11 +126,10 @@ def test_finer_labels_are_met_by_logits_resized_as_torch_resizes_them():
         resized, torch.tensor(batch["labels"], dtype=torch.float32)
     )
     loss.backward()
-    mesh, tx = mesh_of(1), optax.sgd(0.5)
-    before = fresh(Affine(), tx, batch, mesh=mesh)
-    evaluated = make_eval_step(Affine(), losses.cross_entropy)(before, batch)
-    step = make_train_step(Affine(), tx, losses.cross_entropy)
-    state, measured = run(step, before, [batch], mesh)
+    tx = optax.sgd(0.5)
+    before = fresh(Affine(), tx, batch, mesh=mesh_of(1))
+    evaluated = jax.jit(make_eval_step(Affine(), losses.cross_entropy))(before, batch)
+    state, measured = one_step(Affine(), tx, losses.cross_entropy, batch)
     np.testing.assert_allclose(measured["loss"], loss.item(), rtol=1e-5)
     np.testing.assert_allclose(state.params["weight"], 1 - 0.5 * weight.grad.item(), rtol=1e-5)
     np.testing.assert_allclose(state.params["offset"], -0.5 * offset.grad.item(), atol=1e-6)
@@ -144,20 +140,18 @@ def test_finer_labels_are_met_by_logits_resized_as_torch_resizes_them():
 
 
 @pytest.mark.parametrize("finer", [1, 2])
-def test_probabilities_are_learnt_as_labels(finer):
-    # Films of one grey value in each channel: so have their logits at any size.
+def test_labels_may_be_probabilities(finer):
+    # Images of one gray value per channel have logits of one value per channel at any size.
     rng = np.random.default_rng(0)
     side = 8 * finer
-    grey = rng.random((2, 1, 1, 3), dtype=np.float32)
+    gray = rng.random((2, 1, 1, 3), dtype=np.float32)
     batch = {
-        "images": np.broadcast_to(grey, (2, 8, 8, 3)),
+        "images": np.broadcast_to(gray, (2, 8, 8, 3)),
         "labels": rng.dirichlet(np.ones(3), (2, side, side)).astype(np.float32),
     }
-    mesh, tx = mesh_of(1), optax.sgd(0.5)
-    step = make_train_step(Affine(), tx, losses.cross_entropy)
-    _, measured = run(step, fresh(Affine(), tx, batch, mesh=mesh), [batch], mesh)
-    share = np.exp(grey) / np.exp(grey).sum(-1, keepdims=True)
-    expected = -(batch["labels"] * np.log(share)).sum(-1).mean()
+    _, measured = one_step(Affine(), optax.sgd(0.5), losses.cross_entropy, batch)
+    probabilities = np.exp(gray) / np.exp(gray).sum(-1, keepdims=True)
+    expected = -(batch["labels"] * np.log(probabilities)).sum(-1).mean()
     np.testing.assert_allclose(measured["loss"], expected, rtol=1e-5)
 
 
@@ -165,8 +159,8 @@ def test_probabilities_are_learnt_as_labels(finer):
 @pytest.mark.parametrize("labels", [(2, 16, 8), (2, 4, 8), (2, 8, 32)])
 def test_coarser_labels_and_labels_of_other_proportions_are_refused(labels):
     batch = {"images": np.zeros((2, 8, 16, 1), np.float32), "labels": np.zeros(labels, np.int32)}
-    mesh, tx = mesh_of(1), optax.sgd(0.5)
-    state = fresh(Affine(), tx, batch, mesh=mesh)
+    tx = optax.sgd(0.5)
+    state = fresh(Affine(), tx, batch, mesh=mesh_of(1))
     for step in (
         make_train_step(Affine(), tx, losses.cross_entropy),
         make_eval_step(Affine(), losses.cross_entropy),
@@ -175,15 +169,17 @@ def test_coarser_labels_and_labels_of_other_proportions_are_refused(labels):
             step(state, batch)
 
 
-@pytest.mark.parametrize("spatial", [1, 2])
-def test_finer_labels_are_learnt_on_many_devices_as_on_one(spatial):
-    batch, tx = finer_batch(), optax.sgd(0.5)
-    step = make_train_step(MODEL, tx, losses.soft_dice)
-    one = run(step, fresh(MODEL, tx, batch, mesh=mesh_of(1)), [batch], mesh_of(1))
-    mesh = parallel.make_mesh(jax.devices()[:4], spatial=spatial)
-    many = run(step, fresh(MODEL, tx, batch, mesh=mesh), [batch], mesh)
-    assert_same(one[0], many[0], atol=1e-6)
-    np.testing.assert_allclose(one[1]["loss"], many[1]["loss"], rtol=1e-5)
+def test_deep_supervision_trains_and_evaluates_with_one_loss():
+    model = UNet(widths=(4, 8), deep_supervision=True)
+    batch, tx, loss = batch_of(2), optax.sgd(0.1), losses.deep_supervision(losses.cross_entropy)
+    before = fresh(model, tx, batch, mesh=mesh_of(1))
+    logits = jax.jit(partial(model.apply, train=True))(before.variables(), batch["images"])
+    expected = loss(logits, batch["labels"]).mean()
+    evaluated = jax.jit(make_eval_step(model, loss))(before, batch)
+    finest = losses.cross_entropy(logits[0], batch["labels"])
+    np.testing.assert_allclose(evaluated.loss, finest, rtol=1e-5)
+    _, measured = one_step(model, tx, loss, batch)
+    np.testing.assert_allclose(measured["loss"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -198,9 +194,8 @@ def test_finer_labels_are_learnt_on_many_devices_as_on_one(spatial):
         ),
     ],
 )
-def test_more_devices_and_padding_rows_give_the_state_of_one_device(model, devices):
-    # Six rows over eight devices: two rows are padding.
-    batches = [batch_of(6, seed=seed) for seed in range(3)]
+def test_more_devices_give_the_state_of_one_device(model, devices):
+    batches = [{**finer_batch(), **batch_of(8, seed=seed)} for seed in range(3)]
     tx = optax.adam(1e-3)
     step = make_train_step(
         model, tx, losses.combine({losses.cross_entropy: 1.0, losses.soft_dice: 1.0})
@@ -212,111 +207,111 @@ def test_more_devices_and_padding_rows_give_the_state_of_one_device(model, devic
     assert_same(*states, atol=2e-6)
 
 
-def test_a_padded_row_changes_nothing_whatever_it_holds():
-    batch, tx, mesh = batch_of(3), optax.adam(1e-3), mesh_of(1)
-    step = make_train_step(MODEL, tx, losses.cross_entropy)
-    padded = {
-        "images": np.concatenate([batch["images"], np.ones((2, 16, 16, 1), np.float32)]),
-        "labels": np.concatenate([batch["labels"], np.ones((2, 16, 16), np.int32)]),
-        "valid": np.array([True, True, True, False, False]),
-    }
-    states, measured = zip(
-        *(run(step, fresh(MODEL, tx, batch, mesh=mesh), [b], mesh) for b in (batch, padded)),
-        strict=True,
+@pytest.mark.parametrize("loss", [losses.soft_dice, losses.cross_entropy])
+def test_a_pooled_loss_on_many_devices_is_pooled_over_all_of_them(loss):
+    pooled = partial(loss, pooled=True)
+    batch = {**batch_of(8), "where": np.random.default_rng(1).random((8, 16, 16)) < 0.5}
+    (one, measured), (four, measured_too) = (
+        one_step(Affine(), optax.sgd(0.1), pooled, batch, devices=devices) for devices in (1, 4)
     )
-    assert_same(*states, atol=2e-6)
-    assert [int(m["images"]) for m in measured] == [3, 3]
-
-
-def mean_over_the_object(logits, labels, *, where=None):
-    """Has no value on a film without an object."""
-    del where
-    inside = labels.astype(logits.dtype)[..., None]
-    return (inside * logits).sum((1, 2, 3)) / inside.sum((1, 2, 3))
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        partial(losses.soft_dice, pooled=True),
-        partial(losses.cross_entropy, pooled=True),
-        mean_over_the_object,
-    ],
-)
-@pytest.mark.parametrize("gaps", [False, True])
-def test_padding_changes_no_pooled_loss_and_none_without_a_value_on_it(loss, gaps):
-    batch, tx = batch_of(3), optax.sgd(0.1)
-    if gaps:
-        batch["where"] = np.random.default_rng(1).random((3, 16, 16)) < 0.5
-    step = make_train_step(Affine(), tx, loss)
-    results = []
-    for devices in (1, 4):
-        mesh = mesh_of(devices)
-        results.append(run(step, fresh(Affine(), tx, batch, mesh=mesh), [batch], mesh))
-    (one, measured), (four, measured_too) = results
-    assert [int(found["skipped"]) for found in (measured, measured_too)] == [0, 0]
     assert_same(four, one, atol=1e-6)
-    assert float(measured_too["loss"]) == pytest.approx(float(measured["loss"]), rel=1e-6)
+    expected = pooled(batch["images"], batch["labels"], where=batch["where"])
+    for found in (measured, measured_too):
+        np.testing.assert_allclose(found["loss"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("pooled", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_under_pmap_with_an_axis_name_the_step_is_that_of_one_device(pooled):
-    # Devices have two, two, one and no rows that count.
-    batch = {**batch_of(8), "valid": np.arange(8) < 5}
-    tx, mesh = optax.adam(1e-3), mesh_of(1)
-    plain = partial(losses.soft_dice, pooled=True) if pooled else losses.soft_dice
-    mapped = (
-        partial(losses.soft_dice, pooled=True, axis_name="data") if pooled else losses.soft_dice
-    )
-    one, measured = run(
-        make_train_step(MODEL, tx, plain), fresh(MODEL, tx, batch, mesh=mesh), [batch], mesh
-    )
-    state = TrainState.create(MODEL, tx, jax.random.key(0), batch["images"])
-    step = make_train_step(MODEL, tx, mapped, axis_name="data")
+def in_four_parts(batch):
+    return {name: array.reshape(4, -1, *array.shape[1:]) for name, array in batch.items()}
+
+
+@pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=pytest.mark.slow)])
+def test_pmap_gives_the_state_of_one_device(norm):
+    model, batch, tx = Convolutions(norm, rate=0.0), batch_of(8), optax.adam(1e-3)
+    one, measured = one_step(model, tx, losses.soft_dice, batch)
+    state = TrainState.create(model, tx, jax.random.key(0), batch["images"])
+    step = make_train_step(model, tx, losses.soft_dice, axis_name="data")
     pmapped = parallel.pmap_step(step, devices=jax.devices()[:4])
-    shared = {name: array.reshape(4, 2, *array.shape[1:]) for name, array in batch.items()}
-    other, measured_too = pmapped(state, shared)
+    other, measured_too = pmapped(state, in_four_parts(batch))
     assert_same(other, one, atol=2e-6)
     for name in ("loss", "gradient_norm", "images"):
         np.testing.assert_allclose(measured_too[name], measured[name], rtol=1e-5)
 
 
-@pytest.mark.parametrize("unroll", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_gradients_summed_over_parts_are_those_of_the_whole_batch(unroll):
-    # With rows that do not count in some parts, and dropout keyed by the row in the whole batch.
-    batch = {**batch_of(8), "valid": np.arange(8) < 5}
-    model = Convolutions(norm="group")
-    tx, mesh = optax.adam(1e-3), mesh_of(2)
-    states = [
-        run(
-            make_train_step(
-                model, tx, losses.cross_entropy, microbatches=microbatches, unroll=unroll
-            ),
-            fresh(model, tx, batch, mesh=mesh),
-            [batch],
-            mesh,
-        )[0]
-        for microbatches in (1, 4)
+def test_under_pmap_each_device_samples_its_own_dropout_and_augmentation():
+    def noise(key, batch):
+        return {**batch, "images": jax.random.normal(key, batch["images"].shape)}
+
+    def loss(logits, labels, *, where=None):
+        del labels, where
+        return logits.sum((1, 2, 3))
+
+    batch = {"images": np.ones((4, 4, 4, 1), np.float32), "labels": np.zeros((4, 4, 4), np.int32)}
+    tx = optax.sgd(1.0)
+    state = TrainState.create(Affine(), tx, jax.random.key(0), batch["images"])
+    step = make_train_step(Affine(), tx, loss, augment=noise, axis_name="data")
+    devices = jax.devices()[:4]
+    mapped = parallel.pmap_step(step, devices=devices)
+    _, measured = mapped(state, in_four_parts(batch))
+    # Four equal samples would have a sum four times that of one of them.
+    state = TrainState.create(Affine(), tx, jax.random.key(0), batch["images"])
+    key = jax.random.fold_in(state.key, 0)
+    sums = [
+        float(jax.random.normal(jax.random.split(jax.random.fold_in(key, i))[0], (4, 4)).sum())
+        for i in range(4)
     ]
-    assert_same(*states, atol=2e-6)
+    assert len(set(sums)) == 4
+    np.testing.assert_allclose(measured["loss"], np.mean(sums), rtol=1e-4)
 
 
-def test_a_part_with_no_row_that_counts_leaves_batch_norm_as_the_others_do():
-    batch = {**batch_of(2), "valid": np.array([True, False])}
-    model, tx, mesh = Convolutions(norm="batch"), optax.sgd(0.1), mesh_of(1)
-    step = make_train_step(model, tx, losses.cross_entropy, microbatches=2)
-    in_parts, measured = run(step, fresh(model, tx, batch, mesh=mesh), [batch], mesh)
-    first = {name: array[:1] for name, array in batch.items()}
-    step = make_train_step(model, tx, losses.cross_entropy)
-    alone, _ = run(step, fresh(model, tx, batch, mesh=mesh), [first], mesh)
-    assert measured["skipped"] == 0
-    assert_same(in_parts, alone, atol=2e-6)
+def test_steps_for_pmap_and_for_jit_are_not_mixed_up():
+    batch, tx = batch_of(8), optax.adam(1e-3)
+    plain = make_train_step(Affine(), tx, losses.cross_entropy)
+    with pytest.raises(ValueError, match='made with axis_name="data"'):
+        parallel.pmap_step(plain)
+    mapped = make_train_step(Affine(), tx, losses.cross_entropy, axis_name="data")
+    with pytest.raises(ValueError, match="made without axis_name"):
+        parallel.jit_step(mapped, mesh_of(1))
+    pooled = partial(losses.soft_dice, pooled=True)
+    step = parallel.pmap_step(
+        make_train_step(Affine(), tx, pooled, axis_name="data"), devices=jax.devices()[:4]
+    )
+    state = TrainState.create(Affine(), tx, jax.random.key(0), batch["images"])
+    with pytest.raises(ValueError, match="pooled over the batch needs jit"):
+        step(state, in_four_parts(batch))
 
 
-def test_dropout_that_knows_no_rows_drops_other_pixels_in_each_part():
+@pytest.mark.parametrize("devices", [1, 2])
+def test_microbatches_give_the_state_of_the_whole_batch(devices):
+    model, batch, tx = Convolutions("group", rate=0.0), batch_of(8), optax.adam(1e-3)
+    batch["where"] = np.random.default_rng(1).random((8, 16, 16)) < 0.5
+    whole, parts = (
+        one_step(model, tx, losses.soft_dice, batch, devices=devices, microbatches=microbatches)
+        for microbatches in (1, 4)
+    )
+    assert_same(parts[0], whole[0], atol=2e-6)
+    for name in ("loss", "gradient_norm", "images"):
+        np.testing.assert_allclose(parts[1][name], whole[1][name], rtol=1e-5)
+
+
+def test_on_an_accelerator_microbatches_are_a_loop():
+    model, batch, tx = Convolutions("group"), batch_of(4), optax.sgd(0.1)
+    step = make_train_step(model, tx, losses.cross_entropy, microbatches=4)
+    state = TrainState.create(model, tx, jax.random.key(0), batch["images"])
+    convolutions = {
+        platform: jax.jit(step)
+        .trace(state, batch)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+        .count("stablehlo.convolution")
+        for platform in ("cpu", "cuda")
+    }
+    assert convolutions["cpu"] == 4 * convolutions["cuda"] > 0
+
+
+def test_microbatches_sample_different_dropout_masks():
     class Dropping(nn.Module):
         @nn.compact
-        def __call__(self, images, *, train):
+        def __call__(self, images, *, train=False):
             weight = self.param("weight", nn.initializers.ones_init(), images.shape[1:])
             return nn.Dropout(0.5, deterministic=not train)(images * weight[None])
 
@@ -325,13 +320,49 @@ def test_dropout_that_knows_no_rows_drops_other_pixels_in_each_part():
         return logits.sum((1, 2, 3))
 
     batch = {"images": np.ones((2, 8, 8, 1), np.float32), "labels": np.zeros((2, 8, 8), np.int32)}
-    tx, mesh = optax.sgd(1.0), mesh_of(1)
-    before = fresh(Dropping(), tx, batch, mesh=mesh)
-    step = make_train_step(Dropping(), tx, loss, microbatches=2)
-    state, _ = run(step, before, [batch], mesh)
-    # The mean slope is 2 where both parts keep a pixel, 1 where one does, 0 where neither.
-    slopes = 1 - np.asarray(state.params["weight"])
-    assert set(np.unique(slopes)) == {0, 1, 2}
+    state, _ = one_step(Dropping(), optax.sgd(1.0), loss, batch, microbatches=2)
+    # The mean gradient is 2 if both parts keep a pixel, 1 if one does, 0 if neither does.
+    gradients = 1 - np.asarray(state.params["weight"])
+    assert set(np.unique(gradients)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts"),
+    [
+        ((16, 256, 256), 8),
+        ((16, 128, 128), 2),
+        ((16, 64, 64), 1),
+        ((12, 256, 256), 6),
+        ((64, 512, 512), 8),
+        ((7, 256, 256), 7),
+        ((11, 256, 256), 1),
+    ],
+)
+def test_a_single_cpu_takes_as_few_parts_as_fit_its_cache(shape, parts, monkeypatch):
+    assert cpu_microbatches(*shape) == 1
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert cpu_microbatches(*shape) == parts
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert cpu_microbatches(*shape) == 1
+
+
+@pytest.mark.parametrize(
+    ("norm", "loss", "parts"),
+    [
+        ("group", losses.soft_dice, 2),
+        ("batch", losses.soft_dice, 1),
+        ("group", partial(losses.soft_dice, pooled=True), 1),
+    ],
+)
+def test_microbatches_are_automatic_unless_the_result_would_differ(norm, loss, parts, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(training, "CACHED_PIXELS", 2 * 16 * 16)
+    model, batch, tx = Convolutions(norm), batch_of(4), optax.sgd(0.1)
+    state = TrainState.create(model, tx, jax.random.key(0), batch["images"])
+    program = str(jax.make_jaxpr(make_train_step(model, tx, loss))(state, batch))
+    assert ("platform_index" in program) == (parts == 2)
+    evaluated = str(jax.make_jaxpr(make_eval_step(model, losses.soft_dice))(state, batch))
+    assert evaluated.count("conv_general_dilated[") == 2 * 2
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 1), (8,)])
@@ -340,25 +371,24 @@ def test_a_loss_that_is_not_one_value_per_image_is_refused(shape):
         del labels, where
         return jnp.zeros(shape) + logits.sum()
 
-    batch = {"images": np.zeros((4, 8, 8, 1), np.float32), "labels": np.zeros((4, 8, 8), np.int32)}
-    mesh, tx = mesh_of(1), optax.sgd(0.5)
-    state = fresh(Affine(), tx, batch, mesh=mesh)
-    with pytest.raises(ValueError, match=r"should give one value per image, \(4,\)"):
-        make_train_step(Affine(), tx, loss)(state, batch)
+    with pytest.raises(ValueError, match=r"must have one value per image, \(4,\)"):
+        one_step(Affine(), optax.sgd(0.5), loss, batch_of(4))
 
 
-def test_what_cannot_be_cut_into_parts_is_refused():
-    batch, tx, mesh = batch_of(3), optax.adam(1e-3), mesh_of(1)
-    cut = partial(make_train_step, Affine(), tx, microbatches=2)
-    state = fresh(Affine(), tx, batch, mesh=mesh)
-    with pytest.raises(ValueError, match="3 rows cannot be cut into 2 equal parts"):
-        run(cut(losses.cross_entropy), state, [batch], mesh)
-    with pytest.raises(ValueError, match="pooled over the batch"):
-        run(cut(partial(losses.soft_dice, pooled=True)), state, [batch_of(4)], mesh)
+def test_batches_that_do_not_fit_are_refused_with_the_nearest_sizes():
+    tx, cross_entropy = optax.sgd(0.1), losses.cross_entropy
+    with pytest.raises(ValueError, match=r"microbatches=4 .* 6 images; .* fit are 4 and 8"):
+        one_step(Affine(), tx, cross_entropy, batch_of(6), microbatches=4)
+    with pytest.raises(ValueError, match=r"8 devices .* 3 images; .* fit are 8"):
+        one_step(Affine(), tx, cross_entropy, batch_of(3), devices=8)
+    with pytest.raises(ValueError, match="needs microbatches=1"):
+        one_step(Affine(), tx, partial(losses.soft_dice, pooled=True), batch_of(4), microbatches=2)
+    with pytest.raises(ValueError, match="drop the last partial batch"):
+        one_step(Affine(), tx, cross_entropy, {**batch_of(2), "valid": np.ones(2, bool)})
 
 
 @pytest.mark.parametrize("value", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
-def test_an_update_that_is_not_finite_changes_nothing_but_the_steps_number(value):
+def test_an_update_that_is_not_finite_changes_only_the_step_number(value):
     good, tx, mesh = batch_of(4), optax.adam(1e-3), mesh_of(2)
     bad = {**good, "images": good["images"].copy()}
     bad["images"][2, 3, 5] = value
@@ -391,95 +421,46 @@ def test_computing_in_bfloat16_keeps_params_and_sums_in_float32():
 
 @pytest.mark.slow
 def test_a_step_in_bfloat16_has_a_finite_loss():
-    batch, tx, mesh = batch_of(4), optax.adam(1e-3), mesh_of(1)
     model = UNet(widths=(2, 4), norm="batch", dtype=jnp.bfloat16)
-    step = make_train_step(model, tx, losses.soft_dice, ema_decay=0.5)
-    _, measured = run(step, fresh(model, tx, batch, mesh=mesh, ema=True), [batch], mesh)
+    _, measured = one_step(model, optax.adam(1e-3), losses.soft_dice, batch_of(4))
     assert np.isfinite(measured["loss"])
 
 
-def shifted_rows(key, batch, *, rows):
-    """Every film rolled by an amount of its row's own."""
+def test_augmentation_is_applied_before_the_loss_with_a_new_key_at_every_step():
+    def noise(key, batch):
+        return {**batch, "images": jax.random.normal(key, batch["images"].shape)}
 
-    def shift(row, image):
-        return jnp.roll(image, jax.random.randint(jax.random.fold_in(key, row), (), 0, 16))
-
-    return {**batch, "images": jax.vmap(shift)(rows, batch["images"])}
-
-
-def test_augmentation_draws_by_the_row_in_the_global_batch():
-    batch, tx, mesh = batch_of(8), optax.adam(1e-3), mesh_of(1)
-    states = [
-        run(
-            make_train_step(Affine(), tx, losses.cross_entropy, augment=augment),
-            fresh(Affine(), tx, batch, mesh=mesh),
-            [batch],
-            mesh,
-        )[0]
-        for augment in (None, shifted_rows)
-    ]
-    assert float(states[0].opt_state[0].mu["weight"]) != float(states[1].opt_state[0].mu["weight"])
-    step = make_train_step(
-        Affine(), tx, losses.cross_entropy, augment=shifted_rows, axis_name="data"
-    )
-    state = TrainState.create(Affine(), tx, jax.random.key(0), batch["images"])
-    shared = {name: array.reshape(8, 1, *array.shape[1:]) for name, array in batch.items()}
-    assert_same(parallel.pmap_step(step)(state, shared)[0], states[1], atol=2e-6)
-
-
-def test_augmentation_that_cannot_know_the_row_is_refused_under_pmap():
-    with pytest.raises(ValueError, match="every device would draw alike"):
-        make_train_step(
-            Affine(),
-            optax.adam(1e-3),
-            losses.cross_entropy,
-            augment=lambda key, batch: batch,  # noqa: ARG005
-            axis_name="data",
-        )
-
-
-@pytest.mark.parametrize("unroll", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_many_steps_in_one_program_give_the_state_of_single_steps(unroll):
-    films, tx, mesh = batch_of(10), optax.adam(1e-3), mesh_of(1)
-    step = make_train_step(MODEL, tx, losses.cross_entropy)
-    indices = np.array([[3, 1, 4], [9, 2, 6], [8, -1, -1]], np.int32)
-    single, many = (jax.jit(make_many_steps(step, unroll=unroll)) for _ in range(2))
-    one, losses_of_one = fresh(MODEL, tx, films, mesh=mesh), []
-    for row in indices:
-        one, measured = single(one, films, row[None])
-        losses_of_one.append(float(measured["loss"][0]))
-    other, measured = many(fresh(MODEL, tx, films, mesh=mesh), films, indices)
-    assert_same(one, other, atol=1e-6)
-    np.testing.assert_allclose(measured["loss"], losses_of_one, rtol=1e-5)
-    np.testing.assert_array_equal(measured["images"], [3, 3, 1])
-
-
-@pytest.mark.slow
-def test_gathered_batches_shared_out_over_devices_give_the_state_of_one_device():
-    films, tx = batch_of(10), optax.adam(1e-3)
-    step = make_train_step(MODEL, tx, losses.cross_entropy)
-    indices = np.array([[3, 1, 4, 7, -1, -1, -1, -1], [9, 2, 6, 8, -1, -1, -1, -1]], np.int32)
-    states = [
-        parallel.jit_many_steps(step, mesh)(
-            fresh(MODEL, tx, films, mesh=mesh), parallel.replicate(films, mesh), indices
-        )[0]
-        for mesh in (mesh_of(1), mesh_of(8))
-    ]
-    assert_same(*states, atol=2e-6)
-
-
-def test_the_state_is_donated():
-    batch, tx, mesh = batch_of(2), optax.adam(1e-3), mesh_of(1)
+    batch, tx, mesh = batch_of(2), optax.sgd(0.0), mesh_of(1)
     state = fresh(Affine(), tx, batch, mesh=mesh)
-    before = state.params["weight"]
-    run(make_train_step(Affine(), tx, losses.cross_entropy), state, [batch], mesh)
-    assert before.is_deleted()
+    expected = []
+    for number in range(2):
+        key, _ = jax.random.split(jax.random.fold_in(state.key, number))
+        augmented = noise(key, batch)
+        expected.append(losses.cross_entropy(augmented["images"], batch["labels"]).mean())
+    step = parallel.jit_step(
+        make_train_step(Affine(), tx, losses.cross_entropy, augment=noise), mesh
+    )
+    found = []
+    for _ in range(2):
+        state, measured = step(state, parallel.shard_batch(batch, mesh))
+        found.append(measured["loss"])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert abs(found[0] - found[1]) > 1e-4
+
+
+def test_the_state_is_donated_and_using_it_again_is_refused():
+    batch, tx, mesh = batch_of(2), optax.adam(1e-3), mesh_of(2)
+    step = parallel.jit_step(make_train_step(Affine(), tx, losses.cross_entropy), mesh)
+    state, batch = fresh(Affine(), tx, batch, mesh=mesh), parallel.shard_batch(batch, mesh)
+    step(state, batch)
+    assert state.params["weight"].is_deleted()
+    with pytest.raises(ValueError, match="donated to an earlier step"):
+        step(state, batch)
 
 
 def test_equal_seeds_give_equal_bits_and_dropout_changes_with_the_step():
     batch, tx, mesh = batch_of(4), optax.sgd(0.0), mesh_of(1)
-    step = make_train_step(MODEL, tx, losses.cross_entropy)
-    compiled = parallel.jit_step(step, mesh)
+    compiled = parallel.jit_step(make_train_step(MODEL, tx, losses.cross_entropy), mesh)
     seen = []
     for _ in range(2):
         state = fresh(MODEL, tx, batch, mesh=mesh)
@@ -489,7 +470,7 @@ def test_equal_seeds_give_equal_bits_and_dropout_changes_with_the_step():
             losses_seen.append(float(measured["loss"]))
         seen.append(losses_seen)
     assert seen[0] == seen[1]
-    # Nothing is learnt at rate 0, so only other dropout can change the loss.
+    # The learning rate is 0, so only another dropout mask can change the loss.
     assert seen[0][0] != seen[0][1]
 
 
@@ -508,27 +489,27 @@ def test_the_moving_average_follows_its_recurrence():
 
 
 def test_a_moving_average_needs_a_state_that_keeps_one():
-    batch, tx, mesh = batch_of(2), optax.sgd(0.5), mesh_of(1)
-    step = make_train_step(Affine(), tx, losses.cross_entropy, ema_decay=0.5)
     with pytest.raises(ValueError, match="ema=True"):
-        run(step, fresh(Affine(), tx, batch, mesh=mesh), [batch], mesh)
+        one_step(Affine(), optax.sgd(0.5), losses.cross_entropy, batch_of(2), ema_decay=0.5)
 
 
 def test_batch_statistics_are_carried_in_the_state():
-    batch, tx, mesh = batch_of(4), optax.sgd(0.1), mesh_of(1)
-    before = fresh(MODEL, tx, batch, mesh=mesh)
-    means = np.asarray(before.collections["batch_stats"]["Normalization_0"]["BatchNorm_0"]["mean"])
-    after, _ = run(make_train_step(MODEL, tx, losses.cross_entropy), before, [batch], mesh)
-    moved = after.collections["batch_stats"]["Normalization_0"]["BatchNorm_0"]["mean"]
-    assert float(np.abs(np.asarray(moved) - means).max()) > 1e-4
+    batch, tx = batch_of(4), optax.sgd(0.1)
+    before = fresh(MODEL, tx, batch, mesh=mesh_of(1)).collections["batch_stats"]
+    after, _ = one_step(MODEL, tx, losses.cross_entropy, batch)
+    means = [c["Norm_0"]["BatchNorm_0"]["mean"] for c in (before, after.collections["batch_stats"])]
+    assert float(np.abs(np.asarray(means[1]) - np.asarray(means[0])).max()) > 1e-4
 
 
-def test_evaluation_counts_the_pixels_that_numpy_counts():
+def at(weight, offset, images):
+    state = TrainState.create(Affine(), optax.sgd(0.1), jax.random.key(0), images)
+    return state.replace(params={"weight": jnp.float32(weight), "offset": jnp.float32(offset)})
+
+
+def test_an_evaluation_step_counts_the_pixels_that_numpy_counts():
     batch = batch_of(5)
-    state = TrainState.create(Affine(), optax.sgd(0.1), jax.random.key(0), batch["images"])
-    state = state.replace(params={"weight": jnp.float32(4.0), "offset": jnp.float32(-2.0)})
-    evaluate = parallel.jit_rows(make_eval_step(Affine(), losses.cross_entropy), mesh_of(1))
-    result = evaluate(state, batch)
+    eval_step = parallel.jit_batched(make_eval_step(Affine(), losses.cross_entropy), mesh_of(1))
+    result = eval_step(at(4.0, -2.0, batch["images"]), batch)
     logits = 4 * batch["images"][..., 0].astype(np.float64) - 2
     predicted, actual = logits > 0, batch["labels"] == 1
     np.testing.assert_array_equal(result.counts.tp[:, 0], (predicted & actual).sum((1, 2)))
@@ -539,8 +520,49 @@ def test_evaluation_counts_the_pixels_that_numpy_counts():
     np.testing.assert_allclose(result.soft_dice.overlap[:, 0], (p * actual).sum((1, 2)), rtol=1e-5)
 
 
-def test_a_model_without_valid_trains_and_its_loss_falls():
-    batch = {**batch_of(4), "labels": (batch_of(4)["images"][..., 0] > 0.5).astype(np.int32)}
+def test_evaluate_leaves_padding_rows_out_and_pools_all_batches():
+    mesh, whole = mesh_of(4), batch_of(7)
+    state = at(4.0, -2.0, whole["images"])
+    eval_step = parallel.jit_batched(make_eval_step(Affine(), losses.cross_entropy), mesh)
+    slices = (slice(0, 4), slice(4, 7))
+    batches = [
+        parallel.shard_batch({n: a[rows] for n, a in whole.items()}, mesh, pad_to=4)
+        for rows in slices
+    ]
+    result = evaluate(eval_step, parallel.replicate(state, mesh), batches)
+    expected = jax.jit(make_eval_step(Affine(), losses.cross_entropy))(state, whole)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), result.images, expected)
+    np.testing.assert_allclose(result.loss, np.mean(expected.loss), rtol=1e-6)
+    np.testing.assert_array_equal(result.counts.tp, np.asarray(expected.counts.tp).sum(0))
+    assert metrics.dice(result.counts).shape == (1,)
+    with pytest.raises(ValueError, match="got no batch"):
+        evaluate(eval_step, state, [])
+
+
+def test_evaluation_weights_the_loss_by_where_and_counts_every_pixel_of_positive_weight():
+    batch = batch_of(2)
+    weights = np.random.default_rng(1).integers(0, 3, (2, 16, 16)).astype(np.float32)
+    eval_step, state = make_eval_step(Affine(), losses.cross_entropy), at(4, -2, batch["images"])
+    weighted = eval_step(state, {**batch, "where": weights})
+    masked = eval_step(state, {**batch, "where": weights > 0})
+    jax.tree.map(np.testing.assert_array_equal, weighted.counts, masked.counts)
+    pixels = eval_step(state, {n: a.reshape(512, 1, 1, *a.shape[3:]) for n, a in batch.items()})
+    expected = np.average(pixels.loss.reshape(2, -1), axis=1, weights=weights.reshape(2, -1))
+    np.testing.assert_allclose(weighted.loss, expected, rtol=1e-5)
+
+
+def test_multilabel_evaluation_counts_each_channel_as_a_binary_problem():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    labels = rng.integers(0, 2, (2, 8, 8, 3)).astype(np.int32)
+    loss = partial(losses.cross_entropy, multilabel=True)
+    eval_step = jax.jit(make_eval_step(Affine(), loss, multilabel=True))
+    result = eval_step(at(1.0, 0.0, images), {"images": images, "labels": labels})
+    np.testing.assert_array_equal(result.counts.tp, ((images > 0) & (labels == 1)).sum((1, 2)))
+
+
+def test_the_loss_falls_in_training():
+    batch = {**batch_of(8), "labels": (batch_of(8)["images"][..., 0] > 0.5).astype(np.int32)}
     tx, mesh = optax.adam(0.1), mesh_of(8)
     step = parallel.jit_step(make_train_step(Affine(), tx, losses.cross_entropy), mesh)
     state = fresh(Affine(), tx, batch, mesh=mesh)
@@ -551,44 +573,21 @@ def test_a_model_without_valid_trains_and_its_loss_falls():
     assert values[-1] < 0.7 * values[0]
 
 
-@pytest.mark.parametrize("form", ["jit", "pmap", "many", "shards"])
+@pytest.mark.parametrize("form", ["jit", "pmap"])
 def test_calls_on_several_cpu_devices_do_not_queue(form):
-    # More than 32 that wait can stop for ever there; see `parallel.compiled._without_queue`.
+    # More than 32 queued calls can block for ever; see `parallel._Checked`.
     def slow_loss(logits, labels, *, where=None):
         slowed = jax.lax.fori_loop(0, 5000, lambda _, x: jnp.sin(x), logits)
         return losses.cross_entropy(slowed, labels, where=where)
 
     batch, tx, mesh = batch_of(8, size=32), optax.sgd(0.1), mesh_of(8)
     step = make_train_step(Affine(), tx, slow_loss, axis_name="data" if form == "pmap" else None)
-    state, placed = fresh(Affine(), tx, batch, mesh=mesh), parallel.shard_batch(batch, mesh)
-    rows = parallel.over_rows(mesh, axis=1)
+    state = fresh(Affine(), tx, batch, mesh=mesh)
     if form == "jit":
-        compiled, arguments = parallel.jit_step(step, mesh), [placed]
-    elif form == "pmap":
-        shares = jax.tree.map(lambda rows: rows.reshape(8, 1, *rows.shape[1:]), batch)
-        compiled, arguments = parallel.pmap_step(step), [shares]
-    elif form == "many":
-        indices = jax.device_put(np.arange(8, dtype=np.int32)[None], rows)
-        compiled, arguments = parallel.jit_many_steps(step, mesh), [batch, indices]
+        compiled, batch = parallel.jit_step(step, mesh), parallel.shard_batch(batch, mesh)
     else:
-        indices = jax.device_put(np.zeros((1, 8), np.int32), rows)
-        films = {name: placed[name] for name in batch}
-        compiled, arguments = parallel.jit_many_steps_on_shards(step, mesh), [films, indices]
+        batch = jax.tree.map(lambda rows: rows.reshape(8, 1, *rows.shape[1:]), batch)
+        compiled = parallel.pmap_step(step)
     for _ in range(2):
-        state, measured = compiled(state, *arguments)
+        state, measured = compiled(state, batch)
         assert all(array.is_ready() for array in jax.tree.leaves((state.params, measured)))
-
-
-def test_a_batch_whose_arrays_differ_in_rows_is_refused():
-    with pytest.raises(ValueError, match="differ in rows"):
-        parallel.shard_batch(
-            {"images": np.zeros((2, 4, 4, 1)), "labels": np.zeros((3, 4, 4))}, mesh_of(1)
-        )
-
-
-def test_gathering_takes_the_rows_named_and_marks_padding():
-    films = batch_of(4)
-    batch = training.gather_batch(films, jnp.array([2, -1, 0]))
-    np.testing.assert_array_equal(batch["images"][0], films["images"][2])
-    np.testing.assert_array_equal(batch["labels"][2], films["labels"][0])
-    np.testing.assert_array_equal(batch["valid"], [True, False, True])

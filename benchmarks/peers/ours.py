@@ -9,6 +9,7 @@ import optax
 from benchmarks.peers.compiled import number_of_parameters, prepared
 from benchmarks.peers.setting import DECODER_DROPOUT, EPSILON, LEARNING_RATE, Prepared, Setting
 from jaxseg import TrainState, UNet, losses, make_train_step
+from jaxseg.training import apply_in_parts
 
 
 def unet(setting: Setting, **options: Any) -> UNet:
@@ -42,7 +43,7 @@ def prepare(setting: Setting, *, bits: str | None = None, **options: Any) -> Pre
 
     def predict(params: Any, images: jax.Array, labels: jax.Array) -> Any:
         del labels
-        return params, model.apply({"params": params}, images)
+        return params, apply_in_parts(model, {"params": params}, images)
 
     if setting.work == "predict":
         return prepared(predict, state.params, setting, parameters)

@@ -1,4 +1,4 @@
-"""Random changes of films, on the device: ``(key, batch) -> batch``, film and mask together."""
+"""Random augmentation of images, labels and valid pixels, on the device."""
 
 from jaxseg.augment.affine import affine_matrices, warp
 from jaxseg.augment.batch import make_augment

@@ -1,26 +1,21 @@
-"""One affine warp of films, labels and the pixels that count.
-
-Coordinates are fixed-point integers. So which pixel an output pixel reads is the same to the bit
-however a program is compiled and sharded, and on CPU finding it takes a quarter of the time that
-floats take, whose rounding and conversion cost more than the reading.
-"""
+"""Affine transforms of images and labels."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, Integer
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Bool, Float, Num, Shaped
 
-from jaxseg.augment.tiles import patch_side, read_by_tiles
+from jaxseg.augment import tiles
 from jaxseg.types import Array, Images, as_floats
 
 Matrices = Float[Array, "B 2 3"]
-"""From an output pixel to where in the film it reads: rows, columns and offset, in pixels from the
-centre; for each film ``[[rr, rc, r], [cr, cc, c]]``."""
+"""``[[a, b, row], [c, d, column]]`` for each image: output pixel ``(y, x)`` reads input pixel
+``(a y + b x + row, c y + d x + column)``. Both are measured in pixels from the image's center."""
 
-REACH = 8
-"""Coordinates may lie this many sides of the film away from its centre."""
+Coordinates = tuple[Float[jax.Array, "B H W"], Float[jax.Array, "B H W"]]
+"""Rows and columns of the input that the output pixels read."""
 
 
 def affine_matrices(
@@ -32,225 +27,136 @@ def affine_matrices(
     shear: Float[Array, "B"],
     flip: Bool[Array, "B 2"],
 ) -> Float[jax.Array, "B 2 3"]:
-    """The matrices of films that are flipped, scaled, sheared, turned and shifted, in that order.
+    """Returns matrices that flip, scale, shear, rotate and shift images, in this order.
 
     Args:
-        size: Height and width in pixels.
-        rotation: Degrees, counter-clockwise as one looks at the film.
-        scale: Factor, above 0; above 1 enlarges.
-        shift: Down and right, as shares of height and width.
-        shear: Degrees that vertical lines lean: a row ``d`` pixels below the centre moves
-            ``d tan(shear)`` to the right.
-        flip: Whether to mirror up-down and left-right.
+        size: Height and width of the images in pixels.
+        rotation: Degrees, counterclockwise on the screen.
+        scale: Factors above 0; a factor above 1 enlarges.
+        shift: Shifts down and to the right, as fractions of height and width.
+        shear: Degrees. A row ``d`` pixels below the center moves ``d * tan(shear)`` to the right.
+        flip: Whether to flip up-down, and whether to flip left-right.
 
     Returns:
-        float32 ``[B, 2, 3]`` as `warp` takes them, output to input as SciPy's `affine_transform`.
+        float32 ``[B, 2, 3]`` for `warp`. They map output pixels to input pixels, as the matrix of
+        SciPy's ``affine_transform`` does, but about the image's center.
     """
-    angle, lean = (jnp.deg2rad(jnp.asarray(degrees, jnp.float32)) for degrees in (rotation, shear))
-    lean = jnp.tan(lean)
+    rotation, scale, shift, shear, pixels = (
+        jnp.asarray(array, jnp.float32) for array in (rotation, scale, shift, shear, size)
+    )
+    angle, lean = jnp.deg2rad(rotation), jnp.tan(jnp.deg2rad(shear))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    # The inverse, step by step: turn back, then lean back, then shrink, then flip.
+    # The inverse transform: unshear @ unrotate, then divide by the scale, then flip.
     rows = jnp.stack([cos, sin], -1)
     columns = jnp.stack([-sin - lean * cos, cos - lean * sin], -1)
-    linear = jnp.stack([rows, columns], -2) / jnp.asarray(scale, jnp.float32)[:, None, None]
+    linear = jnp.stack([rows, columns], -2) / scale[:, None, None]
     linear = jnp.where(jnp.asarray(flip)[:, :, None], -linear, linear)
-    moved = jnp.asarray(shift, jnp.float32) * jnp.asarray(size, jnp.float32)[None]
-    offset = -(linear * moved[:, None, :]).sum(-1, keepdims=True)
+    offset = -(linear * (shift * pixels[None])[:, None, :]).sum(-1, keepdims=True)
     return jnp.concatenate([linear, offset], -1)
 
 
+@partial(jax.jit, static_argnames="max_stretch")
 def warp(
     images: Images,
-    labels: Integer[Array, "B Hl Wl"],
+    labels: Num[Array, "B Hl Wl *K"],
     matrices: Matrices,
     *,
-    where: Bool[Array, "B Hl Wl"] | None = None,
-) -> tuple[Float[jax.Array, "B H W C"], Integer[jax.Array, "B Hl Wl"], Bool[jax.Array, "B Hl Wl"]]:
-    """Moves each film and all that belongs to its pixels by one affine map.
+    where: Bool[Array, "B Hl Wl"] | Float[Array, "B Hl Wl"] | None = None,
+    max_stretch: float | None = None,
+) -> tuple[
+    Float[jax.Array, "B H W C"],
+    Num[jax.Array, "B Hl Wl *K"],
+    Bool[jax.Array, "B Hl Wl"] | Float[jax.Array, "B Hl Wl"],
+]:
+    """Returns images, labels and valid pixels after one affine transform per image.
 
-    Films are read bilinearly, labels and ``where`` at the nearest pixel. An output pixel whose
-    nearest pixel lies outside the film is 0 in film and labels and False in ``where``; up to the
-    rim the film's last row or column continues. Coordinates are exact to ``side**2 / 2**28``
-    pixels: 1/4096 at 256 x 256, 1/64 at 2048 x 2048. Pixels are read one by one, which is slow on
-    a TPU; there `make_augment`, which knows how far its matrices reach, reads by tiles.
+    Images are interpolated bilinearly; labels and ``where`` take the nearest pixel. An output
+    pixel whose nearest input pixel is outside the image becomes 0 in images and labels, and False
+    or 0 in ``where``. Agrees with SciPy's ``affine_transform``, order 1 and 0, mode "nearest".
 
     Args:
-        images: uint8, read as value / 255, or float in [0, 1].
-        labels: Integer class ids, on the films' grid or a finer one.
-        matrices: One for each film, as `affine_matrices` gives them. A map that reaches further
-            than `REACH` sides from the centre counts as one that reads outside only.
-        where: The pixels that count, on the labels' grid; None for all.
+        images: ``[B, H, W, C]``, uint8 (read as value / 255) or float in [0, 1].
+        labels: Class ids ``[B, Hl, Wl]`` below 2**24, or one channel per class
+            ``[B, Hl, Wl, K]``. The size is that of the images, or larger in equal proportion.
+        matrices: One per image, as from `affine_matrices`.
+        where: Valid pixels ``[B, Hl, Wl]``, bool or a float weight; None if all are valid.
+        max_stretch: Upper bound on the sum of the two absolute linear factors in a row of a
+            matrix, if known. TPUs then use `jaxseg.augment.tiles`.
 
     Returns:
-        Films (float32, or the floating dtype given), labels (dtype kept) and where, bool, on the
-        labels' grid.
+        Images (float32, or the floating dtype given), labels (same dtype) and ``where`` (bool if
+        it was None).
 
     Raises:
-        ValueError: Films are neither uint8 nor floats, or the labels' grid is coarser than the
-            films' or of other proportions, or ``where`` is not on it.
+        ValueError: Images are neither uint8 nor float, labels are smaller than the images or of
+            other proportions, or ``where`` has another size than the labels.
     """
-    films, classes, _, counted = move(
-        as_floats(images),
-        jnp.asarray(labels),
-        None if where is None else jnp.asarray(where),
-        jnp.asarray(matrices, jnp.float32),
-    )
-    return films, classes, counted
+    images, labels = as_floats(images), jnp.asarray(labels)
+    size, label_size = images.shape[1:3], labels.shape[1:3]
+    if label_size[0] < size[0] or label_size[0] * size[1] != label_size[1] * size[0]:
+        raise ValueError(
+            f"labels have size {label_size}, images {size}; labels must have the same size, or be "
+            "larger in equal proportion"
+        )
+    if where is not None and where.shape != labels.shape[:3]:
+        raise ValueError(f"where has shape {where.shape}, labels {labels.shape}; sizes must match")
+    image_at = source_coordinates(matrices, size)
+    label_at = source_coordinates(matrices, label_size, zoom=label_size[0] / size[0])
+    read = partial(sample, max_stretch=max_stretch)
+    images, labels = read(images, image_at, order=1), read(labels, label_at, order=0)
+    if where is None:
+        return images, labels, inside(label_at, label_size)
+    return images, labels, read(jnp.asarray(where), label_at, order=0)
 
 
-# One program also where the caller compiles nothing: operations one by one round differently.
-@partial(jax.jit, static_argnames="stretch")
-def move(
-    images: Float[jax.Array, "B H W C"],
-    labels: Integer[jax.Array, "B Hl Wl"],
-    where: Bool[jax.Array, "B Hl Wl"] | None,
-    matrices: Float[jax.Array, "B 2 3"],
-    *,
-    stretch: float | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """What `warp` does; films, labels, films' pixels from inside, and labels' that count.
+def source_coordinates(
+    matrices: Matrices, size: tuple[int, ...], *, zoom: float = 1.0
+) -> Coordinates:
+    """Returns the input row and column that each output pixel reads.
 
     Args:
-        images: Floats.
-        labels: Class ids below 2**24.
-        where: The pixels that count; None for all.
-        matrices: One for each film.
-        stretch: What the sum of the absolute factors in a matrix's row does not exceed, where that
-            is known: it lets a TPU read films by tiles.
+        matrices: In pixels of the image.
+        size: Height and width of the grid to read.
+        zoom: Pixels of the grid per pixel of the image.
     """
-    grid, label_grid = images.shape[1:3], labels.shape[1:3]
-    if label_grid[0] < grid[0] or label_grid[0] * grid[1] != label_grid[1] * grid[0]:
-        raise ValueError(
-            f"labels of {label_grid} for films of {grid}: coarser, or of other proportions"
-        )
-    if where is not None and where.shape != labels.shape:
-        raise ValueError(f"where of {where.shape} for labels of {labels.shape}")
-    planes = jnp.moveaxis(images, -1, 1)
-    classes = [labels] if where is None else [labels, where]
-    if grid == label_grid:
-        films, read, inside = _moved(planes, classes, matrices, stretch=stretch)
-        inside_labels = inside
-    else:
-        films, _, inside = _moved(planes, [], matrices, stretch=stretch)
-        none = jnp.zeros((len(planes), 0, *label_grid), planes.dtype)
-        offsets = matrices[..., 2:] * (label_grid[0] / grid[0])
-        finer = jnp.concatenate([matrices[..., :2], offsets], -1)
-        _, read, inside_labels = _moved(none, classes, finer, stretch=stretch)
-    counts = inside_labels if where is None else inside_labels & read[1]
-    return jnp.moveaxis(films, 1, -1), read[0], inside, counts
-
-
-def _moved(
-    films: Float[jax.Array, "B C H W"],
-    classes: list[jax.Array],
-    matrices: Float[jax.Array, "B 2 3"],
-    *,
-    stretch: float | None,
-) -> tuple[jax.Array, list[jax.Array], jax.Array]:
-    """Films and planes of classes on one grid, 0 where they read outside, and the pixels inside."""
-    height, width = films.shape[2:]
-    bits = fraction_bits(height, width)
-
-    def one(planes: jax.Array, classes: list[jax.Array], matrix: jax.Array) -> Any:
-        row, column, fits = _coordinates(matrix, height, width, bits)
-        nearest_row, nearest_column = (_nearest(at, bits) for at in (row, column))
-        inside = (nearest_row >= 0) & (nearest_row < height)
-        inside &= (nearest_column >= 0) & (nearest_column < width) & fits
-        planes, *read = _read(planes, classes, row, column, bits=bits, stretch=stretch)
-        planes = jnp.where(inside[None], planes, jnp.zeros((), planes.dtype))
-        read = [jnp.where(inside, plane, jnp.zeros((), plane.dtype)) for plane in read]
-        return planes, read, inside
-
-    return jax.vmap(one)(films, classes, matrices)
-
-
-def _read(
-    films: Float[jax.Array, "C H W"],
-    classes: list[jax.Array],
-    row: Int[jax.Array, "H W"],
-    column: Int[jax.Array, "H W"],
-    *,
-    bits: int,
-    stretch: float | None,
-) -> tuple[jax.Array, ...]:
-    """Films read bilinearly, and each plane of classes at the nearest pixel; see `move`."""
-
-    def by_pixels(films: jax.Array, classes: list[jax.Array]) -> tuple[jax.Array, ...]:
-        height, width = row.shape
-        nearest_row = jnp.clip(_nearest(row, bits), 0, height - 1)
-        nearest = nearest_row * width + jnp.clip(_nearest(column, bits), 0, width - 1)
-        film = jax.vmap(_bilinear, (0, None, None, None))(films, row, column, bits)
-        return film, *(_take(plane, nearest) for plane in classes)
-
-    if stretch is None:
-        return by_pixels(films, classes)
-    side = patch_side(stretch)
-
-    def by_tiles(films: jax.Array, classes: list[jax.Array]) -> tuple[jax.Array, ...]:
-        planes = jnp.zeros((len(classes), *row.shape), jnp.float32)
-        if classes:
-            planes = jnp.stack([plane.astype(jnp.float32) for plane in classes])
-        film, read = read_by_tiles(
-            films.astype(jnp.float32), planes, row, column, bits=bits, side=side
-        )
-        exact = (plane.astype(like.dtype) for plane, like in zip(read, classes, strict=True))
-        return film.astype(films.dtype), *exact
-
-    return jax.lax.platform_dependent(films, classes, tpu=by_tiles, default=by_pixels)
-
-
-def _nearest(at: Int[jax.Array, "H W"], bits: int) -> Int[jax.Array, "H W"]:
-    return (at + (1 << (bits - 1))) >> bits
-
-
-def fraction_bits(height: int, width: int) -> int:
-    """Binary places of a coordinate: as many as leave `REACH` sides of room in 32 bits."""
-    return 31 - (REACH * max(height, width) - 1).bit_length()
-
-
-def _coordinates(
-    matrix: Float[jax.Array, "2 3"], height: int, width: int, bits: int
-) -> tuple[Int[jax.Array, "H W"], Int[jax.Array, "H W"], Bool[jax.Array, ""]]:
-    """Where each output pixel reads, times ``2**bits``, and whether all that fits 32 bits."""
-    side = max(height, width)
-    # Half a side from centre to rim on the way in, and half from the centre to coordinate 0.
-    reach = jnp.abs(matrix[:, :2]).sum(-1) * (side / 2) + jnp.abs(matrix[:, 2]) + side / 2
-    fits = (reach < REACH * side).all()
-    matrix = jnp.where(fits, matrix, jnp.zeros_like(matrix))
-    # Twice the distance from the centre is an integer for even sides and odd; half the factor.
-    factor = jnp.round(matrix[:, :2] * 2.0 ** (bits - 1)).astype(jnp.int32)
-    offset = jnp.round(matrix[:, 2] * 2.0**bits).astype(jnp.int32)
-    down = (2 * jnp.arange(height, dtype=jnp.int32) - (height - 1))[:, None]
-    right = (2 * jnp.arange(width, dtype=jnp.int32) - (width - 1))[None]
-    row, column = (
-        factor[axis, 0] * down + factor[axis, 1] * right + (offset[axis] + centre)
-        for axis, centre in enumerate(((height - 1) << (bits - 1), (width - 1) << (bits - 1)))
+    matrices = jnp.asarray(matrices, jnp.float32)[..., None, None]
+    center = [(side - 1) / 2 for side in size]
+    y = (jnp.arange(size[0], dtype=jnp.float32) - center[0])[None, :, None]
+    x = (jnp.arange(size[1], dtype=jnp.float32) - center[1])[None, None, :]
+    rows, columns = (
+        matrices[:, axis, 0] * y
+        + matrices[:, axis, 1] * x
+        + (matrices[:, axis, 2] * zoom + center[axis])
+        for axis in (0, 1)
     )
-    return row, column, fits
+    return rows, columns
 
 
-def _bilinear(
-    image: Float[jax.Array, "H W"],
-    row: Int[jax.Array, "H W"],
-    column: Int[jax.Array, "H W"],
-    bits: int,
-) -> Float[jax.Array, "H W"]:
-    height, width = image.shape
-    row = jnp.clip(row, 0, (height - 1) << bits)
-    column = jnp.clip(column, 0, (width - 1) << bits)
-    top, left = row >> bits, column >> bits
-    bottom, right = jnp.minimum(top + 1, height - 1), jnp.minimum(left + 1, width - 1)
-    down, along = (
-        (at & ((1 << bits) - 1)).astype(jnp.float32) * 2.0**-bits for at in (row, column)
-    )
-
-    def read(row: jax.Array, column: jax.Array) -> jax.Array:
-        return _take(image, row * width + column).astype(jnp.float32)
-
-    upper = read(top, left) * (1.0 - along) + read(top, right) * along
-    lower = read(bottom, left) * (1.0 - along) + read(bottom, right) * along
-    return (upper * (1.0 - down) + lower * down).astype(image.dtype)
+def inside(coordinates: Coordinates, size: tuple[int, ...]) -> Bool[jax.Array, "B H W"]:
+    """Returns whether the nearest pixel is inside an image of this size."""
+    (rows, columns), (height, width) = coordinates, size
+    return (rows >= -0.5) & (rows < height - 0.5) & (columns >= -0.5) & (columns < width - 0.5)
 
 
-def _take(array: jax.Array, index: Int[jax.Array, "H W"]) -> jax.Array:
-    return array.reshape(-1).at[index].get(mode="promise_in_bounds")
+def sample(
+    array: Shaped[jax.Array, "B H W *K"],
+    coordinates: Coordinates,
+    *,
+    order: int,
+    max_stretch: float | None,
+) -> Shaped[jax.Array, "B H W *K"]:
+    """Returns the array read at the coordinates, 0 outside; order 1 is bilinear, 0 nearest."""
+
+    def read(plane: jax.Array, at: tuple[jax.Array, jax.Array]) -> jax.Array:
+        by_pixels = partial(map_coordinates, order=order, mode="nearest")
+        if max_stretch is None:
+            return by_pixels(plane, at)
+        by_tiles = partial(tiles.map_coordinates, order=order, max_stretch=max_stretch)
+        return jax.lax.platform_dependent(plane, at, tpu=by_tiles, default=by_pixels)
+
+    mask = inside(coordinates, array.shape[1:3])
+    if array.ndim == 4:
+        read = jax.vmap(read, (-1, None), -1)
+        mask = mask[..., None]
+    values = jax.vmap(read)(array.astype(jnp.float32), coordinates)
+    return jnp.where(mask, values, 0.0).astype(array.dtype)

@@ -1,12 +1,12 @@
-"""How far films may be changed."""
+"""Ranges for random augmentation, and two presets."""
 
 import dataclasses
 import math
 
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 LIMITS = {
-    "share": 1.0,
+    "probability": 1.0,
     "rotation": 180.0,
     "scale": 1.0,
     "shift": 0.5,
@@ -19,72 +19,75 @@ LIMITS = {
     "gamma": 4.0,
     "noise": 1.0,
 }
-"""The largest strength of each kind; the smallest is 0."""
+"""The largest value of each field of `Strengths`; the smallest is 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Strengths:
-    """How far each film may be changed; 0 leaves out the change, and its cost.
+    """Ranges for random augmentation.
 
-    Every film draws its own amounts, evenly from the ranges below (of a factor, its logarithm).
+    Every image draws its own amounts, uniformly from the ranges below; scale, contrast and gamma
+    are drawn log-uniformly. A change of strength 0 is left out and costs nothing.
 
     Raises:
-        InputError: A strength is negative, not a number, or above its limit in `LIMITS`.
+        InputError: A value is NaN, negative or above its limit in `LIMITS`.
     """
 
-    share: float = 1.0
-    """Share of films that are changed at all."""
+    probability: float = 1.0
+    """Probability that an image is changed at all."""
     rotation: float = 0.0
-    """Degrees, either way."""
+    """Largest rotation in degrees, in either direction."""
     scale: float = 0.0
-    """Larger or smaller by a factor of up to 1 + scale."""
+    """Images are scaled by a factor from 1 / (1 + scale) to 1 + scale."""
     shift: float = 0.0
-    """Either way along both axes, as a share of the film's height and width."""
+    """Largest shift in either direction, as a fraction of the image's height and width."""
     shear: float = 0.0
-    """Degrees that vertical lines lean, either way."""
+    """Largest angle in degrees between a sheared vertical line and the vertical."""
     flip_left_right: float = 0.0
-    """Share of films that are mirrored. It swaps the sides of the body: chests want 0."""
+    """Probability of a left-right flip. Keep 0 for chest X-rays: a flip swaps the body's sides."""
     flip_up_down: float = 0.0
-    """Share of films that are turned upside down."""
+    """Probability of an up-down flip."""
     blur: float = 0.0
-    """Largest standard deviation, in pixels, of a Gaussian blur."""
+    """Largest standard deviation of a Gaussian blur, in pixels."""
     contrast: float = 0.0
-    """Distance from mid-grey grows or shrinks by a factor of up to 1 + contrast."""
+    """The distance from mid-gray is multiplied by 1 / (1 + contrast) to 1 + contrast."""
     brightness: float = 0.0
-    """Added or taken away, of a range of 0 to 1."""
+    """Largest value added to or subtracted from images in [0, 1]."""
     gamma: float = 0.0
-    """Grey values are raised to a power from 1 / (1 + gamma) to 1 + gamma."""
+    """Images in [0, 1] are raised to a power from 1 / (1 + gamma) to 1 + gamma."""
     noise: float = 0.0
-    """Largest standard deviation of Gaussian noise, of a range of 0 to 1."""
+    """Largest standard deviation of Gaussian noise, for images in [0, 1]."""
 
     def __post_init__(self) -> None:
-        """Refuses a strength out of its range."""
+        """Checks that every value is within its limits."""
         for name, largest in LIMITS.items():
-            if not 0.0 <= getattr(self, name) <= largest:
-                raise InputError(f"augment.{name}: must lie between 0 and {largest:g}")
+            value = getattr(self, name)
+            if not 0.0 <= value <= largest:
+                raise InputError(f"augment.{name}: must be between 0 and {largest:g}, got {value}")
 
     @property
     def moves(self) -> bool:
-        """Whether pixels change place."""
-        moving = ("rotation", "scale", "shift", "shear", "flip_left_right", "flip_up_down")
-        return any(getattr(self, name) for name in moving)
+        """Whether pixels can move."""
+        names = ("rotation", "scale", "shift", "shear", "flip_left_right", "flip_up_down")
+        return any(getattr(self, name) for name in names)
 
     @property
-    def stretch(self) -> float:
-        """What the absolute factors in a row of a film's matrix sum up to at most."""
+    def changes(self) -> bool:
+        """Whether anything can change."""
+        return self.probability > 0.0 and any(
+            getattr(self, name) for name in LIMITS if name != "probability"
+        )
+
+    @property
+    def max_stretch(self) -> float:
+        """Upper bound that `jaxseg.augment.warp` takes, for all matrices in these ranges."""
         angle = math.radians(min(self.rotation, 45.0))
         lean = math.tan(math.radians(self.shear))
         return (1.0 + self.scale) * (1.0 + lean) * (math.cos(angle) + math.sin(angle))
 
-    @property
-    def changes(self) -> bool:
-        """Whether anything at all may change."""
-        kinds = (getattr(self, name) for name in LIMITS if name != "share")
-        return self.share > 0.0 and any(kinds)
-
 
 UNCHANGED = Strengths()
-"""Films stay as they are."""
+"""No augmentation."""
 
 ROBUST = Strengths(
     rotation=12.0,
@@ -97,4 +100,4 @@ ROBUST = Strengths(
     gamma=0.4,
     noise=0.04,
 )
-"""For chest films from hospitals other than those trained on; no flips, which would swap sides."""
+"""For chest X-rays of hospitals outside the training set. No flips: they swap the body's sides."""

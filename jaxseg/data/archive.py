@@ -16,7 +16,7 @@ from pathlib import Path
 from jaxseg.data.listing import CLASSES, Fault, Film, check, climbs_out, pair_films, place
 from jaxseg.data.sheets import read_sources
 from jaxseg.data.splits import natural_key
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 ZIP_NAMES = ("archive.zip", "covid19-radiography-database.zip", "COVID-19_Radiography_Dataset.zip")
 FOLDER_NAME = "COVID-19_Radiography_Dataset"

@@ -20,7 +20,7 @@ from jaxseg.data.preprocessing import Preprocessing, preprocess
 from jaxseg.data.records import StoredFilms, at_size
 from jaxseg.data.splits import natural_key
 from jaxseg.data.threads import in_threads
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 if TYPE_CHECKING:
     import jaxseg.data.covid_radiography

@@ -14,7 +14,7 @@ from jaxtyping import Num, UInt8
 from PIL import Image
 
 from jaxseg.data.films import stretched
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 """Where a file may say how far apart its pixels are, the best first. The second holds at the

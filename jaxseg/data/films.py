@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import Image, ImageChops, ImageOps
 
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 Resize = Literal["bilinear", "nearest"]
 

@@ -15,7 +15,7 @@ from jaxseg.data.likeness import NEAR, near_pairs, perceptual_hash, stacked
 from jaxseg.data.preprocessing import Preprocessing
 from jaxseg.data.splits import group_films, split_alone
 from jaxseg.data.threads import in_threads
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 
 class OwnFilms(NamedTuple):

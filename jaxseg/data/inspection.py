@@ -14,7 +14,7 @@ from jaxseg.data.likeness import near_pairs, perceptual_hash, stacked
 from jaxseg.data.listing import Fault, Film, check
 from jaxseg.data.splits import Grouping, group_films, split_alone
 from jaxseg.data.threads import in_threads
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 
 @dataclass(frozen=True)

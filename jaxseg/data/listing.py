@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
 """The release's class folders, in their order."""

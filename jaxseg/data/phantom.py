@@ -18,7 +18,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from jaxseg.data import anatomy, radiograph
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 CLASSES = tuple(radiograph.FINDINGS)
 """COVID, Lung_Opacity, Normal, Viral Pneumonia."""

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 Preprocessing = Literal["none", "clahe", "gamma", "complement", "equalize"]
 

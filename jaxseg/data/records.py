@@ -24,7 +24,7 @@ from jaxseg.data.films import (
 )
 from jaxseg.data.preprocessing import Preprocessing, preprocess
 from jaxseg.data.splits import SPLITS, natural_key
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 if TYPE_CHECKING:
     import jaxseg.data.covid_radiography

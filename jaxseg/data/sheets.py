@@ -10,7 +10,7 @@ import re
 import zipfile
 from xml.etree import ElementTree
 
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 _LARGEST_BOOK = 256 * 2**20
 """Bytes; the release's largest sheet, of 10,192 films, unpacks to a few megabytes."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 

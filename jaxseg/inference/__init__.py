@@ -1,15 +1,14 @@
-"""From films to masks at their own size: tiles, views and networks averaged, masks mended."""
+"""From images to masks: prediction, tiles, test-time augmentation, ensembles, post-processing."""
 
 from jaxseg.inference.ensemble import disagreement, ensemble_logits, mutual_information
-from jaxseg.inference.logits import make_predict
 from jaxseg.inference.masks import component_areas, confidence, fill_holes, largest_components
+from jaxseg.inference.prediction import make_predict
+from jaxseg.inference.test_time_augmentation import with_test_time_augmentation
 from jaxseg.inference.tiles import Tiling, predict_tiles
-from jaxseg.inference.views import average_views
 from jaxseg.resizing import resize_logits, resize_logits_on_host
 
 __all__ = [
     "Tiling",
-    "average_views",
     "component_areas",
     "confidence",
     "disagreement",
@@ -21,4 +20,5 @@ __all__ = [
     "predict_tiles",
     "resize_logits",
     "resize_logits_on_host",
+    "with_test_time_augmentation",
 ]

@@ -1,4 +1,4 @@
-"""Several networks as one: their mean, and where and how far they disagree."""
+"""Ensembles: the mean prediction of several networks, and how much they disagree."""
 
 import itertools
 import math
@@ -9,21 +9,22 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Float
 
 from jaxseg import metrics
-from jaxseg.types import Array, InputError, Logits
+from jaxseg.errors import InputError
+from jaxseg.types import Array, Logits
 
 
 def ensemble_logits(members: Float[Array, "M B H W K"]) -> Logits:
-    """The logits of the members' mean probability.
+    """Returns the logits of the members' mean probability.
 
-    Probabilities are averaged, as in Lakshminarayanan et al. 2017, in logarithms, so that no
-    logit is too large. What comes are logits again, for thresholds and scores as any network's.
+    Probabilities are averaged, as in Lakshminarayanan et al. 2017, in log space, so that large
+    logits do not overflow.
 
     Args:
         members: Logits of one batch by each of M networks, M at least 1.
 
     Returns:
-        float32 ``[B, H, W, K]``: for ``K == 1`` the logit of the mean, else its logarithm, whose
-        softmax is the mean.
+        float32 ``[B, H, W, K]``. For ``K == 1`` the logit of the mean probability, else its
+        logarithm, whose softmax is the mean probability.
 
     Raises:
         InputError: There is no member.
@@ -35,42 +36,44 @@ def ensemble_logits(members: Float[Array, "M B H W K"]) -> Logits:
 
 
 def mutual_information(members: Float[Array, "M B H W K"]) -> Float[jax.Array, "B H W"]:
-    """How far the members disagree on each pixel, whatever doubt they share: an uncertainty map.
+    """Returns the mutual information per pixel, a map of the members' disagreement.
 
-    The entropy of their mean probability less the mean of their entropies (Houlsby et al. 2011;
-    of ensembles, Depeweg et al. 2018).
+    It is the entropy of the mean probability minus the mean of the members' entropies (Houlsby et
+    al. 2011; for ensembles, Depeweg et al. 2018). Uncertainty that all members have in common
+    does not count.
 
     Args:
         members: Logits of one batch by each of M networks, M at least 1.
 
     Returns:
-        float32 ``[B, H, W]`` in nats, from 0 where all say the same (or there is one member) to
-        the logarithm of the smaller of M and the number of classes.
+        float32 ``[B, H, W]`` in nats. It is 0 where all members agree or M is 1, and at most the
+        logarithm of the smaller of M and the number of classes.
 
     Raises:
         InputError: There is no member.
     """
     members = _checked(members)
     if members.shape[-1] == 1:
-        # As two classes, the background's logit being 0.
+        # Two classes, of which the background has logit 0.
         members = jnp.concatenate([jnp.zeros_like(members), members], axis=-1)
-    logarithms = jax.nn.log_softmax(members)
-    # Where all say the same, rounding alone is left, of either sign.
-    return jnp.maximum(_entropy(_log_mean(logarithms)) - _entropy(logarithms).mean(axis=0), 0.0)
+    log_probabilities = jax.nn.log_softmax(members)
+    of_mean = _entropy(_log_mean(log_probabilities))
+    # Where all members agree, the difference is rounding error of either sign.
+    return jnp.maximum(of_mean - _entropy(log_probabilities).mean(axis=0), 0.0)
 
 
 def disagreement(members: Float[Array, "M B H W K"]) -> Float[jax.Array, "B"]:
-    """How far the members' masks of each film differ: one less their mean Dice with each other.
+    """Returns 1 minus the mean pairwise Dice of the members' masks, per image.
 
-    Needs no truth, and tells films whose masks are doubtful (Roy et al. 2019, there of samples of
-    one network). Two empty masks agree.
+    It needs no ground truth and is high for images whose masks are uncertain (Roy et al. 2019, who
+    use samples of one network). The Dice of two empty masks is 1.
 
     Args:
         members: Logits of one batch by each of M networks, M at least 2.
 
     Returns:
-        float32 ``[B]`` in [0, 1], the mean over pairs of members and over the classes but the
-        background; NaN where a logit is NaN.
+        float32 ``[B]`` in [0, 1], the mean over pairs of members and over foreground classes. NaN
+        for an image with a NaN logit.
 
     Raises:
         InputError: There are fewer than two members.
@@ -81,8 +84,8 @@ def disagreement(members: Float[Array, "M B H W K"]) -> Float[jax.Array, "B"]:
     dice = []
     for one, other in itertools.combinations(labels, 2):
         counts = metrics.count(one, other, num_classes=classes)
-        own = jnp.asarray(metrics.dice(counts, undefined=1.0))
-        dice.append(own.mean(axis=-1) if classes == 1 else own[:, 1:].mean(axis=-1))
+        per_class = jnp.asarray(metrics.dice(counts, undefined=1.0))
+        dice.append(per_class[:, min(1, classes - 1) :].mean(axis=-1))
     return 1.0 - jnp.stack(dice).mean(axis=0)
 
 
@@ -90,16 +93,17 @@ def _checked(members: Array, *, least: int = 1) -> jax.Array:
     members = jnp.asarray(members, jnp.float32)
     if members.ndim != 5 or members.shape[0] < least:
         raise InputError(
-            f"members: logits [M, B, H, W, K] of {least} or more networks, not {members.shape}"
+            f"members: shape {members.shape}. Pass logits [M, B, H, W, K] of {least} or more "
+            "networks."
         )
     return members
 
 
-def _log_mean(logarithms: jax.Array) -> jax.Array:
-    return logsumexp(logarithms, axis=0) - math.log(logarithms.shape[0])
+def _log_mean(log_probabilities: jax.Array) -> jax.Array:
+    return logsumexp(log_probabilities, axis=0) - math.log(log_probabilities.shape[0])
 
 
-def _entropy(logarithms: jax.Array) -> jax.Array:
-    """In nats, of logarithms of probabilities; its gradient is finite also where one is 0."""
-    probabilities = jnp.exp(logarithms)
-    return -(probabilities * jnp.where(probabilities > 0, logarithms, 0.0)).sum(axis=-1)
+def _entropy(log_probabilities: jax.Array) -> jax.Array:
+    """Returns the entropy in nats, with a finite gradient also where a probability is 0."""
+    probabilities = jnp.exp(log_probabilities)
+    return -(probabilities * jnp.where(probabilities > 0, log_probabilities, 0.0)).sum(axis=-1)

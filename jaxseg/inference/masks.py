@@ -1,7 +1,6 @@
-"""What is done to one film's mask on the host, each an explicit step, and how sure the network is.
+"""Post-processing of one image's mask, and the network's confidence in it, in NumPy.
 
-Objects hang together over edges and corners, background over edges alone, as is usual: so a hole
-is what no path over edges joins to the border. SciPy, which JAX itself needs, is loaded on use.
+Objects are 8-connected and background is 4-connected, as is usual. SciPy is imported on first use.
 """
 
 from typing import Any
@@ -9,22 +8,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 _LARGEST_EXPONENT = 80.0
-"""Beyond it float32 overflows; a probability of exp(-80) is none."""
-
-_EDGES_AND_CORNERS = np.ones((3, 3), bool)
+"""float32 overflows beyond exp(88); probabilities below exp(-80) count as equal."""
 
 
 def fill_holes(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Fills background that does not reach the film's border, whatever its size.
+    """Fills the holes of a mask: background that does not reach the image border.
 
     Args:
-        mask: One object class of one film; others, such as a heart within lungs, fill a hole too.
+        mask: One object class of one image. Pixels of another class, such as a heart between
+            lungs, count as background and may be filled too.
 
     Returns:
-        A new mask, `scipy.ndimage.binary_fill_holes` of the given one.
+        A new mask, as `scipy.ndimage.binary_fill_holes` gives it.
     """
     from scipy import ndimage
 
@@ -32,15 +30,15 @@ def fill_holes(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 
 
 def largest_components(mask: Bool[np.ndarray, "H W"], count: int) -> Bool[np.ndarray, "H W"]:
-    """Keeps the largest connected components; all of them where there are no more.
+    """Keeps the largest connected components of a mask, or all if there are no more.
 
     Args:
-        mask: One object class of one film.
-        count: How many to keep, 1 or more: 2 for lungs. Of equally large ones the first in
-            reading order is kept.
+        mask: One object class of one image.
+        count: Number of components to keep, at least 1; 2 for lungs. Among components of equal
+            area, the first in reading order is kept.
 
     Returns:
-        A new mask; empty where the given one is.
+        A new mask, empty if the given one is.
 
     Raises:
         InputError: ``count`` is below 1.
@@ -53,51 +51,54 @@ def largest_components(mask: Bool[np.ndarray, "H W"], count: int) -> Bool[np.nda
         [[1, 1, 0, 0, 0, 1, 1, 1]]
     """
     if count < 1:
-        raise InputError(f"largest components: {count} should be 1 or more")
-    labels, areas = _labelled(mask)
+        raise InputError(f"largest components: count is {count}. Use 1 or more.")
+    labels, areas = _components(mask)
     kept = np.zeros(len(areas) + 1, bool)
     kept[1 + np.argsort(-areas, kind="stable")[:count]] = True
     return kept[labels]
 
 
 def component_areas(mask: Bool[np.ndarray, "H W"]) -> Integer[np.ndarray, "N"]:
-    """Areas in pixels of the connected components, the largest first; empty for an empty mask."""
-    return -np.sort(-_labelled(mask)[1])
+    """Returns the areas in pixels of the connected components, largest first.
+
+    An empty mask has none.
+    """
+    return -np.sort(-_components(mask)[1])
 
 
 def confidence(logits: Float[np.ndarray, "H W K"], labels: Integer[np.ndarray, "H W"]) -> float:
-    """How probable the network itself holds a film's labelling to be, each class counting alike.
+    """Returns the network's mean probability of an image's labels, averaged over classes.
 
-    The mean, over the classes c among the labels, of the mean probability of c over the pixels
-    labelled c; by sigmoid (``K == 1``: class 1 has p, class 0 has 1 - p) or softmax. For a binary
-    mask: half of the mean of p over the mask and half of the mean of 1 - p over its complement, so
-    that a large background does not hide an unsure object. As good as the network's calibration.
+    For every class in ``labels``, the mean probability of that class over its pixels is computed,
+    by sigmoid (``K == 1``) or softmax. The result is the unweighted mean over these classes, so
+    that a large background does not hide an uncertain object. It is as good as the network's
+    calibration.
 
     Args:
-        logits: One film's, at the labels' size.
-        labels: Class ids, 0 and 1 or 0 to K - 1; they may differ from the favoured classes, where
-            holes were filled or components dropped.
+        logits: Logits of one image, at the labels' size.
+        labels: Class ids, 0 and 1 or 0 to K - 1. After post-processing they may differ from the
+            most probable classes.
 
     Returns:
-        A number in [0, 1]; where the labels are the favoured classes, in [1 / max(K, 2), 1]. Of an
-        empty mask the complement's. NaN where a logit is NaN.
+        A number in [0, 1], or in [1 / max(K, 2), 1] if the labels are the most probable classes.
+        For an empty mask it is the background's. NaN if a logit is NaN.
     """
     if logits.shape[-1] == 1:
         against = np.where(labels == 1, -logits[..., 0], logits[..., 0])
         others = np.exp(np.minimum(against, _LARGEST_EXPONENT))
     else:
-        own = np.take_along_axis(logits, labels[..., None].astype(np.int64), axis=-1)
-        others = np.exp(np.minimum(logits - own, _LARGEST_EXPONENT)).sum(axis=-1) - 1
+        chosen = np.take_along_axis(logits, labels[..., None].astype(np.int64), axis=-1)
+        others = np.exp(np.minimum(logits - chosen, _LARGEST_EXPONENT)).sum(axis=-1) - 1
     probabilities = 1 / (1 + others)
     return float(
         np.mean([probabilities[labels == c].mean(dtype=np.float64) for c in np.unique(labels)])
     )
 
 
-def _labelled(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The number of each pixel's component, 0 on background, and the components' areas."""
+def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers the components from 1 on, 0 being background, and returns their areas."""
     from scipy import ndimage
 
-    found: Any = ndimage.label(mask, structure=_EDGES_AND_CORNERS)
-    labels, count = found
+    result: Any = ndimage.label(mask, structure=np.ones((3, 3), bool))
+    labels, count = result
     return labels, np.bincount(labels.ravel(), minlength=count + 1)[1:]

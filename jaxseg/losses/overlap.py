@@ -1,48 +1,42 @@
-"""Losses that are ratios of overlaps: Dice, Jaccard, Tversky and their kin.
+"""Losses that are ratios of overlaps: Dice, Jaccard, Tversky and their variants.
 
-All of them read the same soft counts of each class: ``tp``, the sum of ``min(p, t)``; ``fp``, of
-what ``p`` has above ``t``; ``fn``, of what ``t`` has above ``p``. For class ids these are the sums
-of ``p t``, ``p (1 - t)`` and ``(1 - p) t``; for probabilities as labels they keep the losses at
-their minimum where ``p = t``, which the products do not (Wang et al., "Dice semimetric losses",
-2023). Every loss is written as wrong over all, not as one minus right over all, so that small
-values keep their precision.
+They use the same soft counts of each class: ``tp``, the sum of ``min(p, t)``; ``fp``, the excess of
+``p`` over ``t``; ``fn``, the excess of ``t`` over ``p``. For hard labels these are the sums of
+``p t``, ``p (1 - t)`` and ``(1 - p) t``. For probabilities as labels they keep the minimum of the
+losses at ``p = t``, which the products do not (Wang et al., "Dice semimetric losses", 2023). Losses
+are computed as wrong over all, not as one minus right over all, to keep the digits of small values.
 """
+
+# ruff: noqa: D417 - the package docstring describes the arguments that all losses have.
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 
-from jaxseg.losses import channels
-from jaxseg.losses.pixels import (
+from jaxseg.losses.inputs import (
     ClassWeights,
-    Cost,
+    LossValue,
     Pixels,
-    Pooling,
+    Scalar,
     Targets,
-    check_not_negative,
-    class_sizes,
-    count_pixels,
     mean_over_classes,
+    prepare,
     ratio,
-    read_pixels,
-    read_pooling,
+    scalar,
 )
 from jaxseg.types import Logits, Where
 
+PerClass = Float32[jax.Array, "*rows K"]
+
 
 class Overlap(NamedTuple):
-    """Soft counts of every class, per image or over the global batch; ``size`` is the labels'."""
+    """Soft counts of each class, per image or over the batch."""
 
-    size: Float32[jax.Array, "*rows K"]
-    fp: Float32[jax.Array, "*rows K"]
-    fn: Float32[jax.Array, "*rows K"]
-
-    @property
-    def tp(self) -> Float32[jax.Array, "*rows K"]:
-        """What the prediction does not miss."""
-        return self.size - self.fn
+    tp: PerClass
+    fp: PerClass
+    fn: PerClass
 
 
 def soft_dice(
@@ -50,56 +44,42 @@ def soft_dice(
     labels: Targets,
     *,
     where: Where | None = None,
-    smooth: float = 1.0,
+    multilabel: bool = False,
+    smooth: Scalar = 1.0,
     class_weights: ClassWeights = None,
     pooled: bool = False,
-    axis_name: str | None = None,
-) -> Cost:
-    r"""Soft Dice loss: one minus the Dice coefficient of probabilities, averaged over classes.
+) -> LossValue:
+    r"""Soft Dice loss: one minus the Dice coefficient of probabilities, mean over classes.
 
     .. math:: 1 - \frac{2 tp + s}{2 tp + fp + fn + s}
 
-    Milletari et al., "V-Net", 2016, without the squares. Agrees with MONAI's `DiceLoss` at
-    ``smooth=1e-5`` (its ``batch=True`` is ``pooled=True`` here), and with
-    segmentation_models_pytorch's `DiceLoss` at ``smooth=0, pooled=True`` and all classes present:
-    it costs an absent class 0, and its own smoothing counts twice. So does that of
+    Milletari et al., "V-Net", 2016, without the squares. On hard labels it agrees with MONAI's
+    `DiceLoss` at ``smooth=1e-5`` (its ``batch=True`` is ``pooled=True`` here, its ``sigmoid=True``
+    is ``multilabel=True``); on probabilities with its ``soft_label=True``. Agrees with
+    segmentation_models_pytorch's `DiceLoss` at ``smooth=0, pooled=True`` if all classes are
+    present: there an absent class has loss 0 and smoothing counts twice, as in
     `optax.losses.dice_loss`.
 
+    See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
+
     Args:
-      logits: ``[B, H, W, K]`` floating point.
-      labels: ``[B, H, W]`` class ids, or ``[B, H, W, K]`` probabilities in [0, 1].
-      where: ``[B, H, W]`` bool, the pixels that count.
-      smooth: s, in pixels, not negative. It gives an empty mask a slope towards an empty
-        prediction; with 0 there is none.
-      class_weights: One per channel, not negative; 0 leaves a class out of the mean.
-      pooled: Counts over the global batch instead of one loss for each image.
-      axis_name: The mapped axis that ``pooled`` also runs over, under `jax.pmap`.
+        smooth: s, in pixels, at least 0. It gives an empty mask a gradient towards an empty
+            prediction; with 0 there is none.
 
     Returns:
-      ``[B]`` float32 (a scalar with ``pooled``) in [0, 1]. An empty mask costs
-      ``fp / (fp + s)``; 0 where no pixel counts, NaN where a counted label is none of the
-      classes.
-
-    Raises:
-      TypeError: Wrong dtypes.
-      ValueError: Shapes that do not go together, or an option out of its range.
+        In [0, 1]. An empty mask has loss ``fp / (fp + s)``.
 
     Examples:
-      >>> import numpy as np
-      >>> from jaxseg import losses
-      >>> logits = np.array([2.0, -2.0, 0.0, 9.0], np.float32).reshape(1, 2, 2, 1)
-      >>> labels = np.array([1, 0, 1, 1]).reshape(1, 2, 2)
+        >>> import numpy as np
+        >>> from jaxseg import losses
+        >>> logits = np.array([2.0, -2.0, 0.0, 9.0], np.float32).reshape(1, 2, 2, 1)
+        >>> labels = np.array([1, 0, 1, 1]).reshape(1, 2, 2)
 
-      >>> print(np.asarray(losses.soft_dice(logits, labels)).round(3))
-      [0.114]
+        >>> print(np.asarray(losses.soft_dice(logits, labels)).round(3))
+        [0.114]
     """
-    check_not_negative(smooth=smooth)
-    pooling = read_pooling(pooled, axis_name)
-    pixels = read_pixels(logits, labels, where)
-    counts, fits = _overlap(pixels, pooling)
-    wrong = counts.fp + counts.fn
-    losses = ratio(wrong, 2 * counts.tp + wrong + smooth)
-    return pooling.close(mean_over_classes(losses, class_weights), fits)
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
+    return pixels.checked(mean_over_classes(_dice_losses(pixels, smooth), class_weights))
 
 
 def jaccard(
@@ -107,49 +87,31 @@ def jaccard(
     labels: Targets,
     *,
     where: Where | None = None,
-    smooth: float = 1.0,
+    multilabel: bool = False,
+    smooth: Scalar = 1.0,
     class_weights: ClassWeights = None,
     pooled: bool = False,
-    axis_name: str | None = None,
-) -> Cost:
-    r"""Jaccard loss: one minus the soft intersection over union, averaged over classes.
+) -> LossValue:
+    r"""Jaccard loss: one minus the soft intersection over union, mean over classes.
 
     .. math:: 1 - \frac{tp + s}{tp + fp + fn + s}
 
-    Rahman and Wang, "Optimizing intersection-over-union in deep neural networks", 2016. Agrees
-    with MONAI's ``DiceLoss(jaccard=True)``, whose smoothing acts as half (``2e-5`` there is
-    ``smooth=1e-5`` here), and with segmentation_models_pytorch's `JaccardLoss` at
-    ``pooled=True`` and all classes present: it costs an absent class 0.
+    Rahman and Wang, "Optimizing intersection-over-union in deep neural networks", 2016. On hard
+    labels it agrees with MONAI's ``DiceLoss(jaccard=True)``, whose smoothing acts as half (``2e-5``
+    there is ``smooth=1e-5`` here), and with segmentation_models_pytorch's `JaccardLoss` at
+    ``pooled=True`` if all classes are present: there an absent class has loss 0.
+
+    See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
 
     Args:
-      logits: ``[B, H, W, K]`` floating point.
-      labels: ``[B, H, W]`` class ids, or ``[B, H, W, K]`` probabilities in [0, 1].
-      where: ``[B, H, W]`` bool, the pixels that count.
-      smooth: s, in pixels, not negative.
-      class_weights: One per channel, not negative; 0 leaves a class out of the mean.
-      pooled: Counts over the global batch instead of one loss for each image.
-      axis_name: The mapped axis that ``pooled`` also runs over, under `jax.pmap`.
+        smooth: s, in pixels, at least 0.
 
     Returns:
-      ``[B]`` float32 (a scalar with ``pooled``) in [0, 1]. An empty mask costs
-      ``fp / (fp + s)``; 0 where no pixel counts, NaN where a counted label is none of the
-      classes.
-
-    Raises:
-      TypeError: Wrong dtypes.
-      ValueError: Shapes that do not go together, or an option out of its range.
+        In [0, 1]. An empty mask has loss ``fp / (fp + s)``.
     """
-    return tversky(
-        logits,
-        labels,
-        where=where,
-        alpha=1.0,
-        beta=1.0,
-        smooth=smooth,
-        class_weights=class_weights,
-        pooled=pooled,
-        axis_name=axis_name,
-    )
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
+    losses = _tversky_losses(pixels, 1.0, 1.0, smooth)
+    return pixels.checked(mean_over_classes(losses, class_weights))
 
 
 def tversky(
@@ -157,46 +119,36 @@ def tversky(
     labels: Targets,
     *,
     where: Where | None = None,
-    alpha: float = 0.3,
-    beta: float = 0.7,
-    smooth: float = 1.0,
+    multilabel: bool = False,
+    alpha: Scalar = 0.3,
+    beta: Scalar = 0.7,
+    smooth: Scalar = 1.0,
     class_weights: ClassWeights = None,
     pooled: bool = False,
-    axis_name: str | None = None,
-) -> Cost:
-    r"""Tversky loss: overlap with false positives and false negatives weighed apart.
+) -> LossValue:
+    r"""Tversky loss: overlap with separate weights for false positives and negatives.
 
     .. math:: 1 - \frac{tp + s}{tp + \alpha fp + \beta fn + s}
 
     Salehi et al., "Tversky loss function for image segmentation using 3D fully convolutional deep
-    networks", 2017, whose best values are the defaults. ``alpha = beta = 0.5`` is Dice with twice
-    the smoothing, ``1`` is Jaccard. Agrees with MONAI's `TverskyLoss`, and with
-    segmentation_models_pytorch's at ``pooled=True`` and all classes present: it costs an absent
-    class 0.
+    networks", 2017; the defaults are its best values. ``alpha = beta = 0.5`` is Dice with twice the
+    smoothing, ``1`` is Jaccard. Agrees with MONAI's `TverskyLoss` on hard labels, on probabilities
+    with its ``soft_label=True``; and with segmentation_models_pytorch's on hard labels at
+    ``pooled=True`` if all classes are present: there an absent class has loss 0.
+
+    See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
 
     Args:
-      logits: ``[B, H, W, K]`` floating point.
-      labels: ``[B, H, W]`` class ids, or ``[B, H, W, K]`` probabilities in [0, 1].
-      where: ``[B, H, W]`` bool, the pixels that count.
-      alpha: Weight of false positives, not negative.
-      beta: Weight of false negatives, not negative.
-      smooth: s, in pixels, not negative.
-      class_weights: One per channel, not negative; 0 leaves a class out of the mean.
-      pooled: Counts over the global batch instead of one loss for each image.
-      axis_name: The mapped axis that ``pooled`` also runs over, under `jax.pmap`.
+        alpha: Weight of false positives, at least 0.
+        beta: Weight of false negatives, at least 0.
+        smooth: s, in pixels, at least 0.
 
     Returns:
-      ``[B]`` float32 (a scalar with ``pooled``) in [0, 1]. 0 where no pixel counts, NaN where a
-      counted label is none of the classes.
-
-    Raises:
-      TypeError: Wrong dtypes.
-      ValueError: Shapes that do not go together, or an option out of its range.
+        In [0, 1]. An empty mask has loss ``alpha fp / (alpha fp + s)``.
     """
-    pooling = read_pooling(pooled, axis_name)
-    pixels = read_pixels(logits, labels, where)
-    losses, fits = _tversky_losses(pixels, pooling, alpha=alpha, beta=beta, smooth=smooth)
-    return pooling.close(mean_over_classes(losses, class_weights), fits)
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
+    losses = _tversky_losses(pixels, alpha, beta, smooth)
+    return pixels.checked(mean_over_classes(losses, class_weights))
 
 
 def focal_tversky(
@@ -204,54 +156,42 @@ def focal_tversky(
     labels: Targets,
     *,
     where: Where | None = None,
-    alpha: float = 0.3,
-    beta: float = 0.7,
-    gamma: float = 0.75,
-    smooth: float = 1.0,
+    multilabel: bool = False,
+    alpha: Scalar = 0.3,
+    beta: Scalar = 0.7,
+    gamma: Scalar = 0.75,
+    smooth: Scalar = 1.0,
     class_weights: ClassWeights = None,
     pooled: bool = False,
-    axis_name: str | None = None,
-) -> Cost:
-    r"""Focal Tversky loss: the Tversky loss of each class, raised to a power.
+) -> LossValue:
+    r"""Focal Tversky loss: the Tversky loss of each class to a power, mean over classes.
 
     .. math:: \Big(1 - \frac{tp + s}{tp + \alpha fp + \beta fn + s}\Big)^\gamma
 
-    Abraham and Khan, "A novel focal Tversky loss function with improved attention U-Net for
-    lesion segmentation", 2019; the paper writes the exponent as :math:`1 / \gamma` with
-    :math:`\gamma = 4/3`. Agrees with segmentation_models_pytorch's ``TverskyLoss(gamma=...)`` at
-    ``pooled=True`` for a single channel; for several it raises the mean over classes, not each
-    class.
+    Abraham and Khan, "A novel focal Tversky loss function with improved attention U-Net for lesion
+    segmentation", 2019; the paper writes the exponent as :math:`1 / \gamma` with
+    :math:`\gamma = 4/3`. On hard labels and K = 1 it agrees with segmentation_models_pytorch's
+    ``TverskyLoss(gamma=...)`` at ``pooled=True``; for K > 1 that raises the mean over classes, not
+    each class.
+
+    See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
 
     Args:
-      logits: ``[B, H, W, K]`` floating point.
-      labels: ``[B, H, W]`` class ids, or ``[B, H, W, K]`` probabilities in [0, 1].
-      where: ``[B, H, W]`` bool, the pixels that count.
-      alpha: Weight of false positives, not negative.
-      beta: Weight of false negatives, not negative.
-      gamma: The exponent, not negative. Below 1 the slope grows as the loss falls; at exactly 0,
-        the minimum, it is taken as 0.
-      smooth: s, in pixels, not negative.
-      class_weights: One per channel, not negative; 0 leaves a class out of the mean.
-      pooled: Counts over the global batch instead of one loss for each image.
-      axis_name: The mapped axis that ``pooled`` also runs over, under `jax.pmap`.
+        alpha: Weight of false positives, at least 0.
+        beta: Weight of false negatives, at least 0.
+        gamma: The exponent, at least 0. If it is below 1 the gradient grows as the loss falls, down
+            to a Tversky loss of 1e-10.
+        smooth: s, in pixels, at least 0.
 
     Returns:
-      ``[B]`` float32 (a scalar with ``pooled``) in [0, 1]. 0 where no pixel counts, NaN where a
-      counted label is none of the classes.
-
-    Raises:
-      TypeError: Wrong dtypes.
-      ValueError: Shapes that do not go together, or an option out of its range.
+        In [0, 1]. An empty mask has loss ``(alpha fp / (alpha fp + s)) ** gamma``.
     """
-    check_not_negative(gamma=gamma)
-    pooling = read_pooling(pooled, axis_name)
-    pixels = read_pixels(logits, labels, where)
-    losses, fits = _tversky_losses(pixels, pooling, alpha=alpha, beta=beta, smooth=smooth)
-    # The power's slope at 0 is infinite for gamma < 1; the inner guard keeps it out of the product
-    # that the outer one discards.
-    positive = losses > jnp.finfo(jnp.float32).tiny
-    powers = jnp.where(positive, jnp.where(positive, losses, 1) ** gamma, 0)
-    return pooling.close(mean_over_classes(powers, class_weights), fits)
+    gamma = scalar("gamma", gamma)
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
+    losses = _tversky_losses(pixels, alpha, beta, smooth)
+    # Linear below the floor: for gamma < 1 the power has no finite derivatives at 0.
+    powers = losses * jnp.maximum(losses, 1e-10) ** (gamma - 1)
+    return pixels.checked(mean_over_classes(powers, class_weights))
 
 
 def generalized_dice(
@@ -259,56 +199,47 @@ def generalized_dice(
     labels: Targets,
     *,
     where: Where | None = None,
-    smooth: float = 1.0,
+    multilabel: bool = False,
+    smooth: Scalar = 1.0,
     pooled: bool = False,
-    axis_name: str | None = None,
-) -> Cost:
-    r"""Generalised Dice loss: one Dice over all classes, each weighed by its inverse size squared.
+) -> LossValue:
+    r"""Generalized Dice loss: one Dice over all classes, weighted by inverse squared size.
 
     .. math:: 1 - \frac{2 \sum_k w_k tp_k + s}{\sum_k w_k (2 tp_k + fp_k + fn_k) + s}, \quad
        w_k = \frac{\min_j T_j^2}{T_k^2}
 
-    with :math:`T_k` the number of pixels of class k and the minimum over the classes present. An
-    absent class weighs as much as the smallest one present. A single channel is taken as
-    background and foreground, as in the paper.
+    :math:`T_k` is the number of pixels of class k; the minimum is over the classes present. An
+    absent class has the weight of the smallest one present. The classes of K = 1 are background and
+    foreground, as in the paper. With ``multilabel=True`` and K > 1 the classes are the foregrounds
+    of all channels.
 
     Sudre et al., "Generalised Dice overlap as a deep learning loss function for highly unbalanced
-    segmentations", 2017. Agrees with MONAI's `GeneralizedDiceLoss` for two and more channels at
-    ``smooth=0``; MONAI's weights are not scaled, so that its smoothing of 1e-5 acts as
-    ``1e-5 * min(T)^2`` pixels. `optax.losses.multiclass_generalized_dice_loss` is another thing: a
-    weighted mean of one Dice per class.
+    segmentations", 2017. Agrees with MONAI's `GeneralizedDiceLoss` for K > 1 at ``smooth=0`` on
+    hard labels, on probabilities with its ``soft_label=True``. MONAI does not scale the weights, so
+    that its smoothing of 1e-5 acts as ``1e-5 * min(T)^2`` pixels.
+    `optax.losses.multiclass_generalized_dice_loss` is a weighted mean of one Dice per class
+    instead.
+
+    See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
 
     Args:
-      logits: ``[B, H, W, K]`` floating point.
-      labels: ``[B, H, W]`` class ids, or ``[B, H, W, K]`` probabilities in [0, 1].
-      where: ``[B, H, W]`` bool, the pixels that count.
-      smooth: s, in pixels of the smallest class present, not negative.
-      pooled: Counts and weights over the global batch instead of one loss for each image.
-      axis_name: The mapped axis that ``pooled`` also runs over, under `jax.pmap`.
+        smooth: s, in pixels of the smallest class present, at least 0.
 
     Returns:
-      ``[B]`` float32 (a scalar with ``pooled``) in [0, 1]. 0 where no pixel counts, NaN where a
-      counted label is none of the classes.
-
-    Raises:
-      TypeError: Wrong dtypes.
-      ValueError: Shapes that do not go together, or an option out of its range.
+        In [0, 1]. If all classes are absent (``multilabel=True``) it is ``fp / (fp + s)``.
     """
-    check_not_negative(smooth=smooth)
-    pooling = read_pooling(pooled, axis_name)
-    pixels = read_pixels(logits, labels, where)
-    counts, fits = _overlap(pixels, pooling)
-    if counts.size.shape[-1] == 1:
-        # What the foreground wins the background loses.
-        size, fp, fn = counts
-        rest = pooling(count_pixels(pixels)) - size
-        counts = Overlap(*(jnp.concatenate(p, -1) for p in [(rest, size), (fn, fp), (fp, fn)]))
-    present = counts.size > 0
-    smallest = jnp.where(present, counts.size, jnp.inf).min(-1, keepdims=True)
-    weights = jnp.where(present, jnp.square(smallest / jnp.where(present, counts.size, 1)), 1)
-    wrong = (weights * (counts.fp + counts.fn)).sum(-1)
-    right = (weights * counts.tp).sum(-1)
-    return pooling.close(ratio(wrong, 2 * right + wrong + smooth), fits)
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
+    tp, fp, fn = _overlap(pixels)
+    if tp.shape[-1] == 1:
+        # Background: its true positives are the rest, and errors change sides.
+        tn = pixels.size() - tp - fp - fn
+        tp, fp, fn = (jnp.concatenate(pair, -1) for pair in [(tn, tp), (fn, fp), (fp, fn)])
+    sizes = tp + fn
+    present = sizes > 0
+    smallest = jnp.where(present, sizes, jnp.inf).min(-1, keepdims=True)
+    weights = jnp.where(present, jnp.square(smallest / jnp.where(present, sizes, 1.0)), 1.0)
+    wrong, right = (weights * (fp + fn)).sum(-1), (weights * tp).sum(-1)
+    return pixels.checked(ratio(wrong, 2 * right + wrong + scalar("smooth", smooth)))
 
 
 def log_cosh_dice(
@@ -316,57 +247,45 @@ def log_cosh_dice(
     labels: Targets,
     *,
     where: Where | None = None,
-    smooth: float = 1.0,
+    multilabel: bool = False,
+    smooth: Scalar = 1.0,
     class_weights: ClassWeights = None,
     pooled: bool = False,
-    axis_name: str | None = None,
-) -> Cost:
-    r"""Log-cosh Dice loss: :math:`\log \cosh` of `soft_dice`, whose slope falls with the loss.
+) -> LossValue:
+    r"""Log-cosh Dice loss: :math:`\log \cosh` of `soft_dice`, with a gradient that falls with it.
 
-    Jadon, "A survey of loss functions for semantic segmentation", 2020. No peer has it; it agrees
-    with ``log(cosh(.))`` of MONAI's `DiceLoss` as `soft_dice` does.
+    Jadon, "A survey of loss functions for semantic segmentation", 2020. Other libraries do not have
+    it. The mean over classes is inside. It
+    agrees with ``log(cosh(.))`` of MONAI's `DiceLoss` where `soft_dice` does.
+
+    See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
 
     Args:
-      logits: ``[B, H, W, K]`` floating point.
-      labels: ``[B, H, W]`` class ids, or ``[B, H, W, K]`` probabilities in [0, 1].
-      where: ``[B, H, W]`` bool, the pixels that count.
-      smooth: Of `soft_dice`, in pixels, not negative.
-      class_weights: One per channel, not negative; 0 leaves a class out of the mean.
-      pooled: Counts over the global batch instead of one loss for each image.
-      axis_name: The mapped axis that ``pooled`` also runs over, under `jax.pmap`.
+        smooth: As in `soft_dice`.
 
     Returns:
-      ``[B]`` float32 (a scalar with ``pooled``) in [0, log cosh 1 = 0.434]. 0 where no pixel
-      counts, NaN where a counted label is none of the classes.
-
-    Raises:
-      TypeError: Wrong dtypes.
-      ValueError: Shapes that do not go together, or an option out of its range.
+        In [0, log cosh 1 = 0.434].
     """
-    dice = soft_dice(
-        logits,
-        labels,
-        where=where,
-        smooth=smooth,
-        class_weights=class_weights,
-        pooled=pooled,
-        axis_name=axis_name,
-    )
-    # cosh x - 1 = 2 sinh(x / 2)^2, which does not lose small x against 1.
-    return jnp.log1p(2 * jnp.square(jnp.sinh(dice / 2)))
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
+    dice = mean_over_classes(_dice_losses(pixels, smooth), class_weights)
+    # cosh x - 1 = 2 sinh(x / 2)^2 keeps the digits of a small x.
+    return pixels.checked(jnp.log1p(2 * jnp.square(jnp.sinh(dice / 2))))
 
 
-def _overlap(pixels: Pixels, pooling: Pooling) -> tuple[Overlap, Bool[jax.Array, "B"]]:
-    """The counts, and whether each image's labels fit."""
-    sizes, fits = class_sizes(pixels)
-    fp, fn = channels.error_sums(*pixels)
-    return Overlap(pooling(sizes), pooling(fp), pooling(fn)), fits
+def _overlap(pixels: Pixels) -> Overlap:
+    """False positives and negatives are half the sum and difference of two sums of errors."""
+    errors = pixels.probabilities() - pixels.targets
+    total, net = pixels.sum(jnp.abs(errors)), pixels.sum(errors)
+    fp, fn = (total + net) / 2, (total - net) / 2
+    return Overlap(pixels.sum(pixels.targets) - fn, fp, fn)
 
 
-def _tversky_losses(
-    pixels: Pixels, pooling: Pooling, *, alpha: float, beta: float, smooth: float
-) -> tuple[Float32[jax.Array, "*rows K"], Bool[jax.Array, "B"]]:
-    check_not_negative(alpha=alpha, beta=beta, smooth=smooth)
-    counts, fits = _overlap(pixels, pooling)
-    wrong = alpha * counts.fp + beta * counts.fn
-    return ratio(wrong, counts.tp + wrong + smooth), fits
+def _dice_losses(pixels: Pixels, smooth: Scalar) -> PerClass:
+    tp, fp, fn = _overlap(pixels)
+    return ratio(fp + fn, 2 * tp + fp + fn + scalar("smooth", smooth))
+
+
+def _tversky_losses(pixels: Pixels, alpha: Scalar, beta: Scalar, smooth: Scalar) -> PerClass:
+    tp, fp, fn = _overlap(pixels)
+    wrong = scalar("alpha", alpha) * fp + scalar("beta", beta) * fn
+    return ratio(wrong, tp + wrong + scalar("smooth", smooth))

@@ -1,27 +1,42 @@
 """Losses that are a mean over pixels: cross entropy and focal."""
 
+# ruff: noqa: D417 - the package docstring describes the arguments that all losses have.
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float32
 
-from jaxseg.losses import channels
-from jaxseg.losses.pixels import (
+from jaxseg.losses.inputs import (
     ClassWeights,
-    Cost,
+    LossValue,
     Pixels,
+    Scalar,
     Targets,
-    check_not_negative,
-    class_sizes,
-    count_pixels,
-    labels_fit,
-    ratio,
+    divide,
+    prepare,
     read_class_weights,
-    read_pixels,
-    read_pooling,
-    sum_counted,
-    weighted_mean,
+    scalar,
+    sum_over_classes,
 )
 from jaxseg.types import Logits, Where
+
+
+class Classes(NamedTuple):
+    """Some or all classes of a pixel.
+
+    Attributes:
+        targets: Probability of each class in the labels.
+        log_p: Log of its predicted probability p.
+        others: ``1 - p``.
+    """
+
+    targets: Float32[jax.Array, "B K N"]
+    log_p: Float32[jax.Array, "B K N"]
+    others: Float32[jax.Array, "B K N"]
 
 
 def cross_entropy(
@@ -29,73 +44,62 @@ def cross_entropy(
     labels: Targets,
     *,
     where: Where | None = None,
+    multilabel: bool = False,
     class_weights: ClassWeights = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: Scalar = 0.0,
     pooled: bool = False,
-    axis_name: str | None = None,
-) -> Cost:
-    r"""Cross entropy, the mean over the pixels that count.
+) -> LossValue:
+    r"""Cross entropy, the mean over valid pixels.
 
-    With :math:`t'_k = (1 - \epsilon) t_k + \epsilon / C` over C classes (two for a single
-    channel) and class weights w,
+    With :math:`t'_k = (1 - \epsilon) t_k + \epsilon / C` over C classes (two for a binary problem)
+    and class weights w,
 
     .. math:: \frac{-\sum_i \sum_k w_k t'_{ik} \log p_{ik}}{\sum_i \sum_k w_k t_{ik}}
 
     Agrees with `torch.nn.functional.cross_entropy` (``pooled=True`` with its "mean"), weights and
-    smoothing included; torch divides by the plain number of pixels where labels are
-    probabilities. For a single channel without weights it is
-    `torch.nn.functional.binary_cross_entropy_with_logits`, whose ``pos_weight`` also divides by
-    the plain number of pixels. Label smoothing: Szegedy et al., "Rethinking the Inception
-    Architecture for Computer Vision", 2016.
+    smoothing included; torch divides by the plain number of pixels if labels are probabilities. For
+    K = 1 or ``multilabel=True`` without weights it is
+    `torch.nn.functional.binary_cross_entropy_with_logits`, whose ``pos_weight`` also divides by the
+    plain number. Label smoothing: Szegedy et al., "Rethinking the Inception Architecture for
+    Computer Vision", 2016.
+
+    See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
 
     Args:
-      logits: ``[B, H, W, K]`` floating point.
-      labels: ``[B, H, W]`` class ids, or ``[B, H, W, K]`` probabilities in [0, 1].
-      where: ``[B, H, W]`` bool, the pixels that count.
-      class_weights: One per class, not negative; (background, foreground) for a single channel.
-      label_smoothing: :math:`\epsilon` in [0, 1].
-      pooled: One mean over all pixels of the global batch instead of one for each image.
-      axis_name: The mapped axis that ``pooled`` also runs over, under `jax.pmap`.
+        class_weights: One weight >= 0 per class: two for K = 1, (background, foreground); with
+            ``multilabel=True`` one per channel.
+        label_smoothing: :math:`\epsilon` in [0, 1].
 
     Returns:
-      ``[B]`` float32 (a scalar with ``pooled``), at least 0. 0 where no pixel counts or all that
-      count have weight 0; NaN where a counted label is none of the classes.
-
-    Raises:
-      TypeError: Wrong dtypes.
-      ValueError: Shapes that do not go together, or an option out of its range.
+        At least 0; 0 if all valid pixels have a class of weight 0.
 
     Examples:
-      >>> import numpy as np
-      >>> from jaxseg import losses
-      >>> logits = np.array([2.0, -2.0, 0.0, 9.0], np.float32).reshape(1, 2, 2, 1)
-      >>> labels = np.array([1, 0, 1, 1]).reshape(1, 2, 2)
+        >>> import numpy as np
+        >>> from jaxseg import losses
+        >>> logits = np.array([2.0, -2.0, 0.0, 9.0], np.float32).reshape(1, 2, 2, 1)
+        >>> labels = np.array([1, 0, 1, 1]).reshape(1, 2, 2)
 
-      >>> print(np.asarray(losses.cross_entropy(logits, labels)).round(3))
-      [0.237]
-      >>> print(np.asarray(losses.cross_entropy(logits, labels, where=labels == 0)).round(3))
-      [0.127]
+        >>> print(np.asarray(losses.cross_entropy(logits, labels)).round(3))
+        [0.237]
+        >>> print(np.asarray(losses.cross_entropy(logits, labels, where=labels == 0)).round(3))
+        [0.127]
     """
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
-    pooling = read_pooling(pooled, axis_name)
-    pixels = read_pixels(logits, labels, where)
-    weights = read_class_weights(class_weights, pixels.num_classes)
-    losses = channels.cross_entropies(
-        pixels.logits,
-        pixels.labels,
-        (1 - label_smoothing) * weights,
-        label_smoothing / pixels.num_classes * weights,
-    )
-    total = pooling(sum_counted(losses, pixels))
-    if class_weights is None:
-        weight, fits = count_pixels(pixels), labels_fit(pixels)
+    epsilon = scalar("label_smoothing", label_smoothing, most=1.0)
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
+    groups = _class_groups(pixels)
+    num_classes = 2 if pixels.binary else logits.shape[-1]
+    if multilabel:
+        weights = [read_class_weights(class_weights, logits.shape[-1])] * 2
     else:
-        sizes, fits = class_sizes(pixels)
-        if sizes.shape[-1] == 1:
-            sizes = jnp.concatenate([count_pixels(pixels) - sizes, sizes], -1)
-        weight = (sizes * weights[None]).sum(-1, keepdims=True)
-    return pooling.close(weighted_mean(total, pooling(weight))[..., 0], fits)
+        weights = jnp.split(read_class_weights(class_weights, num_classes), len(groups))
+    total = weight = jnp.zeros((), jnp.float32)
+    for (targets, log_p, _), w in zip(groups, weights, strict=True):
+        smoothed = (1 - epsilon) * targets + epsilon / num_classes
+        total += sum_over_classes(pixels.sum(-smoothed * log_p), w)
+        weight += sum_over_classes(pixels.sum(targets), w)
+    if class_weights is None:
+        weight = _sum_of_weights(pixels)
+    return pixels.checked(divide(total, weight))
 
 
 def focal(
@@ -103,91 +107,84 @@ def focal(
     labels: Targets,
     *,
     where: Where | None = None,
-    gamma: float = 2.0,
-    alpha: float | ClassWeights = None,
+    multilabel: bool = False,
+    gamma: Scalar = 2.0,
+    alpha: Scalar | ClassWeights = None,
     pooled: bool = False,
-    axis_name: str | None = None,
-) -> Cost:
-    r"""Focal loss: cross entropy that counts less where the prediction is already right.
+) -> LossValue:
+    r"""Focal loss: cross entropy with a smaller weight on confident, correct pixels.
 
-    The mean over the counted pixels of
-    :math:`-\sum_k \alpha_k t_k (1 - p_k)^\gamma \log p_k`, with background and foreground as the
-    classes of a single channel.
+    The mean over valid pixels of :math:`-\sum_k \alpha_k t_k (1 - p_k)^\gamma \log p_k`. The
+    classes of K = 1 are background and foreground.
 
-    Lin et al., "Focal loss for dense object detection", 2017. For class ids a single channel
-    agrees with MONAI's and segmentation_models_pytorch's `FocalLoss` and with
-    `optax.losses.sigmoid_focal_loss`; several agree with MONAI's ``FocalLoss(use_softmax=True)``
-    times K, because MONAI also takes the mean over classes. segmentation_models_pytorch takes
-    several channels as that many sigmoids. For probabilities the three differ from one another;
-    this is the expectation over the label.
+    Lin et al., "Focal loss for dense object detection", 2017. On class ids, K = 1 agrees with
+    MONAI's and segmentation_models_pytorch's `FocalLoss` and `optax.losses.sigmoid_focal_loss`; K >
+    1 is K times MONAI's ``FocalLoss(use_softmax=True)``, which also takes the mean over classes.
+    segmentation_models_pytorch treats K > 1 as K sigmoids. With ``multilabel=True`` and labels 0
+    and 1 it agrees with MONAI's default and segmentation_models_pytorch's "multilabel" mode. On
+    probabilities the libraries differ from each other; this is the expectation over the label.
+
+    See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
 
     Args:
-      logits: ``[B, H, W, K]`` floating point.
-      labels: ``[B, H, W]`` class ids, or ``[B, H, W, K]`` probabilities in [0, 1].
-      where: ``[B, H, W]`` bool, the pixels that count.
-      gamma: How much less the sure pixels count, not negative; 0 is cross entropy.
-      alpha: One weight per class, (background, foreground) for a single channel; or one number
-        in [0, 1], for every class but the first, which takes one minus it. The sum is not
-        divided by the weights.
-      pooled: One mean over all pixels of the global batch instead of one for each image.
-      axis_name: The mapped axis that ``pooled`` also runs over, under `jax.pmap`.
+        gamma: The exponent, at least 0; 0 is cross entropy.
+        alpha: Class weights; the sum is not divided by them. Either one number in [0, 1] (Python,
+            NumPy or JAX), the weight of every class but the first, which has one minus it. Or one
+            weight >= 0 per class: two for K = 1, (background, foreground). With ``multilabel=True``
+            one per channel for its foreground, while its background has weight 1, as in MONAI.
 
     Returns:
-      ``[B]`` float32 (a scalar with ``pooled``), at least 0. 0 where no pixel counts, NaN where a
-      counted label is none of the classes.
-
-    Raises:
-      TypeError: Wrong dtypes.
-      ValueError: Shapes that do not go together, or an option out of its range.
+        At least 0.
 
     Examples:
-      >>> import numpy as np
-      >>> from jaxseg import losses
-      >>> logits = np.array([2.0, -2.0, 0.0, 9.0], np.float32).reshape(1, 2, 2, 1)
-      >>> labels = np.array([1, 0, 1, 1]).reshape(1, 2, 2)
+        >>> import numpy as np
+        >>> from jaxseg import losses
+        >>> logits = np.array([2.0, -2.0, 0.0, 9.0], np.float32).reshape(1, 2, 2, 1)
+        >>> labels = np.array([1, 0, 1, 1]).reshape(1, 2, 2)
 
-      >>> print(np.asarray(losses.focal(logits, labels, gamma=2.0)).round(3))
-      [0.044]
+        >>> print(np.asarray(losses.focal(logits, labels, gamma=2.0)).round(3))
+        [0.044]
     """
-    check_not_negative(gamma=gamma)
-    pooling = read_pooling(pooled, axis_name)
-    pixels = read_pixels(logits, labels, where)
-    alphas = _read_alpha(alpha, pixels.num_classes)
-    total = pooling(sum_counted(_focal_losses(pixels, alphas, gamma), pixels))
-    cost = ratio(total, pooling(count_pixels(pixels)))[..., 0]
-    return pooling.close(cost, labels_fit(pixels))
+    gamma = scalar("gamma", gamma)
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
+    groups = _class_groups(pixels)
+    weights = _read_alpha(alpha, logits.shape[-1], multilabel)
+    total = jnp.zeros((), jnp.float32)
+    for (targets, log_p, others), w in zip(groups, weights, strict=True):
+        # The addend keeps derivatives of the power finite. Where it matters, the loss is almost 0.
+        modulation = (others + 1e-12) ** gamma
+        total += sum_over_classes(pixels.sum(-targets * modulation * log_p), w)
+    return pixels.checked(divide(total, _sum_of_weights(pixels)))
 
 
-def _focal_losses(
-    pixels: Pixels, alphas: Float32[jax.Array, "classes"], gamma: float
-) -> Float32[jax.Array, "B H W"]:
-    none = jnp.zeros_like(alphas)
-    shares = channels.shares_of(pixels.labels, alphas, none)
-    if jnp.issubdtype(pixels.labels.dtype, jnp.integer):
-        # Only the labelled class counts, so that one power does for all.
-        surprise = channels.cross_entropies(*pixels[:2], jnp.ones_like(alphas), none)
-        if pixels.logits.ndim == 3:
-            # 1 - p is the other class's probability, and logits are differences of logs.
-            log_doubt = jnp.where(pixels.labels == 1, -pixels.logits, pixels.logits) - surprise
-        else:
-            log_doubt = _log_doubt(surprise)
-        losses = channels.add_planes(shares) * jnp.exp(gamma * log_doubt) * surprise
+def _class_groups(pixels: Pixels) -> list[Classes]:
+    """Background and foreground of binary problems, or all classes of a softmax."""
+    logits, targets = pixels.logits, pixels.targets
+    if pixels.binary:
+        return [
+            Classes(1 - targets, jax.nn.log_sigmoid(-logits), jax.nn.sigmoid(logits)),
+            Classes(targets, jax.nn.log_sigmoid(logits), jax.nn.sigmoid(-logits)),
+        ]
+    log_p = jax.nn.log_softmax(logits, axis=1)
+    # By rounding, the exponential can be above 1.
+    return [Classes(targets, log_p, jax.nn.relu(1 - jnp.exp(log_p)))]
+
+
+def _sum_of_weights(pixels: Pixels) -> Float32[jax.Array, "*rows"]:
+    """Sum of the pixels' weights, once for every channel of a multilabel loss."""
+    problems = pixels.logits.shape[1] if pixels.multilabel else 1
+    return problems * pixels.size()[..., 0]
+
+
+def _read_alpha(alpha: Any, channels: int, multilabel: bool) -> list[Float32[jax.Array, "_"]]:
+    """The class weights of each group."""
+    num_classes = 2 if multilabel else max(channels, 2)
+    if alpha is not None and not isinstance(alpha, Sequence) and np.ndim(alpha) == 0:
+        alpha = scalar("alpha", alpha, most=1.0)
+        weights = jnp.stack([1 - alpha, *[alpha] * (num_classes - 1)])
+    elif multilabel:
+        foreground = read_class_weights(alpha, channels, name="alpha")
+        return [jnp.ones_like(foreground), foreground]
     else:
-        losses = channels.add_planes(
-            share * jnp.exp(gamma * _log_doubt(surprise)) * surprise
-            for share, surprise in channels.paired(shares, channels.surprises(pixels.logits))
-        )
-    return channels.materialize(losses)
-
-
-def _log_doubt(surprise: Float32[jax.Array, "B H W"]) -> Float32[jax.Array, "B H W"]:
-    """``log(1 - p)`` from ``-log p``, with a floor that keeps its slope finite at ``p = 1``."""
-    return jnp.log(jnp.maximum(-jnp.expm1(-surprise), jnp.finfo(jnp.float32).tiny))
-
-
-def _read_alpha(alpha: float | ClassWeights, num_classes: int) -> Float32[jax.Array, "classes"]:
-    if isinstance(alpha, int | float):
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-        alpha = [1.0 - alpha] + [float(alpha)] * (num_classes - 1)
-    return read_class_weights(alpha, num_classes, name="alpha")
+        weights = read_class_weights(alpha, num_classes, name="alpha")
+    return jnp.split(weights, 2 if multilabel or channels == 1 else 1)

@@ -1,10 +1,27 @@
-"""Overlap ratios from integer counts, calibration, and intervals for what is reported.
+"""Overlap ratios from integer counts, calibration, means over images and bootstrap intervals.
 
-Counts first, ratios last: `count` gives integers per image; `pooled` adds images on the host; each
-ratio is a function of counts, so of rows it is a value per image, of pooled counts one over the
-whole set. A ratio without a denominator is NaN, which `mean_over_images` leaves out and counts.
+Counts come first, ratios last. `count` gives integers per image, `pooled` adds images, and each
+ratio is a function of counts: of ``[B, K]`` counts one value per image, of pooled counts one value
+over the whole set. A ratio without a denominator is NaN, and so is one of an image with a label
+outside the classes. `mean_over_images` leaves NaN out and says how many values it left out.
+
+Labels are ``[B, *spatial]``, logits ``[B, *spatial, K]`` and ``where`` ``[B, *spatial]`` bool, with
+one or more spatial axes. With ``multilabel=True`` labels are ``[B, *spatial, K]`` of 0 and 1.
+
+Surface distances are infinite where one mask is empty and the other is not, and one such image
+makes a mean infinite. The argument ``infinite`` of the means and the bootstrap says what to do:
+
+- ``"keep"`` (default): the mean is infinite.
+- ``"exclude"``: infinite values are left out, like NaN, and counted as undefined. A missed object
+  then costs nothing, so report the number.
+- a number: replaces infinite values. Metrics Reloaded (Maier-Hein et al. 2024) and challenges such
+  as BraTS use the worst possible value, the length of the image's diagonal.
+
+MONAI 1.6 keeps infinite values in its means, except that its Hausdorff distance at a percentile
+(HD95) is NaN where one mask is empty, which its means leave out.
 """
 
+from jaxseg.metrics.aggregation import ImageMean, mean_over_classes, mean_over_images, pooled
 from jaxseg.metrics.bootstrap import Interval, PairedInterval, bootstrap_mean, paired_bootstrap
 from jaxseg.metrics.calibration import (
     CalibrationSums,
@@ -15,9 +32,7 @@ from jaxseg.metrics.calibration import (
     maximum_calibration_error,
     reliability,
 )
-from jaxseg.metrics.counts import Counts, count
-from jaxseg.metrics.logits import predicted_labels
-from jaxseg.metrics.pooling import ImageMean, mean_over_images, pooled
+from jaxseg.metrics.counts import Counts, confusion_matrix, count, predicted_labels
 from jaxseg.metrics.ratios import (
     accuracy,
     dice,
@@ -29,7 +44,7 @@ from jaxseg.metrics.ratios import (
     recall,
     specificity,
 )
-from jaxseg.metrics.soft import SoftDiceSums, soft_dice_score, soft_dice_sums
+from jaxseg.metrics.soft_dice import SoftDiceSums, soft_dice_score, soft_dice_sums
 
 __all__ = [
     "CalibrationSums",
@@ -43,6 +58,7 @@ __all__ = [
     "bootstrap_mean",
     "brier_score",
     "calibration_sums",
+    "confusion_matrix",
     "count",
     "dice",
     "expected_calibration_error",
@@ -50,6 +66,7 @@ __all__ = [
     "iou",
     "matthews",
     "maximum_calibration_error",
+    "mean_over_classes",
     "mean_over_images",
     "paired_bootstrap",
     "pixel_accuracy",

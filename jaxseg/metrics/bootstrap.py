@@ -1,7 +1,7 @@
-"""Intervals for what is reported: the mean over a test set, and the difference of two runs on it.
+"""Bootstrap intervals for a mean over images and for the difference between two runs.
 
-Images are what is drawn again, because pixels of one image are not independent; or groups of
-images, where those of one patient are not either.
+Images are resampled, not pixels, because the pixels of an image are not independent. With
+``groups`` whole groups are resampled, because the images of a patient are not independent either.
 """
 
 from collections.abc import Hashable, Sequence
@@ -12,21 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from jaxseg.metrics.aggregation import Infinite, replace_infinite
 from jaxseg.types import Array
-
-_DRAWS_AT_ONCE = 2**22
-"""Bounds the memory of one compiled call: so many indices and values are held together."""
 
 
 class Interval(NamedTuple):
-    """A mean over images with a bootstrap interval.
+    """A mean over images with its bootstrap interval.
 
     Attributes:
-        mean: the mean over the images; NaN where there is none.
-        low: lower end of the interval; NaN with fewer than two images, or two groups.
-        high: its upper end.
-        images: how many images it is over.
-        undefined: how many had NaN and were left out.
+        mean: Mean over the images; NaN if there is none.
+        low: Lower end of the interval; NaN with fewer than two images (two groups).
+        high: Upper end of the interval; NaN likewise.
+        images: Number of images in the mean.
+        undefined: Number of images left out because their value is NaN.
     """
 
     mean: float
@@ -37,15 +35,15 @@ class Interval(NamedTuple):
 
 
 class PairedInterval(NamedTuple):
-    """The difference of two runs on the same images, with a bootstrap interval.
+    """The difference between two runs on the same images, with its bootstrap interval.
 
     Attributes:
-        difference: mean of the first run less mean of the second; NaN where there is no image.
-        low: lower end of the interval; NaN with fewer than two images, or two groups.
-        high: its upper end.
-        p_value: two-sided, that the difference is 0; NaN where the ends are.
-        images: how many images it is over: those defined in both runs.
-        undefined: how many were left out.
+        difference: Mean of the first run minus mean of the second; NaN if there is no image.
+        low: Lower end of the interval; NaN with fewer than two images (two groups).
+        high: Upper end of the interval; NaN likewise.
+        p_value: Two-sided, for a difference of 0; NaN where the ends are NaN.
+        images: Number of images defined in both runs.
+        undefined: Number of images left out.
     """
 
     difference: float
@@ -63,30 +61,34 @@ def bootstrap_mean(
     groups: Sequence[Hashable] | np.ndarray | None = None,
     level: float = 0.95,
     resamples: int = 10_000,
+    infinite: Infinite = "keep",
 ) -> Interval:
-    """The mean over images and its percentile bootstrap interval. Runs chunk by chunk.
+    """Returns the mean over images with its percentile bootstrap interval.
 
     Efron 1979; Efron and Tibshirani 1993, chapter 13. Agrees with ``scipy.stats.bootstrap``,
-    ``method="percentile"``, but for the draws. With groups these are drawn, each with all of its
-    images: the cluster bootstrap, Davison and Hinkley 1997, section 3.8.
+    ``method="percentile"``, apart from the random draws. With groups this is the cluster bootstrap
+    of Davison and Hinkley 1997, section 3.8.
 
-    Of few images such an interval is too narrow: that of 95 % holds the mean of a skewed score in
-    about 80 % of cases with five images, and in about 90 % with twenty.
+    With few images the interval is too narrow: for a skewed score, a 95 % interval contains the
+    true mean in about 80 % of cases with 5 images and 90 % with 20.
 
     Args:
-        key: a ``jax.random.key``; the same key gives the same interval.
+        key: A ``jax.random.key``; the same key gives the same interval.
         values: ``[N]`` floating, one per image, NaN where undefined. Drop padding rows first.
-        groups: ``[N]``, for every image what others share that are not independent of it, its
-            patient; None where each is on its own. The mean stays that over images.
-        level: the share of resamples between the ends, in (0, 1).
-        resamples: how many times the images, or groups, are drawn again.
+        groups: ``[N]``, the group of each image, such as its patient. Groups are resampled with
+            all their images; the mean stays the mean over images. None: each image is a group.
+        level: Fraction of the resampled means inside the interval, in (0, 1).
+        resamples: How many times the images (groups) are resampled.
+        infinite: ``"keep"``, ``"exclude"`` or a number that replaces infinite values; see
+            `jaxseg.metrics`. With ``"keep"`` a resample with an infinite value has an infinite
+            mean, so the mean and one or both ends are infinite.
 
     Returns:
-        An Interval. All values equal give a width of 0.
+        An Interval; its width is 0 if all values are equal.
 
     Raises:
-        ValueError: a value is infinite, ``values`` is not ``[N]``, there are not as many groups,
-            ``level`` is not in (0, 1), or ``resamples`` is below 1.
+        ValueError: ``values`` is not ``[N]``, the number of groups differs, ``level`` is not in
+            (0, 1), or ``resamples`` is below 1.
 
     Examples:
         >>> import jax
@@ -97,15 +99,8 @@ def bootstrap_mean(
         >>> f"{interval.mean:.3f} ({interval.low:.2f} to {interval.high:.2f})", interval.undefined
         ('0.935 (0.91 to 0.96)', 1)
     """
-    values = _per_image("values", values)
-    defined = values[~np.isnan(values)]
-    members = _members(groups, ~np.isnan(values))
-    mean, means = _resampled_means(key, defined, members, level, resamples)
-    low, high = _ends(means, level)
-    if len(defined):
-        # No mean lies outside its values, though rounding may.
-        low, high = (float(np.clip(end, defined.min(), defined.max())) for end in (low, high))
-    return Interval(mean, low, high, len(defined), len(values) - len(defined))
+    values = _per_image("values", values, infinite)
+    return _bootstrap(key, values, groups, level, resamples)[0]
 
 
 def paired_bootstrap(
@@ -116,28 +111,32 @@ def paired_bootstrap(
     groups: Sequence[Hashable] | np.ndarray | None = None,
     level: float = 0.95,
     resamples: int = 10_000,
+    infinite: Infinite = "keep",
 ) -> PairedInterval:
-    """How much better the first run is than the second on the same images.
+    """Returns the mean difference between two runs, with its interval and p-value.
 
-    The images are drawn again, each with both of its values, so that what makes an image hard for
-    both runs cancels. The p-value is twice the share of resamples whose difference has the other
-    sign or is 0, one more counted on either side of the division so that it is never 0, and at most
-    1: the interval of the same level leaves 0 out where it falls below ``1 - level``. Efron and
-    Tibshirani 1993, chapters 13 and 15; Davison and Hinkley 1997, chapter 4.
+    Each image is resampled with both of its values, so what makes an image hard for both runs
+    cancels. The p-value is twice the fraction of resamples whose difference is 0 or has the other
+    sign, with 1 added to numerator and denominator, and at most 1. The interval therefore excludes
+    0 where the p-value is below ``1 - level``. Efron and Tibshirani 1993, chapters 13 and 15;
+    Davison and Hinkley 1997, chapter 4.
 
     Args:
-        key: a ``jax.random.key``; the same key gives the same interval.
+        key: A ``jax.random.key``; the same key gives the same interval.
         first: ``[N]`` floating, one per image, NaN where undefined. Drop padding rows first.
-        second: the same images in the same order.
-        groups: as for `bootstrap_mean`.
-        level: the share of resamples between the ends, in (0, 1).
-        resamples: how many times the images, or groups, are drawn again.
+        second: The second run's values for the same images in the same order.
+        groups: As for `bootstrap_mean`.
+        level: Fraction of the resampled differences inside the interval, in (0, 1).
+        resamples: How many times the images (groups) are resampled.
+        infinite: As for `bootstrap_mean`, applied to both runs before they are subtracted. With
+            ``"keep"`` an image that is infinite in both runs is undefined. If the differences of
+            some images are inf and of others -inf, difference, ends and p-value are NaN.
 
     Returns:
-        A PairedInterval over the images that are defined in both.
+        A PairedInterval over the images that are defined in both runs.
 
     Raises:
-        ValueError: as for `bootstrap_mean`, or the shapes differ.
+        ValueError: As for `bootstrap_mean`, or the shapes differ.
 
     Examples:
         >>> import jax
@@ -148,82 +147,79 @@ def paired_bootstrap(
         >>> f"{found.difference:.3f}", found.low > 0
         ('0.020', True)
     """
-    first, second = _per_image("first", first), _per_image("second", second)
+    first = _per_image("first", first, infinite)
+    second = _per_image("second", second, infinite)
     if first.shape != second.shape:
         raise ValueError(f"first has shape {first.shape}, second has {second.shape}")
-    differences = first - second
-    defined = differences[~np.isnan(differences)]
-    members = _members(groups, ~np.isnan(differences))
-    difference, means = _resampled_means(key, defined, members, level, resamples)
-    if len(means):
-        # Where most images tie, many resamples' differences are 0, but for float32's rounding.
-        rounding = 1e-6 * np.abs(defined - difference).max()
-        means = np.where(np.abs(means) <= rounding, 0.0, means)
-    low, high = _ends(means, level)
-    crossings = int(min((means <= 0).sum(), (means >= 0).sum()))
-    p_value = min(1.0, 2 * (1 + crossings) / (1 + resamples)) if len(means) else float("nan")
-    undefined = len(first) - len(defined)
-    return PairedInterval(difference, low, high, p_value, len(defined), undefined)
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN.
+        differences = first - second
+    interval, means = _bootstrap(key, differences, groups, level, resamples)
+    p_value = float("nan")
+    if len(means) and not np.isnan(means).any():
+        crossings = int(min((means <= 0).sum(), (means >= 0).sum()))
+        p_value = min(1.0, 2 * (1 + crossings) / (1 + resamples))
+    return PairedInterval(*interval[:3], p_value, *interval[3:])
 
 
-def _per_image(name: str, values: Array) -> np.ndarray:
+def _per_image(name: str, values: Array, infinite: Infinite) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"{name} must have shape [N], got {values.shape}")
-    if np.isinf(values).any():
-        raise ValueError(f"{name} holds an infinite value, whose mean has no interval")
-    return values
+    return np.asarray(replace_infinite(values, infinite))
 
 
-def _members(groups: Sequence[Hashable] | np.ndarray | None, defined: np.ndarray) -> np.ndarray:
-    """For every defined image its group's number, from 0 on in the order of appearance."""
-    if groups is None:
-        return np.arange(defined.sum())
-    if len(groups) != len(defined):
-        raise ValueError(f"there are {len(groups)} groups for {len(defined)} values")
-    numbers: dict[Hashable, int] = {}
-    own = [group for group, there in zip(groups, defined, strict=True) if there]
-    return np.array([numbers.setdefault(group, len(numbers)) for group in own], int)
-
-
-def _resampled_means(
-    key: jax.Array, values: np.ndarray, members: np.ndarray, level: float, resamples: int
-) -> tuple[float, np.ndarray]:
-    """The mean of the values, and those of the resamples: none with fewer than two groups."""
+def _bootstrap(
+    key: jax.Array,
+    values: np.ndarray,
+    groups: Sequence[Hashable] | np.ndarray | None,
+    level: float,
+    resamples: int,
+) -> tuple[Interval, np.ndarray]:
+    """Returns the interval and the resampled means; no means with fewer than two groups."""
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    mean = values.mean() if len(values) else np.nan
-    images = np.bincount(members)
-    if len(images) < 2:
-        return float(mean), np.empty(0)
-    # Centred and scaled, so that float32 rounds the spread and not the values.
-    scale = np.abs(values - mean).max() or 1.0
-    spread = np.bincount(members, (values - mean) / scale)
-    of_groups = jnp.asarray(spread, jnp.float32), jnp.asarray(images, jnp.float32)
-    at_once = min(resamples, max(1, _DRAWS_AT_ONCE // len(images)))
-    chunks = [
-        np.asarray(_draw_means(key, *of_groups, start + np.arange(at_once, dtype=np.uint32)))
-        for start in np.arange(0, resamples, at_once, dtype=np.uint32)
-    ]
-    means = np.concatenate(chunks)[:resamples].astype(np.float64)
-    return float(mean), mean + scale * means
+    groups = range(len(values)) if groups is None else list(groups)
+    if len(groups) != len(values):
+        raise ValueError(f"there are {len(groups)} groups for {len(values)} values")
+    defined = np.flatnonzero(~np.isnan(values)).tolist()
+    undefined, values = len(values) - len(defined), values[defined]
+    numbers: dict[Hashable, int] = {}  # In order of appearance.
+    members = np.array([numbers.setdefault(groups[i], len(numbers)) for i in defined], int)
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN.
+        mean = float(values.mean()) if len(values) else float("nan")
+    if len(numbers) < 2:
+        return Interval(mean, float("nan"), float("nan"), len(values), undefined), np.empty(0)
+    means = _resampled_means(key, values, members, resamples)
+    # Between a finite and an infinite mean there is nothing to interpolate.
+    method = "linear" if np.isfinite(means).all() else "inverted_cdf"
+    ends = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], method=method)
+    low, high = ends.clip(values.min(), values.max()).tolist()  # float32 rounding may exceed them.
+    return Interval(mean, low, high, len(values), undefined), means
+
+
+def _resampled_means(
+    key: jax.Array, values: np.ndarray, members: np.ndarray, resamples: int
+) -> np.ndarray:
+    """Returns the means of resampled groups; ``members`` has the group number of each value."""
+    # Centered and scaled, so that float32 rounds the deviations and not the values.
+    finite = values[np.isfinite(values)]
+    center = finite.mean() if len(finite) else 0.0
+    scale = np.abs(finite - center).max(initial=0.0)
+    sums = np.bincount(members, (values - center) / (scale or 1.0))
+    sizes = np.bincount(members)
+    arrays = (jnp.asarray(x, jnp.float32) for x in (sums, sizes))
+    drawn = _draw_means(key, *arrays, jnp.arange(resamples, dtype=jnp.uint32))
+    means = center + (scale or 1.0) * np.asarray(drawn, np.float64)
+    # The mean difference of tied images is 0 up to float32 rounding.
+    return np.where(np.abs(means) <= 1e-6 * scale, 0.0, means)
 
 
 @jax.jit
-def _draw_means(key: jax.Array, sums: jax.Array, images: jax.Array, draws: jax.Array) -> jax.Array:
-    # A key per draw, so that how many are held at once changes none of them.
+def _draw_means(key: jax.Array, sums: jax.Array, sizes: jax.Array, draws: jax.Array) -> jax.Array:
     def draw_mean(draw: jax.Array) -> jax.Array:
-        size = len(sums)
-        groups = jax.random.randint(jax.random.fold_in(key, draw), (size,), 0, size)
-        return sums[groups].sum() / images[groups].sum()
+        groups = jax.random.randint(jax.random.fold_in(key, draw), sizes.shape, 0, len(sizes))
+        return sums[groups].sum() / sizes[groups].sum()
 
-    return jax.vmap(draw_mean)(draws)
-
-
-def _ends(means: np.ndarray, level: float) -> tuple[float, float]:
-    if not len(means):
-        return float("nan"), float("nan")
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return jax.lax.map(draw_mean, draws, batch_size=1000)

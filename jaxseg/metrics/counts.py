@@ -1,33 +1,37 @@
-"""Pixels counted by class and outcome: the integers that every overlap ratio is made of."""
+"""Predicted labels, and the integer counts that every overlap ratio is a function of."""
 
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Int, Integer
 
-from jaxseg.metrics.checks import check_num_classes, checked_labels, checked_where
-from jaxseg.metrics.pooling import Additive, sum_pixels
-from jaxseg.types import Array, Where
+from jaxseg.metrics.aggregation import sum_pixels
+from jaxseg.metrics.inputs import (
+    AnyLabels,
+    check_same_shape,
+    checked_logits,
+    class_masks,
+    valid_pixels,
+)
+from jaxseg.types import Array, Logits
 
 
 @flax.struct.dataclass
-class Counts(Additive):
-    """Pixels of each class by outcome, the class against the rest; a pytree that adds with ``+``.
+class Counts:
+    """Pixels of each class by outcome, one class against the rest.
 
-    ``tp + fp + fn + tn + outside`` is the number of pixels counted, in every entry. All fields have
-    the same shape: ``[B, K]`` int32 from `count`, ``[K]`` NumPy int64 from `pooled`. The sum of two
-    Counts keeps their dtype, so add int32 ones only while an entry stays under 2**31; pooling over
-    a data set is the work of `pooled`.
+    A pytree whose fields have the same shape: int32 ``[B, K]`` from `count`, NumPy int64 ``[K]``
+    from `pooled`. In every entry ``tp + fp + fn + tn + outside`` is the number of valid pixels.
 
     Attributes:
-        tp: pixels of the class, predicted as the class.
-        fp: pixels of another class, predicted as the class.
-        fn: pixels of the class, predicted as another.
-        tn: pixels of another class, predicted as another (not always the same one).
-        outside: pixels whose predicted or actual label is no class at all. They are in none of the
-            other four, and one of them makes every ratio NaN. The same for all classes.
+        tp: True positives: pixels of the class, predicted as the class.
+        fp: False positives: pixels of another class, predicted as the class.
+        fn: False negatives: pixels of the class, predicted as another class.
+        tn: True negatives: all other pixels whose labels are classes.
+        outside: Pixels whose predicted or actual label is no class. They are in none of the other
+            four fields, and one such pixel makes every ratio of the image NaN. The number is the
+            same for all classes, except for multilabel counts, where each channel has its own.
     """
 
     # Any, because a pytree's leaves may be shardings or specs while JAX transforms it.
@@ -38,69 +42,135 @@ class Counts(Additive):
     outside: Any
 
 
-def count(
-    predicted: Integer[Array, "B H W"] | Bool[Array, "B H W"],
-    actual: Integer[Array, "B H W"] | Bool[Array, "B H W"],
-    *,
-    num_classes: int,
-    where: Where | None = None,
-) -> Counts:
-    """Counts each image's pixels by class and outcome.
-
-    Agrees with torchmetrics' ``binary_stat_scores`` and ``multiclass_stat_scores``
-    (``multidim_average="samplewise"``) and with ``monai.metrics.get_confusion_matrix``.
+def predicted_labels(logits: Logits, *, multilabel: bool = False) -> Integer[Array, "B *dims"]:
+    """Returns the class that the logits predict at each pixel.
 
     Args:
-        predicted: ``[B, H, W]`` integer class ids, or bool where ``num_classes`` is 1.
-        actual: the same.
-        num_classes: 1 for binary labels 0 and 1, of which only the foreground is counted; K > 1
-            for labels 0 to K - 1, background included.
-        where: ``[B, H, W]`` bool, True on the pixels that count. The others may hold any label
-            (an ignore label is ``where=labels != 255``).
+        logits: ``[B, *spatial, K]`` floating.
+        multilabel: Whether each of the K channels is a binary problem of its own.
 
     Returns:
-        Counts of int32 ``[B, 1]`` or ``[B, K]``, exact up to 2**31 - 1 pixels an image. All zero
-        for an image whose pixels are all masked out.
+        int32 ``[B, *spatial]``. K = 1: 1 where the logit is above 0 (probability above 0.5), else
+        0. K > 1: the index of the largest logit, the first one on a tie. With ``multilabel`` int32
+        ``[B, *spatial, K]``, 1 where the logit is above 0, else 0. A pixel with a NaN logit (with
+        ``multilabel``, that channel of it) is -1, which is no class, so that the scores of a
+        diverged network are NaN.
 
     Raises:
-        TypeError: a label array is not integer, ``where`` is not bool, ``num_classes`` is no int.
-        ValueError: the shapes differ or are not ``[B, H, W]``, or ``num_classes`` is below 1.
+        TypeError: The logits are not floating.
+        ValueError: The shape is not ``[B, *spatial, K]``.
 
     Examples:
         >>> import numpy as np
         >>> from jaxseg import metrics
-        >>> predicted = np.array([[[1, 1, 0, 0]], [[0, 0, 0, 0]]])  # two films of 1 x 4 pixels
+        >>> logits = np.array([0.3, -0.3, np.nan], np.float32).reshape(1, 1, 3, 1)
+        >>> metrics.predicted_labels(logits).tolist()
+        [[[1, 0, -1]]]
+    """
+    logits = checked_logits(logits)
+    if multilabel:
+        return jnp.where(jnp.isnan(logits), -1, (logits > 0).astype(jnp.int32))
+    if logits.shape[-1] == 1:
+        labels = (logits[..., 0] > 0).astype(jnp.int32)
+    else:
+        labels = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jnp.where(jnp.isnan(logits).any(axis=-1), -1, labels)
+
+
+def count(
+    predicted: AnyLabels,
+    actual: AnyLabels,
+    *,
+    num_classes: int,
+    multilabel: bool = False,
+    where: Bool[Array, "B *spatial"] | None = None,
+) -> Counts:
+    """Returns each image's true and false positives and negatives by class.
+
+    Agrees with torchmetrics' ``binary_stat_scores``, ``multiclass_stat_scores`` and
+    ``multilabel_stat_scores`` (``multidim_average="samplewise"``) and with MONAI's
+    ``get_confusion_matrix``.
+
+    Args:
+        predicted: ``[B, *spatial]`` integer class ids with one or more spatial axes, or bool if
+            ``num_classes`` is 1 or 2. With ``multilabel`` ``[B, *spatial, K]`` integer 0 and 1, or
+            bool.
+        actual: The same.
+        num_classes: 1 for binary labels 0 and 1, of which only the foreground is counted; K > 1
+            for labels 0 to K - 1, background included.
+        multilabel: Whether the labels have K channels, each a binary problem of its own.
+        where: ``[B, *spatial]`` bool, True on valid pixels; None means all. The other pixels may
+            have any label; for an ignore label pass ``where=labels != 255``.
+
+    Returns:
+        Counts of int32 ``[B, K]``, exact up to 2**31 - 1 pixels per image. All are 0 for an image
+        without a valid pixel.
+
+    Raises:
+        TypeError: Labels are not integer, or ``where`` is not bool.
+        ValueError: Shapes differ or are not ``[B, *spatial]`` (``[B, *spatial, K]``), or
+            ``num_classes`` is below 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import metrics
+        >>> predicted = np.array([[[1, 1, 0, 0]], [[0, 0, 0, 0]]])  # two images of 1 x 4 pixels
         >>> actual = np.array([[[1, 0, 0, 0]], [[0, 0, 0, 0]]])
         >>> counts = metrics.count(predicted, actual, num_classes=1)
 
         >>> counts.tp.tolist(), counts.fp.tolist(), counts.fn.tolist(), counts.tn.tolist()
         ([[1], [0]], [[1], [0]], [[0], [0]], [[2], [4]])
     """
-    check_num_classes(num_classes)
-    shape = jnp.shape(predicted)
-    predicted = checked_labels(
-        "predicted", predicted, shape=shape, shape_of="predicted", num_classes=num_classes
-    )
-    actual = checked_labels(
-        "actual", actual, shape=shape, shape_of="predicted", num_classes=num_classes
-    )
-    where = checked_where(where, shape=shape)
-    labels_end = max(num_classes, 2)
-    inside = (predicted >= 0) & (predicted < labels_end) & (actual >= 0) & (actual < labels_end)
-    counted = where & inside
-
-    def areas_of(label: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        as_predicted = counted & (predicted == label.astype(predicted.dtype))
-        as_actual = counted & (actual == label.astype(actual.dtype))
-        return sum_pixels(as_predicted & as_actual), sum_pixels(as_predicted), sum_pixels(as_actual)
-
-    # A loop, because XLA does not fuse the comparison into the sum on a CPU: all classes at once
-    # would hold [B, H, W, K] of int32 in memory.
-    classes = (
-        jnp.arange(num_classes, dtype=jnp.int32) if num_classes > 1 else jnp.array([1], jnp.int32)
-    )
-    tp, predicted_area, actual_area = (areas.T for areas in jax.lax.map(areas_of, classes))
-    fp, fn = predicted_area - tp, actual_area - tp
-    tn = sum_pixels(counted)[:, None] - tp - fp - fn
-    outside = jnp.broadcast_to(sum_pixels(where & ~inside)[:, None], tp.shape)
+    options = {"num_classes": num_classes, "multilabel": multilabel}
+    check_same_shape("actual", actual, jnp.shape(predicted))
+    p, p_known = class_masks("predicted", predicted, **options)
+    a, a_known = class_masks("actual", actual, **options)
+    where = valid_pixels(where, p.shape[:-1])[..., None]
+    known = p_known & a_known
+    valid = where & known
+    tp, fp, fn, tn = (sum_pixels(x & valid) for x in (p & a, p & ~a, ~p & a, ~p & ~a))
+    outside = jnp.broadcast_to(sum_pixels(where & ~known), tp.shape)
     return Counts(tp=tp, fp=fp, fn=fn, tn=tn, outside=outside)
+
+
+def confusion_matrix(
+    predicted: Integer[Array, "B *spatial"] | Bool[Array, "B *spatial"],
+    actual: Integer[Array, "B *spatial"] | Bool[Array, "B *spatial"],
+    *,
+    num_classes: int,
+    where: Bool[Array, "B *spatial"] | None = None,
+) -> Int[Array, "B K K"]:
+    """Returns each image's confusion matrix; rows are actual classes, columns predicted ones.
+
+    ``pooled(matrix)`` gives the matrix of all images. Agrees with
+    ``sklearn.metrics.confusion_matrix``.
+
+    Args:
+        predicted: As for `count`.
+        actual: As for `count`.
+        num_classes: K, background included. Binary labels have two classes, so 1 means the same
+            as 2.
+        where: As for `count`.
+
+    Returns:
+        int32 ``[B, K, K]``, with K = 2 for binary labels. A pixel whose predicted or actual label
+        is no class is in no entry; `Counts.outside` has their number.
+
+    Raises:
+        TypeError: As for `count`.
+        ValueError: As for `count`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxseg import metrics
+        >>> predicted, actual = np.array([[[2, 1, 0, 0]]]), np.array([[[1, 1, 0, 0]]])
+        >>> metrics.confusion_matrix(predicted, actual, num_classes=3).tolist()
+        [[[2, 0, 0], [0, 1, 1], [0, 0, 0]]]
+    """
+    check_same_shape("actual", actual, jnp.shape(predicted))
+    size = 2 if num_classes == 1 else num_classes
+    p, p_known = class_masks("predicted", predicted, num_classes=size)
+    a, a_known = class_masks("actual", actual, num_classes=size)
+    valid = valid_pixels(where, p.shape[:-1])[..., None] & p_known & a_known
+    one_hot = ((x & valid).reshape(len(x), -1, size).astype(jnp.int8) for x in (a, p))
+    return jnp.einsum("bna,bnp->bap", *one_hot, preferred_element_type=jnp.int32)

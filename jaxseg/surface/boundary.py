@@ -1,74 +1,98 @@
-"""What the boundary of a mask consists of, in each of two conventions."""
+"""Boundaries of masks in the two conventions that `jaxseg.surface` describes."""
 
+from functools import reduce
+from operator import and_, or_, xor
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jaxseg.surface.checks import Convention
-from jaxseg.surface.columns import Words, columns_left, columns_right, pack, rows_down, rows_up
+from jaxseg.surface.packed import PackedMask, pack, shift_down, shift_left, shift_right, shift_up
 from jaxseg.types import Array
 
+Mask = Bool[Array, "B H W"]
 
-class Contour(NamedTuple):
-    """How the outline runs through each pixel corner on it, as packed pixels."""
 
-    half_diagonal: Words
+class ContourShape(NamedTuple):
+    """Shape of the contour at each pixel corner, as packed masks.
+
+    A corner with two diagonally opposite True pixels has none of these shapes. The contour there
+    is as long as a pixel diagonal.
+    """
+
+    half_diagonal: PackedMask
     """One or three of the four pixels around the corner are True."""
-    level: Words
-    """The two upper pixels are alike, so that a contour without half a diagonal runs level."""
-    upright: Words
-    """The two left pixels are alike."""
+    horizontal: PackedMask
+    """The two upper pixels are equal. ``half_diagonal`` takes precedence."""
+    vertical: PackedMask
+    """The two left pixels are equal. ``half_diagonal`` takes precedence."""
 
 
 class Boundary(NamedTuple):
-    """The elements of a mask's boundary."""
+    """Boundary elements of a batch of masks."""
 
-    points: Words
-    """Where they are: on pixels, or on the (H + 1) x (W + 1) corners of pixels."""
-    contour: Contour | None
-    """What gives them their lengths; without, each counts 1."""
-
-
-def boundary(mask: Bool[Array, "B H W"], convention: Convention) -> Boundary:
-    """The boundary elements of each mask."""
-    return _edge_pixels(mask) if convention == "monai" else _contour_corners(mask)
+    elements: PackedMask
+    """Edge pixels on the image grid, or corners on the (H + 1) x (W + 1) grid of pixel corners."""
+    shape: ContourShape | None
+    """Gives the length of each element; None if every element counts 1."""
 
 
-def _edge_pixels(mask: Bool[Array, "B H W"]) -> Boundary:
-    """True pixels with a False pixel, or the picture's border, beside, above or below them."""
-    pixels = pack(mask)
-    inner = rows_down(pixels) & rows_up(pixels) & columns_left(pixels) & columns_right(pixels)
-    return Boundary(points=pixels & ~inner, contour=None)
-
-
-def _contour_corners(mask: Bool[Array, "B H W"]) -> Boundary:
-    """Pixel corners around which not all four pixels are alike; outside, all are False."""
-    lower_right = pack(jnp.pad(mask, ((0, 0), (0, 1), (0, 1))))
-    lower_left = columns_right(lower_right)
-    upper_right, upper_left = rows_down(lower_right), rows_down(lower_left)
-    some = lower_right | lower_left | upper_right | upper_left
-    every = lower_right & lower_left & upper_right & upper_left
-    contour = Contour(
-        half_diagonal=lower_right ^ lower_left ^ upper_right ^ upper_left,
-        level=~(upper_left ^ upper_right),
-        upright=~(upper_left ^ lower_left),
+def find_boundaries(
+    predicted: Mask, actual: Mask, where: Mask | None, convention: Convention
+) -> Boundary:
+    """Boundaries of the predicted (index 0) and the actual masks (index 1), stacked."""
+    find = _edge_pixels if convention == "monai" else _contour_corners
+    return jax.tree.map(
+        lambda *words: jnp.stack(words), find(predicted, where), find(actual, where)
     )
-    return Boundary(points=some & ~every, contour=contour)
 
 
 def contour_lengths(
-    contour: Contour, bit: Int[Array, "*B Q"], spacing: Float[Array, "*#B 2"]
+    shape: ContourShape, bit: Int[Array, "*B Q"], spacing: Float[Array, "*#B 2"]
 ) -> Float[Array, "*B Q"]:
-    """Length of the contour at each corner, as surface-distance's table has it.
+    """Contour length at each corner, as in the lookup table of surface-distance.
 
     Args:
-        contour: the corners' words, each ``[*B, Q]``.
-        bit: which bit of its word a corner is.
-        spacing: of rows and columns.
+        shape: Words that contain the corners, each ``[*B, Q]``.
+        bit: Bit of each corner in its word.
+        spacing: Of rows and columns.
     """
-    half_diagonal, level, upright = ((word >> bit.astype(jnp.uint32)) & 1 == 1 for word in contour)
+    half_diagonal, horizontal, vertical = (
+        (word >> bit.astype(jnp.uint32)) & 1 == 1 for word in shape
+    )
     height, width = spacing[..., :1], spacing[..., 1:]
     diagonal = jnp.sqrt(height * height + width * width)
-    straight = jnp.where(level, width, jnp.where(upright, height, diagonal))
+    straight = jnp.where(horizontal, width, jnp.where(vertical, height, diagonal))
     return jnp.where(half_diagonal, diagonal / 2, straight)
+
+
+def _edge_pixels(mask: Mask, where: Mask | None) -> Boundary:
+    pixels = inside = pack(mask)
+    if where is not None:
+        invalid = pack(~where)
+        pixels, inside = pixels & ~invalid, pixels | invalid
+    neighbors = (shift(inside) for shift in (shift_down, shift_up, shift_left, shift_right))
+    return Boundary(elements=pixels & ~reduce(and_, neighbors), shape=None)
+
+
+def _contour_corners(mask: Mask, where: Mask | None) -> Boundary:
+    pixels = _pixels_around_corners(mask)
+    elements = reduce(or_, pixels) & ~reduce(and_, pixels)
+    if where is not None:
+        elements &= ~reduce(or_, _pixels_around_corners(~where))
+    upper_left, upper_right, lower_left, _ = pixels
+    shape = ContourShape(
+        half_diagonal=reduce(xor, pixels),
+        horizontal=~(upper_left ^ upper_right),
+        vertical=~(upper_left ^ lower_left),
+    )
+    return Boundary(elements, shape)
+
+
+def _pixels_around_corners(mask: Mask) -> tuple[Array, Array, Array, Array]:
+    """Upper left, upper right, lower left and lower right pixel of every corner, packed."""
+    lower_right = pack(jnp.pad(mask, ((0, 0), (0, 1), (0, 1))))
+    lower_left = shift_right(lower_right)
+    return shift_down(lower_left), shift_down(lower_right), lower_left, lower_right

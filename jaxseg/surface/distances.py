@@ -1,4 +1,4 @@
-"""Distances between the boundaries of two masks, and what is read from them."""
+"""Distances between two boundaries, and their means, percentiles and fractions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,158 +10,154 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from jaxseg.surface.checks import check_percentile, check_tolerance
-from jaxseg.surface.transform import as_bits
 from jaxseg.types import Array, PerImage
 
-EachWay = Float[Array, "2 B"]
-"""First from predicted to actual, then from actual to predicted."""
+BothDirections = Float[Array, "2 B"]
+"""Row 0: from predicted to actual. Row 1: from actual to predicted."""
 
 
 class SurfaceDistances(NamedTuple):
-    """From each boundary element of one mask to the nearest one of the other, both ways; a pytree.
+    """Distance from each boundary element of one mask to the nearest one of the other; a pytree.
 
-    In all arrays the first axis is the way: first from predicted to actual, then from actual to
-    predicted. A way that starts from an empty mask has no distances, so that its mean and
-    percentiles are NaN; one that leads to an empty mask has infinite ones.
+    The first axis of every array is the direction: 0 from predicted to actual, 1 from actual to
+    predicted. Distances to an empty mask are infinite. From an empty mask there are no distances,
+    so the one-way means and percentiles are NaN.
     """
 
     distances: Float[Array, "2 B N"]
-    """In the unit of the spacing, in no particular order; infinite from index ``elements`` on."""
+    """In the unit of the spacing and in no particular order; infinite from ``elements`` on."""
     lengths: Float[Array, "2 B N"] | None
-    """Length of boundary that each element stands for; None where each counts 1."""
+    """Contour length of each element, 0 from ``elements`` on; None if every element counts 1."""
     elements: Int[Array, "2 B"]
-    """Boundary elements of each mask."""
+    """Number of boundary elements of each mask."""
 
     def hausdorff(self, percentile: float | int = 100.0) -> PerImage:
-        """The larger of the two one-way percentiles; see `hausdorff`."""
-        # fmax: an empty mask has no distances of its own, but the other mask's are infinite.
+        """Larger of the two one-way percentiles, as `jaxseg.surface.hausdorff`."""
+        # fmax ignores the NaN of an empty mask; the opposite direction is infinite there.
         return jnp.fmax(*self.one_way_percentiles(percentile))
 
     def average(self) -> PerImage:
-        """The mean over both ways together; see `average_surface_distance`."""
-        return _both(_sum_over(self, _itself)) / _both(_sum_over(self, _one))
+        """Mean of both directions together, as `average_surface_distance`."""
+        return jnp.sum(_weighted_sum(self, _distance), 0) / jnp.sum(_weighted_sum(self, _one), 0)
 
     def normalized_dice(self, tolerance: float | int) -> PerImage:
-        """The share of both boundaries within the tolerance; see `normalized_surface_dice`."""
+        """Fraction of both boundaries within the tolerance, as `normalized_surface_dice`."""
         check_tolerance(tolerance)
-        return _both(_sum_over(self, _within, tolerance)) / _both(_sum_over(self, _one))
+        within = _weighted_sum(self, _is_within, tolerance)
+        return jnp.sum(within, 0) / jnp.sum(_weighted_sum(self, _one), 0)
 
-    def one_way_averages(self) -> EachWay:
-        """The mean of each way's distances."""
-        return _sum_over(self, _itself) / _sum_over(self, _one)
+    def one_way_averages(self) -> BothDirections:
+        """Mean distance of each direction."""
+        return _weighted_sum(self, _distance) / _weighted_sum(self, _one)
 
-    def one_way_percentiles(self, percentile: float | int) -> EachWay:
-        """The distance that ``percentile`` per cent of a boundary do not exceed, each way.
+    def one_way_percentiles(self, percentile: float | int) -> BothDirections:
+        """Percentile of the distances of each direction.
 
-        With lengths, the smallest distance whose elements and all nearer ones make up that share of
-        the length (surface-distance). Without, as ``numpy.percentile``: between the two nearest
-        ranks linearly (MONAI).
+        With lengths it is the smallest distance that this fraction of the total length does not
+        exceed (surface-distance). Without lengths it is ``numpy.percentile``, linear between ranks
+        (MONAI).
 
         Args:
-            percentile: 0 to 100, taken to a thousandth (exact for up to 2**24 elements).
+            percentile: 0 to 100, rounded to 0.001 without lengths; exact up to 2**24 elements.
 
         Raises:
-            ValueError: the percentile is outside 0 to 100.
+            ValueError: The percentile is outside 0 to 100.
         """
         check_percentile(percentile)
         if self.lengths is None:
-            return _interpolated_percentiles(self, round(percentile * 1000))
-        return _weighted_percentiles(self, percentile / 100)
+            return _interpolated_percentile(self, round(percentile * 1000))
+        return _weighted_percentile(self, percentile / 100)
 
 
-def chunk_size(batch: int, room: int) -> int:
-    """Boundary elements of each mask that are treated at a time: few enough to stay in a cache."""
-    return min(room, max(128, min(4096, 2**13 // max(batch, 1))))
+def chunk_size(batch: int, capacity: int) -> int:
+    """Number of elements per mask to process at a time, small enough for the CPU cache."""
+    return min(capacity, max(128, min(4096, 2**13 // max(batch, 1))))
 
 
 def count_chunks(elements: Int[Array, "2 B"], size: int) -> Int[Array, ""]:
-    """How many chunks of a size hold the elements of every mask."""
+    """Number of chunks that hold the elements of every mask."""
     return (jnp.max(elements, initial=0) + size - 1) // size
 
 
-def _both(ways: EachWay) -> PerImage:
-    there, back = ways
-    return there + back
-
-
 @partial(jax.jit, static_argnums=1)
-def _sum_over(
+def _weighted_sum(
     surfaces: SurfaceDistances, value: Callable[..., Array], *arguments: Array | float
-) -> EachWay:
-    """Sums ``value(distances, *arguments)`` times the length over each mask's elements."""
-    _, batch, room = surfaces.distances.shape
-    size = chunk_size(batch, room)
+) -> BothDirections:
+    """Sum of ``value(distances, *arguments)`` over the elements, weighted by their lengths."""
+    _, batch, capacity = surfaces.distances.shape
+    size = chunk_size(batch, capacity)
+    # Only a buffer that the user has cut has an incomplete last chunk.
+    padding = ((0, 0), (0, 0), (0, -capacity % size))
+    buffers = jax.tree.map(lambda b: jnp.pad(b, padding), (surfaces.distances, surfaces.lengths))
 
-    def add(step, total):
-        # The last chunk of a buffer that was cut to no multiple of a chunk begins before its turn.
-        start = jnp.minimum(step * size, room - size)
-        distances = lax.dynamic_slice_in_dim(surfaces.distances, start, size, axis=2)
-        slots = start + lax.broadcasted_iota(jnp.int32, distances.shape, 2)
-        if surfaces.lengths is None:
-            lengths = (slots < surfaces.elements[..., None]).astype(jnp.float32)
-        else:
-            lengths = lax.dynamic_slice_in_dim(surfaces.lengths, start, size, axis=2)
-        lengths = jnp.where(slots >= step * size, lengths, 0)
+    def add_chunk(step, total):
+        distances, lengths = jax.tree.map(
+            lambda buffer: lax.dynamic_slice_in_dim(buffer, step * size, size, axis=2), buffers
+        )
+        if lengths is None:
+            n = step * size + lax.broadcasted_iota(jnp.int32, distances.shape, 2)
+            lengths = (n < surfaces.elements[..., None]).astype(jnp.float32)
         terms = jnp.where(lengths > 0, lengths * value(distances, *arguments), 0)
         return total + jnp.sum(terms, axis=2)
 
-    nothing = jnp.zeros(surfaces.elements.shape, jnp.float32)
-    return lax.fori_loop(0, count_chunks(surfaces.elements, size), add, nothing)
-
-
-def _itself(distances: Array) -> Array:
-    return distances
+    zero = jnp.zeros(surfaces.elements.shape, jnp.float32)
+    return lax.fori_loop(0, count_chunks(surfaces.elements, size), add_chunk, zero)
 
 
 def _one(distances: Array) -> Array:
     return jnp.ones_like(distances)
 
 
-def _within(distances: Array, tolerance: Array) -> Array:
-    # As a distance of 3 steps of 0.7 may be rounded to just above a tolerance of 2.1.
-    tolerance = tolerance * (1 + 1e-6)
-    return (distances <= tolerance).astype(jnp.float32)
+def _distance(distances: Array) -> Array:
+    return distances
 
 
-def _nearer(distances: Array, bits: Array) -> Array:
-    return (as_bits(distances) < bits[..., None]).astype(jnp.float32)
+def _is_within(distances: Array, tolerance: Array) -> Array:
+    # 3 steps of 0.7 may be rounded to slightly more than a tolerance of 2.1.
+    return (distances <= tolerance * (1 + 1e-6)).astype(jnp.float32)
+
+
+def _is_below(distances: Array, limit_bits: Array) -> Array:
+    bits = lax.bitcast_convert_type(distances, jnp.int32)
+    return (bits < limit_bits[..., None]).astype(jnp.float32)
 
 
 @partial(jax.jit, static_argnums=1)
-def _interpolated_percentiles(surfaces: SurfaceDistances, thousandths: int) -> EachWay:
-    # The rank percentile / 100 * (elements - 1) in integers: in float32 its fraction would be off
-    # by 1e-4, times the gap to the next distance, which an outlier makes as wide as the picture.
+def _interpolated_percentile(surfaces: SurfaceDistances, thousandths: int) -> BothDirections:
+    # The rank is percentile / 100 * (elements - 1). Its fraction multiplies the gap between two
+    # distances, which can be as wide as the image, so it is computed in integers.
     last = jnp.maximum(surfaces.elements - 1, 0)
     hundredths = (last // 1000) * thousandths
     rest = (last % 1000) * thousandths + (hundredths % 100) * 1000
     rank = hundredths // 100 + rest // 100_000
     fraction = (rest % 100_000).astype(jnp.float32) / 100_000
     ranks = jnp.stack([rank, jnp.minimum(rank + 1, last)])
-    low, high = jax.vmap(partial(_value_at, surfaces))(ranks.astype(jnp.float32) + 1)
+    low, high = jax.vmap(partial(_smallest_reaching, surfaces))(ranks.astype(jnp.float32) + 1)
     between = jnp.where(low == high, low, low + fraction * (high - low))
     return jnp.where(surfaces.elements > 0, between, jnp.nan)
 
 
 @jax.jit
-def _weighted_percentiles(surfaces: SurfaceDistances, share: Array | float) -> EachWay:
-    # Where elements make up the very share, 19 of 20 alike 95 %, rounding must not ask for more.
-    needed = _sum_over(surfaces, _one) * share * (1 - 1e-6)
-    # At a share of 0 the nearest element is still the first that reaches it.
+def _weighted_percentile(surfaces: SurfaceDistances, fraction: Array | float) -> BothDirections:
+    # 19 of 20 equal lengths are exactly 95 %; rounding must not ask for more than that.
+    needed = _weighted_sum(surfaces, _one) * fraction * (1 - 1e-6)
+    # Percentile 0 is the smallest distance.
     needed = jnp.maximum(needed, jnp.finfo(jnp.float32).tiny)
-    return jnp.where(surfaces.elements > 0, _value_at(surfaces, needed), jnp.nan)
+    return jnp.where(surfaces.elements > 0, _smallest_reaching(surfaces, needed), jnp.nan)
 
 
-def _value_at(surfaces: SurfaceDistances, needed: EachWay) -> EachWay:
-    """The smallest distance that, with all smaller ones, makes up the needed length.
+def _smallest_reaching(surfaces: SurfaceDistances, needed: BothDirections) -> BothDirections:
+    """Smallest distance at which the elements up to that distance have the needed length.
 
-    It is found bit by bit, highest first: a sort would cost many times as much.
+    Non-negative floats order as their bits do. The distance is found bit by bit, highest first,
+    because a sort takes many times longer.
     """
 
-    def refine(search):
-        bit, bits = search
-        trial = bits | bit
-        return bit >> 1, jnp.where(_sum_over(surfaces, _nearer, trial) < needed, trial, bits)
+    def try_bit(step, bits):
+        trial = bits | jnp.int32(1 << 30) >> step
+        below = _weighted_sum(surfaces, _is_below, trial)
+        return jnp.where(below < needed, trial, bits)
 
-    highest = (jnp.int32(1 << 30), jnp.zeros(needed.shape, jnp.int32))
-    _, bits = lax.while_loop(lambda search: search[0] > 0, refine, highest)
+    zero = jnp.zeros(needed.shape, jnp.int32)
+    bits = lax.fori_loop(jnp.int32(0), jnp.int32(31), try_bit, zero)
     return lax.bitcast_convert_type(bits, jnp.float32)

@@ -1,11 +1,9 @@
-"""The search: from each boundary element of one mask to the nearest one of another.
+"""Search for the nearest boundary element of another mask.
 
-Few pixels are on a boundary, so only these are searched for: they are numbered through the packed
-masks, a chunk of them at a time, and each looks over the columns at its sides, nearest ones first,
-until none farther out can be nearer.
+Boundaries are small, so only their elements are searched, in chunks. Each element reads the
+packed columns to its left and right, nearest columns first, until no farther column can be nearer.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -14,115 +12,115 @@ from jax import lax
 from jaxtyping import Bool, Float, Int
 
 from jaxseg.surface.boundary import Boundary, contour_lengths
-from jaxseg.surface.columns import WORD, Columns, columns, count_pixels, nth_pixel, rows_to_nearest
 from jaxseg.surface.distances import SurfaceDistances, chunk_size, count_chunks
-from jaxseg.surface.transform import BLOCK, as_bits, square_root, squares
+from jaxseg.surface.packed import (
+    WORD,
+    ColumnIndex,
+    count_true,
+    find_nth_true,
+    index_columns,
+    rows_to_nearest,
+)
+from jaxseg.surface.transform import BLOCK, smaller, squared_distance
 from jaxseg.types import Array
 
 
 def distances_between(
-    predicted: Boundary, actual: Boundary, room: int, spacing: Float[Array, "B 2"]
+    boundaries: Boundary, capacity: int, spacing: Float[Array, "B 2"]
 ) -> SurfaceDistances:
-    """Distances from the elements of each boundary to those of the other.
+    """Distance from every element of each boundary to the nearest element of the other.
 
     Args:
-        predicted: boundaries of B masks.
-        actual: boundaries of as many.
-        room: as many elements as any of them has, or more.
-        spacing: of rows and columns.
+        boundaries: Fields ``[2, B, ...]``, of the predicted and the actual masks.
+        capacity: Upper bound on the number of elements of one mask; sets the buffer size.
+        spacing: Of rows and columns.
     """
-    sources = jax.tree.map(lambda *ways: jnp.stack(ways), predicted, actual)
-    targets = columns(jnp.stack([actual.points, predicted.points]))
-    ways, batch, groups, width = sources.points.shape
-    words, contour = jax.tree.map(lambda word: word.reshape(ways, batch, groups * width), sources)
-    running = jnp.cumsum(count_pixels(words), axis=2, dtype=jnp.int32)
-    elements = running[..., -1]
-    reachable = jnp.any(targets.words != 0, axis=(2, 3))
+    directions, batch, groups, width = boundaries.elements.shape
+    targets = index_columns(boundaries.elements[::-1])
+    has_target = jnp.any(targets.words != 0, axis=(2, 3))
+    words, shape = jax.tree.map(lambda w: w.reshape(directions, batch, groups * width), boundaries)
+    cumulative = jnp.cumsum(count_true(words), axis=2, dtype=jnp.int32)
+    elements = cumulative[..., -1]
+    size = chunk_size(batch, capacity)
 
-    size = chunk_size(batch, room)
+    def fill_chunk(step, buffers):
+        n = step * size + jnp.arange(size, dtype=jnp.int32)
+        word, bit = jax.vmap(jax.vmap(partial(find_nth_true, n=n)))(words, cumulative)
+        used = n[None, None] < elements[..., None]
+        rows, columns = WORD * (word // width) + bit, word % width
+        nearest = _nearest(targets, rows, columns, used & has_target[..., None], spacing)
+        distances, lengths = jnp.where(used, nearest, jnp.inf), None
+        if shape is not None:
+            at_elements = jax.tree.map(lambda s: jnp.take_along_axis(s, word, axis=2), shape)
+            lengths = jnp.where(used, contour_lengths(at_elements, bit, spacing[None]), 0)
+        return jax.tree.map(
+            lambda buffer, chunk: lax.dynamic_update_slice_in_dim(buffer, chunk, step * size, 2),
+            buffers,
+            (distances, lengths),
+        )
 
-    def fill(step, buffers):
-        order = step * size + jnp.arange(size, dtype=jnp.int32)
-        index, bit = _each_mask(partial(nth_pixel, order=order))(words, running)
-        used = order[None, None] < elements[..., None]
-        rows, start = WORD * (index // width) + bit, index % width
-        nearest = _search(targets, rows, start, used & reachable[..., None], spacing)
-        values = [jnp.where(used, nearest, jnp.inf)]
-        if contour is not None:
-            at = jax.tree.map(lambda word: jnp.take_along_axis(word, index, axis=2), contour)
-            values.append(jnp.where(used, contour_lengths(at, bit, spacing[None]), 0))
-        return [
-            lax.dynamic_update_slice_in_dim(buffer, value, step * size, axis=2)
-            for buffer, value in zip(buffers, values, strict=True)
-        ]
-
-    shape = (ways, batch, -(-room // size) * size)
-    buffers = [jnp.full(shape, jnp.inf, jnp.float32)]
-    if contour is not None:
-        buffers.append(jnp.zeros(shape, jnp.float32))
-    distances, *lengths = lax.fori_loop(0, count_chunks(elements, size), fill, buffers)
-    return SurfaceDistances(distances, lengths[0] if lengths else None, elements)
+    buffer = jnp.full((directions, batch, -(-capacity // size) * size), jnp.inf, jnp.float32)
+    buffers = (buffer, None if shape is None else jnp.zeros_like(buffer))
+    distances, lengths = lax.fori_loop(0, count_chunks(elements, size), fill_chunk, buffers)
+    return SurfaceDistances(distances, lengths, elements)
 
 
-def _each_mask(function: Callable) -> Callable:
-    return jax.vmap(jax.vmap(function))
-
-
-def _search(
-    targets: Columns,
+def _nearest(
+    targets: ColumnIndex,
     rows: Int[Array, "2 B Q"],
-    start: Int[Array, "2 B Q"],
-    wanted: Bool[Array, "2 B Q"],
+    columns: Int[Array, "2 B Q"],
+    needed: Bool[Array, "2 B Q"],
     spacing: Float[Array, "B 2"],
 ) -> Float[Array, "2 B Q"]:
-    """Distance from each pixel (rows, start) to the nearest True one of the targets.
+    """Distance from each position to the nearest True pixel of the targets.
 
-    Where it is not wanted, it may be too large.
+    Positions that are not needed may get a distance that is too large.
     """
     width = targets.words.shape[-1]
     block = min(BLOCK, width)
-    look = _each_mask(partial(_nearest_in_block, block=block))
+    search_block = jax.vmap(jax.vmap(partial(_nearest_in_block, block=block)))
     spacing = jnp.broadcast_to(spacing, (*rows.shape[:2], 2))
 
-    def unfinished(search):
-        looked, best = search
-        reach = as_bits(squares(looked * block, spacing[..., 1:]))
-        return (looked * block < width) & jnp.any(wanted & (best > reach))
+    def can_improve(search):
+        offset, best = search
+        reach = squared_distance(offset, spacing[..., 1:])
+        return (offset < width) & jnp.any(needed & (best > reach))
 
-    def widen(search):
-        looked, best = search
-        for first in (start + looked * block, start - (looked + 1) * block):
-            best = jnp.minimum(best, look(targets, rows, start, first, spacing))
-        return looked + 1, best
+    def search_next_blocks(search):
+        offset, best = search
+        for first in (columns + offset, columns - offset - block):
+            best = smaller(search_block(targets, rows, columns, first, spacing), best)
+        return offset + block, best
 
-    nothing = as_bits(jnp.full(rows.shape, jnp.inf, jnp.float32))
-    _, best = lax.while_loop(unfinished, widen, (jnp.int32(0), nothing))
-    return square_root(best)
+    nothing = jnp.full(rows.shape, jnp.inf, jnp.float32)
+    _, best = lax.while_loop(can_improve, search_next_blocks, (jnp.int32(0), nothing))
+    return jnp.sqrt(best)
 
 
 def _nearest_in_block(
-    targets: Columns,
+    targets: ColumnIndex,
     rows: Int[Array, "Q"],
-    start: Int[Array, "Q"],
+    columns: Int[Array, "Q"],
     first: Int[Array, "Q"],
     spacing: Float[Array, "2"],
     *,
     block: int,
-) -> Int[Array, "Q"]:
-    """Squared distance, as bits, to the nearest True pixel in a block of columns of one mask.
+) -> Float[Array, "Q"]:
+    """Squared distance to the nearest True pixel in ``block`` columns from ``first``, in one mask.
 
-    A block that reaches over the picture's side is moved inside, where it looks again at columns
-    that are as good as any.
+    A block that crosses the image border is moved inside. It then reads some columns twice.
     """
     first = jnp.clip(first, 0, targets.words.shape[1] - block)
-    corners = jnp.stack([rows // WORD, first], axis=-1)
     dimensions = lax.GatherDimensionNumbers(
         offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0, 1)
     )
-    taken = jax.tree.map(
-        lambda word: lax.gather(word, corners, dimensions, (1, block), mode="clip"), targets
+    starts = jnp.stack([rows // WORD, first], axis=-1)
+    index = jax.tree.map(
+        lambda field: lax.gather(field, starts, dimensions, (1, block), mode="clip"), targets
     )
-    shape = (*rows.shape, block)
-    down = rows_to_nearest(taken, jnp.broadcast_to(rows[:, None], shape))
-    across = (first - start)[:, None] + lax.broadcasted_iota(jnp.int32, shape, 1)
-    return jnp.min(as_bits(squares(down, spacing[0]) + squares(across, spacing[1])), axis=1)
+    down = rows_to_nearest(index, rows[:, None])
+    across = (first - columns)[:, None] + jnp.arange(block, dtype=jnp.int32)[None]
+    squares = squared_distance(down, spacing[0]) + squared_distance(across, spacing[1])
+    # Non-negative floats order as their bits do, and on CPU only an integer minimum is vectorized.
+    nearest = jnp.min(lax.bitcast_convert_type(squares, jnp.int32), axis=1)
+    return lax.bitcast_convert_type(nearest, jnp.float32)

@@ -1,4 +1,4 @@
-"""The exact Euclidean distance transform."""
+"""Exact Euclidean distance transform."""
 
 import math
 
@@ -7,37 +7,41 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
-from jaxseg.surface.checks import Spacing, check_mask, spacing_pairs
-from jaxseg.surface.columns import WORD, Columns, columns, pack, rows_to_nearest
+from jaxseg.surface.checks import Spacing, check_mask, spacing_per_mask
+from jaxseg.surface.packed import WORD, ColumnIndex, index_columns, pack, rows_to_nearest
 from jaxseg.types import Array
 
 BLOCK = 16
-"""Columns on one side that one step of a search looks at."""
+"""Columns per side that one step of an outward search reads."""
 
 
 def distance_transform(
     mask: Bool[Array, "*B H W"], *, spacing: Spacing = (1.0, 1.0)
 ) -> Float[Array, "*B H W"]:
-    """Euclidean distance of every True pixel to the nearest False one.
+    """Euclidean distance from every True pixel to the nearest False pixel.
 
-    Exact, as ``scipy.ndimage.distance_transform_edt`` with ``sampling=spacing``. The picture's
-    border is no False pixel. Felzenszwalb and Huttenlocher's two passes (2012,
-    https://doi.org/10.4086/toc.2012.v008a019): rows to the nearest False pixel of the same column,
-    then the minimum over columns, searched outwards until no column can come nearer. Memory is
-    a few float32 per pixel; time grows with the largest distance times the pixels.
+    Exact. Agrees with ``scipy.ndimage.distance_transform_edt(mask, sampling=spacing)``. The image
+    border does not count as False.
+
+    The two passes follow Felzenszwalb and Huttenlocher (2012,
+    https://doi.org/10.4086/toc.2012.v008a019): first the nearest False pixel in each column, then
+    the minimum over columns. The second pass searches outward until no column can be nearer. It
+    needs a few float32 values per pixel. Its time grows with the number of pixels times the
+    largest distance.
 
     Args:
-        mask: bool, any leading axes (none, too).
-        spacing: distance of neighbouring rows and of neighbouring columns, positive: one pair for
-            all masks, or an array ``[*B, 2]`` of one pair per mask.
+        mask: bool ``[*B, H, W]`` with any number of leading axes, also none.
+        spacing: Distance between neighboring rows and between neighboring columns, positive. One
+            pair for all masks, or ``[*B, 2]`` with one pair per mask.
 
     Returns:
-        float32 in the unit of ``spacing``, 0 on False pixels, infinite all over a mask without a
-        False pixel (where SciPy's result means nothing).
+        float32 ``[*B, H, W]`` in the unit of ``spacing``, 0 on False pixels. Infinite everywhere
+        in a mask without False pixels (SciPy's result is undefined there).
 
     Raises:
-        TypeError: the mask is not boolean.
-        ValueError: the mask has no two axes or no pixel; a spacing is not positive or no pair.
+        TypeError: The mask is not boolean.
+        ValueError: The mask has fewer than two axes or no pixel; ``spacing`` is not positive or
+            has the wrong shape.
 
     Examples:
         >>> import numpy as np
@@ -50,84 +54,69 @@ def distance_transform(
          [1.   1.41 2.24 3.16]]
     """
     check_mask("mask", mask)
-    *lead, height, width = mask.shape
-    pairs = spacing_pairs(spacing, tuple(lead))
-    flat = jnp.reshape(mask, (math.prod(lead), height, width))
-    distances = _transform(flat, pairs.reshape(-1, 2))
-    return distances.reshape(mask.shape)
+    *batch, height, width = mask.shape
+    pairs = spacing_per_mask(spacing, tuple(batch))
+    flat = jnp.reshape(mask, (math.prod(batch), height, width))
+    return _transform(flat, pairs.reshape(flat.shape[0], 2)).reshape(mask.shape)
 
 
-def squares(steps: Int[Array, "*#N"], spacing: Float[Array, "*#N"]) -> Float[Array, "*#N"]:
-    """Squared distance of pixels that lie in one column, or in one row.
+def squared_distance(steps: Int[Array, "*#N"], spacing: Float[Array, "*#N"]) -> Float[Array, "*#N"]:
+    """Squared distance across ``steps`` rows or columns.
 
-    Args:
-        steps: rows or columns between them; the integer type's maximum for no pixel at all, which
-            is infinitely far.
-        spacing: distance of two rows or columns.
+    The maximum of the integer type stands for no pixel and gives infinity.
     """
     distance = steps.astype(jnp.float32) * spacing
     return jnp.where(steps == jnp.iinfo(steps.dtype).max, jnp.inf, distance * distance)
 
 
-def as_bits(squares: Float[Array, "*N"]) -> Int[Array, "*N"]:
-    """Non-negative float32s as the integers of their bits, which order as they do.
-
-    A minimum of integers is vectorized; one of floats has NaNs to heed and on CPU is not.
-    """
-    return lax.bitcast_convert_type(squares, jnp.int32)
-
-
-def square_root(bits: Int[Array, "*N"]) -> Float[Array, "*N"]:
-    """Square root of what `as_bits` was given."""
-    return jnp.sqrt(lax.bitcast_convert_type(bits, jnp.float32))
+def smaller(a: Float[Array, "*#N"], b: Float[Array, "*#N"]) -> Float[Array, "*#N"]:
+    """Minimum of two arrays without NaN; unlike ``jnp.minimum`` it is vectorized on CPU."""
+    return jnp.where(a < b, a, b)
 
 
 @jax.jit
 def _transform(mask: Bool[Array, "B H W"], spacing: Float[Array, "B 2"]) -> Float[Array, "B H W"]:
     width = mask.shape[2]
-    row_height, column_width = (spacing[:, None, None, axis] for axis in (0, 1))
+    row_spacing, column_spacing = (spacing[:, None, None, axis] for axis in (0, 1))
     rows = _rows_to_false(mask)
-    nowhere = jnp.asarray(jnp.iinfo(rows.dtype).max, rows.dtype)
+    no_pixel = jnp.asarray(jnp.iinfo(rows.dtype).max, rows.dtype)
     margin = -(-width // BLOCK) * BLOCK
-    padded = lax.pad(rows, nowhere, ((0, 0, 0), (0, 0, 0), (margin, margin, 0)))
-    # A mask without a False pixel never gets a distance; it must not keep the search going.
+    padded = lax.pad(rows, no_pixel, ((0, 0, 0), (0, 0, 0), (margin, margin, 0)))
+    # A mask without False pixels keeps infinite distances, which must not prolong the search.
     has_false = jnp.any(~mask, axis=(1, 2), keepdims=True)
 
-    def unfinished(search):
+    def can_improve(search):
         offset, best = search
         farthest = jnp.max(jnp.where(has_false, best, 0), axis=(1, 2), keepdims=True)
-        return (offset < width) & jnp.any(farthest > as_bits(squares(offset, column_width)))
+        return (offset < width) & jnp.any(farthest > squared_distance(offset, column_spacing))
 
-    def widen(search):
+    def search_next_block(search):
         offset, best = search
         starts = (margin + offset, margin - offset - BLOCK + 1)
         right, left = (
-            squares(lax.dynamic_slice_in_dim(padded, start, width + BLOCK - 1, axis=2), row_height)
+            squared_distance(
+                lax.dynamic_slice_in_dim(padded, start, width + BLOCK - 1, axis=2), row_spacing
+            )
             for start in starts
         )
         for step in range(BLOCK):
-            across = squares(offset + step, column_width)
+            across = squared_distance(offset + step, column_spacing)
             for side, start in ((right, step), (left, BLOCK - 1 - step)):
-                near = lax.slice_in_dim(side, start, start + width, axis=2)
-                best = jnp.minimum(best, as_bits(near + across))
+                best = smaller(lax.slice_in_dim(side, start, start + width, axis=2) + across, best)
         return offset + BLOCK, best
 
-    own_column = as_bits(squares(rows, row_height))
-    _, best = lax.while_loop(unfinished, widen, (jnp.int32(1), own_column))
-    return square_root(best)
+    own_column = squared_distance(rows, row_spacing)
+    _, best = lax.while_loop(can_improve, search_next_block, (jnp.int32(1), own_column))
+    return jnp.sqrt(best)
 
 
 def _rows_to_false(mask: Bool[Array, "B H W"]) -> Int[Array, "B H W"]:
-    """Rows from each pixel to the nearest False one of its column; none: the type's maximum."""
+    """Rows from each pixel to the nearest False pixel of its column, or the type's maximum."""
     batch, height, width = mask.shape
-    words = pack(~mask)
-    shape = (batch, words.shape[1], WORD, width)
-    group, bit = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (1, 2))
-    rows = WORD * group + bit
-    at = jax.tree.map(lambda word: jnp.broadcast_to(word[:, :, None], shape), columns(words))
-    nearest = rows_to_nearest(Columns(*at), rows).reshape(batch, words.shape[1] * WORD, width)[
-        :, :height
-    ]
-    # Half the memory where it suffices: the search reads nothing else.
-    narrow = jnp.int16 if height < jnp.iinfo(jnp.int16).max else jnp.int32
-    return jnp.minimum(nearest, jnp.iinfo(narrow).max).astype(narrow)
+    index = index_columns(pack(~mask))
+    rows = jnp.arange(index.words.shape[1] * WORD, dtype=jnp.int32).reshape(1, -1, WORD, 1)
+    nearest = rows_to_nearest(ColumnIndex(*(field[:, :, None] for field in index)), rows)
+    nearest = nearest.reshape(batch, rows.size, width)[:, :height]
+    # The search reads nothing else, and int16 halves its memory traffic.
+    dtype = jnp.int16 if height < jnp.iinfo(jnp.int16).max else jnp.int32
+    return jnp.minimum(nearest, jnp.iinfo(dtype).max).astype(dtype)

@@ -13,7 +13,7 @@ from jaxseg.data.covid_radiography.covid_radiography_dataset_builder import (
     Builder,
 )
 from jaxseg.data.listing import Fault, check
-from jaxseg.types import InputError
+from jaxseg.errors import InputError
 
 
 def default_data_dir() -> Path:

@@ -1,4 +1,4 @@
-"""Labels and soft Dice from logits, against their formulas in float64."""
+"""Predicted labels and soft Dice from logits, against their formulas in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,46 @@ def test_a_logit_of_nan_is_no_class_and_its_image_scores_nan(num_classes):
     where[0, 1, 2] = False
     masked = metrics.soft_dice_sums(logits, labels, where=where)
     assert np.isfinite(metrics.soft_dice_score(masked)).all()
+
+
+def test_multilabel_channels_are_predicted_and_scored_as_binary_problems():
+    random = np.random.default_rng(3)
+    logits = random.normal(size=(2, 3, 4, 5, 2)).astype(np.float32)
+    logits[0, 1, 2, 3, 1] = np.nan
+    labels = random.integers(0, 2, logits.shape, dtype=np.int32)
+    labels[1, 0, 0, 0, 0] = 7
+    where = random.random(logits.shape[:-1]) < 0.7
+    where[0, 1, 2, 3] = where[1, 0, 0, 0] = True
+    predicted = metrics.predicted_labels(logits, multilabel=True)
+    sums = metrics.soft_dice_sums(logits, labels, where=where, multilabel=True)
+    assert sums.outside.tolist() == [[0, 1], [1, 0]]
+    for channel in range(2):
+        one = slice(channel, channel + 1)
+        alone = metrics.soft_dice_sums(logits[..., one], labels[..., channel], where=where)
+        jax.tree.map(
+            lambda both, binary, one=one: np.testing.assert_allclose(both[:, one], binary),
+            sums,
+            alone,
+        )
+        np.testing.assert_array_equal(
+            predicted[..., channel], metrics.predicted_labels(logits[..., one])
+        )
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_soft_dice_takes_any_number_of_spatial_axes(num_classes):
+    random = np.random.default_rng(4)
+    logits = random.normal(size=(2, 8, 8, num_classes)).astype(np.float32)
+    labels = random.integers(0, max(num_classes, 2), (2, 8, 8), dtype=np.int32)
+    soft_dice_sums = jax.jit(metrics.soft_dice_sums)
+    two = soft_dice_sums(logits, labels)
+    for shape in ((2, 64), (2, 4, 4, 4)):
+        other = soft_dice_sums(logits.reshape(*shape, num_classes), labels.reshape(shape))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), two, other)
+        np.testing.assert_array_equal(
+            metrics.predicted_labels(logits).reshape(shape),
+            metrics.predicted_labels(logits.reshape(*shape, num_classes)),
+        )
 
 
 def test_a_logit_of_exactly_zero_is_background():
@@ -95,7 +135,7 @@ def test_soft_dice_of_nothing_is_one_smoothed_and_nan_unsmoothed():
     assert np.isnan(metrics.soft_dice_score(sums, smooth=0.0)).all()
 
 
-def test_soft_dice_of_a_large_film_keeps_six_digits():
+def test_soft_dice_of_a_large_image_keeps_six_digits():
     logits = np.full((1, 2048, 2048, 1), -2.1972246, np.float32)
     labels = np.zeros((1, 2048, 2048), np.uint8)
     labels[:, ::3] = 1
