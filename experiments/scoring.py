@@ -16,7 +16,6 @@ from experiments.run_directory import write_bytes
 from experiments.score_table import ScoreTable
 from jaxseg import metrics, parallel, surface
 from jaxseg.data.arrays import FilmArrays
-from jaxseg.metrics import mean_over_classes
 from jaxseg.parallel import Preemption
 from jaxseg.resizing import resize_logits
 from jaxseg.types import Array, Images, Logits
@@ -186,7 +185,8 @@ def score(
         classes=[arrays.classes[i] for i in indices],
         groups=[arrays.groups[i] for i in indices],
         columns={
-            name: _finite(np.asarray(mean_over_classes(own))) for name, own in columns.items()
+            name: _finite(np.asarray(metrics.mean_over_classes(own)))
+            for name, own in columns.items()
         },
         soft_dice_pooled=float(foreground(metrics.soft_dice_score(metrics.pooled(soft))).mean()),
         by_class={

@@ -27,7 +27,7 @@ from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films
 from experiments.progress import Progress
 from experiments.run_directory import RunDirectory, write_json
-from experiments.scoring import draw_examples, foreground, mean_over_classes, score
+from experiments.scoring import draw_examples, foreground, score
 from experiments.seeds import train_seeds
 from experiments.tracing import Trace
 from jaxseg import metrics, parallel
@@ -267,7 +267,7 @@ def validate(
             yield parallel.take_batch(arrays, indices, mesh, padded=True)
 
     result = evaluate(eval_step, state, batches(), gather=parallel.gather_to_host)
-    dice = mean_over_classes(foreground(np.asarray(metrics.dice(result.images.counts))))
+    dice = metrics.mean_over_classes(foreground(np.asarray(metrics.dice(result.images.counts))))
     return {
         "validation_loss": result.loss,
         # If a network gives NaN for some images, the mean of the others says nothing.

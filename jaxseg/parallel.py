@@ -206,15 +206,7 @@ def jit_step(step: Step, mesh: Mesh) -> Any:
     """
     if axis_name := getattr(step, "axis_name", None):
         raise ValueError(f"jit_step needs a step made without axis_name, not {axis_name!r}")
-    whole = replicated(mesh)
-
-    def on_mesh(state: Any, batch: Any) -> Any:
-        return step(state, jax.lax.with_sharding_constraint(batch, sharded(mesh)))
-
-    compiled = jax.jit(
-        on_mesh, in_shardings=(whole, None), out_shardings=(whole, whole), donate_argnums=0
-    )
-    return _Checked(compiled, mesh.local_devices, divisor=mesh.size, donates=True)
+    return _compile(step, mesh, replicated(mesh), donates=True)
 
 
 def jit_batched(function: Callable[..., Any], mesh: Mesh) -> Any:
@@ -226,12 +218,7 @@ def jit_batched(function: Callable[..., Any], mesh: Mesh) -> Any:
     Raises:
         ValueError: By the call: the devices do not divide the batch.
     """
-
-    def on_mesh(state: Any, batch: Any) -> Any:
-        return function(state, jax.lax.with_sharding_constraint(batch, sharded(mesh)))
-
-    compiled = jax.jit(on_mesh, in_shardings=(replicated(mesh), None), out_shardings=sharded(mesh))
-    return _Checked(compiled, mesh.local_devices, divisor=mesh.size)
+    return _compile(function, mesh, sharded(mesh))
 
 
 def pmap_step(step: Step, *, devices: Sequence[Any] | None = None) -> Any:
@@ -267,6 +254,23 @@ def pmap_step(step: Step, *, devices: Sequence[Any] | None = None) -> Any:
     )
     local = jax.local_devices() if devices is None else devices
     return _Checked(mapped, local, divisor=1, donates=donates)
+
+
+def _compile(
+    function: Callable[..., Any], mesh: Mesh, out: NamedSharding, *, donates: bool = False
+) -> "_Checked":
+    """Compiles ``function(state, batch)`` with the state replicated and the batch sharded."""
+
+    def on_mesh(state: Any, batch: Any) -> Any:
+        return function(state, jax.lax.with_sharding_constraint(batch, sharded(mesh)))
+
+    compiled = jax.jit(
+        on_mesh,
+        in_shardings=(replicated(mesh), None),
+        out_shardings=out,
+        donate_argnums=(0,) if donates else (),
+    )
+    return _Checked(compiled, mesh.local_devices, divisor=mesh.size, donates=donates)
 
 
 class _Checked:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer, Num
+from jaxtyping import Bool, Float, Integer, Num
 
 Array = jax.Array | np.ndarray
 
@@ -28,8 +28,6 @@ Where = Bool[Array, "B *spatial"] | Float[Array, "B *spatial"]
 
 Valid = Bool[Array, "B"]
 """False on padding rows of an evaluation batch."""
-
-Rows = Int[Array, "B"]
 
 PerImage = Float[Array, "B"]
 """One float32 per image."""

@@ -22,7 +22,7 @@ from experiments.configurations import CONFIGURATIONS
 from experiments.evaluate import films_to_score
 from experiments.films import Films, OwnPlaces, load
 from experiments.run_directory import RunDirectory
-from experiments.scoring import foreground, mean_over_classes, score
+from experiments.scoring import foreground, score
 from experiments.train import validate
 from jaxseg import losses, metrics, parallel
 from jaxseg.augment import Strengths
@@ -233,7 +233,7 @@ def test_the_background_is_no_object_and_an_undefined_class_none_of_the_mean():
     assert foreground(np.array([[1, 2, 3]])).tolist() == [[2, 3]]
     assert foreground(np.array([[1]])).tolist() == [[1]]
     values = np.array([[0.5, np.nan], [0.25, 0.75], [np.nan, np.nan]])
-    np.testing.assert_array_equal(mean_over_classes(values), [0.5, 0.5, np.nan])
+    np.testing.assert_array_equal(metrics.mean_over_classes(values), [0.5, 0.5, np.nan])
 
 
 @pytest.mark.parametrize(("broken", "expected"), [(False, 1.0), (True, np.nan)])
@@ -331,7 +331,7 @@ def test_a_run_on_two_classes_learns_both_from_folders_and_is_evaluated_on_folde
 
 
 @pytest.mark.slow
-def test_spatial_shards_score_masks_of_a_height_that_they_do_not_divide(tmp_path):
+def test_two_devices_score_masks_of_an_odd_height_as_one_does(tmp_path):
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
@@ -343,11 +343,11 @@ def test_spatial_shards_score_masks_of_a_height_that_they_do_not_divide(tmp_path
         "--widths", "4", "8", "--epochs", "1",
     ]  # fmt: skip
     dice = []
-    for name, shards in (("two", ["--spatial-shards", "2"]), ("one", [])):
+    for name, devices in (("two", 2), ("one", 1)):
         run = RunDirectory(tmp_path / name)
-        started("train", "own", *options, *shards, "--workdir", run.path, devices=2)
+        started("train", "own", *options, "--workdir", run.path, devices=devices)
         summary = run.read_summary()
         assert summary is not None
-        assert summary["mesh"]["spatial"] == 1 + bool(shards)
+        assert summary["devices"] == devices
         dice.append(summary["test"]["dice_mean"])
     assert dice[0] == pytest.approx(dice[1], abs=0.02)
