@@ -170,15 +170,18 @@ def test_the_ensembles_masks_are_those_of_the_mean_probability(job, tmp_path):
     found = [float(row["disagreement"]) for row in rows]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
+    # Pixels at one half may fall either way: they bound the Dice.
     joint = np.mean([1 / (1 + np.exp(-each)) for each in logits], axis=0)
-    sure = np.abs(joint - 0.5) > 1e-4
     labels = own.arrays.labels[own.test] == 1
-    dice = [
-        2 * (a & b).sum() / (a.sum() + b.sum())
-        for a, b in zip((joint > 0.5) & sure, labels, strict=True)
-    ]
-    written = [float(row["dice_network_size"]) for row in rows]
-    np.testing.assert_allclose(written, dice, atol=5e-3)
+    is_sure, is_near = joint > 0.5 + 1e-4, np.abs(joint - 0.5) <= 1e-4
+
+    def dice(predicted: np.ndarray) -> np.ndarray:
+        overlap = (predicted & labels).sum((1, 2))
+        return 2 * overlap / (predicted.sum((1, 2)) + labels.sum((1, 2)))
+
+    written = np.array([float(row["dice_network_size"]) for row in rows])
+    assert (written >= dice(is_sure | (is_near & ~labels)) - 1e-5).all()
+    assert (written <= dice(is_sure | (is_near & labels)) + 1e-5).all()
 
     summary = json.loads((tmp_path / "joint" / "ensemble.json").read_text())
     on_grid = [float(row["dice"]) for row in rows]
