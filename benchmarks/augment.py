@@ -51,7 +51,7 @@ def only(names: tuple[str, ...]) -> Strengths:
 def draw_images(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """uint8 phantom images ``[N, H, W]`` and their masks of 0 and 1."""
     pairs = [
-        phantom.draw(0, phantom.CLASSES[i % 4], i // 4, image_size=size, mask_size=size)
+        phantom.generate(0, phantom.CLASSES[i % 4], i // 4, image_size=size, mask_size=size)
         for i in range(count)
     ]
     masks = np.stack([pair.mask for pair in pairs])

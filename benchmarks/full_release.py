@@ -93,11 +93,11 @@ def build(archive_dir: Path, data_dir: Path, size: int | None) -> None:
             timed(step, lambda: load_arrays(builder, size=size, progress=bar("decoding films")))
     report = builder.report
     found = {
-        "films": report["films"],
+        "images": report["images"],
         "same bytes": report["duplicates"],
-        "near duplicates": len(report["near_duplicates"]),
-        "oddities": report["oddities"],
-        "faults": len(report["faults"]),
+        "near-duplicates": len(report["near_duplicates"]),
+        "unusual": report["unusual"],
+        "skipped": len(report["skipped"]),
         "sources": {name: len(counts) for name, counts in report["sources"].items()},
     }
     print(json.dumps({"steps": rows, **found}))
@@ -120,27 +120,27 @@ def show(archive: Path, data_dir: Path, measured: dict) -> None:
         if size := sum(file.stat().st_size for file in files):
             print(f"| {folder.relative_to(data_dir)} | {size / 1e6:.0f} |")
     print("\n| class | train | validation | test | all | sources |\n|---|---|---|---|---|---|")
-    for name, counts in measured["films"].items():
+    for name, counts in measured["images"].items():
         cells = [*counts.values(), sum(counts.values()), measured["sources"][name]]
         print(f"| {name} | " + " | ".join(map(str, cells)) + " |")
     totals = [
-        sum(counts[split] for counts in measured["films"].values())
+        sum(counts[split] for counts in measured["images"].values())
         for split in ("train", "validation", "test")
     ]
     print("| all | " + " | ".join(map(str, [*totals, sum(totals), ""])) + " |\n")
-    for name in ("same bytes", "near duplicates", "oddities", "faults"):
+    for name in ("same bytes", "near-duplicates", "unusual", "skipped"):
         print(f"{name}: {measured[name]}")
 
 
 def check(measured: dict) -> None:
     """Raises AssertionError where the build did not find what was drawn, or took too much."""
-    for name, counts in measured["films"].items():
+    for name, counts in measured["images"].items():
         assert sum(counts.values()) == RELEASE_COUNTS[name], name
     pairs = [[f"Viral Pneumonia-{number}" for number in pair] for pair in SAME_BYTES]
     assert measured["same bytes"] == pairs
-    assert measured["near duplicates"] == measured["faults"] == 0
-    assert measured["oddities"]["film stored as RGB: made grey"] == RGB_FILMS
-    assert measured["oddities"]["mask stored as RGB: made grey"] == sum(RELEASE_COUNTS.values())
+    assert measured["near-duplicates"] == measured["skipped"] == 0
+    assert measured["unusual"]["image stored as RGB"] == RGB_FILMS
+    assert measured["unusual"]["mask stored as RGB"] == sum(RELEASE_COUNTS.values())
     assert measured["steps"][0][-1] < 1000, "the build took 1 GB of memory or more"
 
 

@@ -102,9 +102,9 @@ def interpreters(names: Sequence[str], tensorflow_python: str | None) -> dict[st
 
 def write_pictures(builder: Any, folder: Path) -> int:
     """Writes every film's PNG pair, in the order of the arrays; how many there are."""
-    from jaxseg.data.records import StoredFilms
+    from jaxseg.data.stored import StoredImages
 
-    stored = StoredFilms(builder)
+    stored = StoredImages(builder)
     for number in range(len(stored)):
         film, mask = stored.files(number)
         (folder / f"film-{number}.png").write_bytes(film)

@@ -98,16 +98,18 @@ def cache_read(task: Task) -> Pass:
 
 def stream(task: Task) -> Pass:
     """The streaming path, up to batches in the host's memory."""
-    from jaxseg.data.records import StoredFilms
-    from jaxseg.data.streaming import FilmStream
+    from jaxseg.data.sampling import Sampling
+    from jaxseg.data.stored import StoredImages
+    from jaxseg.data.stream import stream_batches
 
-    films = FilmStream(StoredFilms(_builder(task)), size=task.size)
-    order = np.full((len(task.order), len(task.order[0])), -1, np.int32)
+    stored = StoredImages(_builder(task))
+    # Every batch has the size of the first: a row that fills up the last is dropped.
+    order = np.zeros((len(task.order), len(task.order[0])), np.int32)
     for rows, batch in zip(order, task.order, strict=True):
         rows[: len(batch)] = batch
 
     def run() -> Iterator[ImagesAndLabels]:
-        with films.batches(order) as batches:
+        with stream_batches(stored, order, Sampling(task.size)) as batches:
             for batch, rows in zip(batches, task.order, strict=True):
                 yield batch["images"][: len(rows)], batch["labels"][: len(rows)]
 

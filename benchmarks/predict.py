@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import record
 from experiments import command
-from experiments.predict import PICTURES
+from jaxseg.data.images import find_images
 
 WAYS = {"masks and overlays": (), "masks alone": ("--no-overlay",)}
 
@@ -53,7 +53,7 @@ def predicted(run: Path, films: list[Path] | Path, options: tuple[str, ...]) -> 
 
 def measured(run: Path, images: Path, repeats: int) -> Iterator[dict[str, Any]]:
     """A row for each way."""
-    films = [path for path in sorted(images.iterdir()) if path.suffix.lower() in PICTURES]
+    films = list(find_images(images).values())
     for way, options in WAYS.items():
         bare, whole, start, memory = [bare_rate(run)], [], [], []
         for _ in range(repeats):

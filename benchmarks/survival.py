@@ -102,7 +102,7 @@ def saving(run: RunDirectory) -> bool:
 
 def on_phantoms(folder: Path) -> list[str]:
     """Options of a run on films drawn into the folder."""
-    phantom.write_archive(folder, films=FILMS, seed=1)
+    phantom.write_archive(folder, images=FILMS, seed=1)
     return [*RUN, "--manual-dir", str(folder), "--data-dir", str(folder / "data")]
 
 

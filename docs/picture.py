@@ -13,7 +13,7 @@ SIDE = 256
 
 def main() -> None:
     """Writes film.png beside this file."""
-    film = phantom.draw(2026, "Viral Pneumonia", 3, image_size=SIDE, mask_size=SIDE)
+    film = phantom.generate(2026, "Viral Pneumonia", 3, image_size=SIDE, mask_size=SIDE)
     figure = Figure(figsize=(7.5, 2.75), layout="constrained")
     panels = figure.subplots(1, 3)
     titles = ("film", "mask", "contour")

@@ -1,7 +1,7 @@
 """What every command shares: one clear line for a bad input, Ctrl-C, warnings, progress bars."""
 
 import dataclasses
-import signal
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,18 +12,21 @@ from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from experiments import signals
+from experiments.signals import INTERRUPTED, PREEMPTED
 from jaxseg import parallel
 from jaxseg.errors import InputError
 
 BAD_INPUT = 2
 DIVERGED = 3
-PREEMPTED = 75
-"""What sysexits.h calls a temporary failure: the same command with --resume goes on."""
-INTERRUPTED = 130
 
 
 class Preempted(Exception):
-    """The machine is about to be taken away; everything is saved."""
+    """SIGTERM came; everything is saved."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C was pressed; everything is saved."""
 
 
 class Diverged(Exception):
@@ -61,11 +64,19 @@ class Devices:
 def run(main: Callable[[], None]) -> NoReturn:
     """Runs a command and ends the process.
 
-    Exit status 0; 2 with one line on standard error for an input, an option or a disk that will
-    not do; 3 with one line where training diverged; 75 after SIGTERM; 130 after Ctrl-C. Errors of
-    the program itself keep their traceback.
+    Exit status 0; 2 with one line on standard error for an invalid input or option, or a full disk;
+    3 with one line if training diverged; 75 after SIGTERM; 130 after Ctrl-C. Errors of the program
+    itself keep their traceback.
     """
-    signal.signal(signal.SIGTERM, _end_preempted)
+    with signals.watched():
+        _run(main)
+
+
+def _run(main: Callable[[], None]) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal may not know the letters of a file's name.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
     # Orbax logs a traceback for every thread that could not write; the error itself is raised too.
     logging.set_verbosity(logging.FATAL)
@@ -83,8 +94,8 @@ def run(main: Callable[[], None]) -> NoReturn:
     except Preempted as error:
         print(f"preempted: {error}", file=sys.stderr)
         sys.exit(PREEMPTED)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+    except Interrupted as error:
+        print(f"interrupted: {error}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
@@ -126,12 +137,9 @@ def say(line: str) -> None:
 
 
 def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    first, *others = message.splitlines()
+    print("error: " + " ".join(first.split()), *others, sep="\n", file=sys.stderr)
     sys.exit(status)
-
-
-def _end_preempted(*_: object) -> NoReturn:
-    raise Preempted("what was saved is kept; give the command again, train with --resume, to go on")
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

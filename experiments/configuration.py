@@ -15,8 +15,9 @@ from tyro.conf import Suppress, arg
 import jaxseg
 from jaxseg import losses
 from jaxseg.augment import UNCHANGED, Strengths
-from jaxseg.data.likeness import NEAR
+from jaxseg.data.near_duplicates import MAX_HASH_DISTANCE
 from jaxseg.data.preprocessing import Preprocessing
+from jaxseg.data.sampling import Sampling
 from jaxseg.errors import InputError
 from jaxseg.training import Loss
 
@@ -43,17 +44,24 @@ class Configuration:
     skip_bad: bool = False
     """Leave out films that will not do, and count them in the report, in place of an error."""
     images: Path | None = None
-    """Folder of films of one's own, PNG or JPEG, in place of an archive; goes with --masks."""
+    """Folder of images instead of an archive: PNG, JPEG, TIFF, BMP or DICOM; goes with --masks."""
     masks: Path | None = None
     """Folder of their masks, each named as its film."""
     groups: Path | None = None
-    """CSV file with the columns film and group: films of one group, a patient, share a split."""
-    near: int = NEAR
+    """CSV file with a column image and a column group, split or both. Images of one group, such as
+    a patient, share a split. The column split (train, validation, test) sets the splits."""
+    near: int = MAX_HASH_DISTANCE
     """Films of one's own share a split if their perceptual hashes differ in so few of 1,023 bits.
     Measured on chest films; other pictures may all look alike by it, and need less."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,...")] = ()
     """What the masks' values mean: lungs=150,200 heart=250. In a palette picture a value is the
     index, else the grey; all others are background. One class, grey above 127, unless given."""
+    background: tuple[int, ...] = (0,)
+    """Mask values of the background, if --classes are named. Other values are an error."""
+    ignore: tuple[int, ...] = ()
+    """Mask values of pixels to leave out of the loss and the scores."""
+    mask_suffix: str = ""
+    """Text at the end of the masks' names, such as _mask."""
     split: Annotated[str, arg(metavar="seed|grouped|choosing|source:TEXT")] = "grouped"
     """seed: 70/30 by permutation, nothing selected. grouped: 70/10/20, duplicates kept together.
     choosing: to choose a recipe by; films that seed or grouped tests on are left out, and the
@@ -144,14 +152,17 @@ class Configuration:
             raise InputError(
                 "--groups: goes with --images, --masks and --split grouped or choosing"
             )
-        if self.near != NEAR and self.images is None:
+        if self.near != MAX_HASH_DISTANCE and self.images is None:
             raise InputError("--near: goes with --images and --masks")
         if self.near < 0:
             raise InputError("--near: must not be negative")
         if self.images is not None and self.input_path == "stream":
             raise InputError("--input-path: films of one's own are not streamed, only an archive's")
-        if self.mask_values() and self.images is None:
-            raise InputError("--classes: goes with --images and --masks")
+        self.mask_values()
+        for field in ("classes", "ignore", "mask_suffix"):
+            if getattr(self, field) and self.images is None:
+                option = field.replace("_", "-")
+                raise InputError(f"--{option}: goes with --images and --masks")
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise InputError("--widths: needs two or more positive numbers, finest level first")
         if len(self.dropout) not in (1, len(self.widths) - 1):
@@ -203,6 +214,15 @@ class Configuration:
         if twice := {value for value in everything if everything.count(value) > 1}:
             raise InputError(f"--classes: {min(twice)} stands for two classes")
         return named
+
+    def sampling(self) -> Sampling:
+        """How images and masks are resized."""
+        return Sampling(
+            self.size,
+            self.size_of_labels(),
+            resize=self.film_resize,
+            preprocessing=self.preprocessing,
+        )
 
     def size_of_labels(self) -> int:
         """The side of the labels to learn from, never less than the films'."""
@@ -273,7 +293,7 @@ def from_json(values: Mapping[str, Any], like: Configuration) -> Configuration:
     """Reads what `Configuration.as_json` wrote; the loss is taken from ``like``."""
     known = {field.name for field in dataclasses.fields(Configuration)} - {"loss"}
     fields = {name: value for name, value in with_defaults(values).items() if name in known}
-    for name in ("widths", "dropout", "remat", "classes"):
+    for name in ("widths", "dropout", "remat", "classes", "background", "ignore"):
         fields[name] = tuple(fields[name])
     fields["augment"] = Strengths(**fields["augment"])
     for name in PLACES:

@@ -17,8 +17,9 @@ from experiments import command, films, report, trained
 from experiments.mask_settings import MaskSettings
 from experiments.run_directory import RunDirectory, write_json
 from experiments.scoring import draw_examples, score
-from jaxseg.data.arrays import FilmArrays, films_from_folders
-from jaxseg.data.folders import read_groups
+from jaxseg.data.arrays import ImageArrays
+from jaxseg.data.folders import load_folders
+from jaxseg.data.tables import read_table
 from jaxseg.errors import InputError
 from jaxseg.inference import make_predict
 from jaxseg.parallel import make_mesh, padded_size, replicate
@@ -40,7 +41,7 @@ class Elsewhere:
     mask_values: tuple[int, ...] | None = None
     """Grey values that are lung; above 127 unless given. A run with --classes takes its own."""
     groups: Path | None = None
-    """CSV file with the columns film and group: which of --images are of one patient."""
+    """CSV file with the columns image and group: which of --images are of one patient."""
 
 
 NOWHERE = Elsewhere()
@@ -108,7 +109,7 @@ def films_to_score(
     *,
     part: Part = "test",
     own_places: films.OwnPlaces = films.AS_FOUND,
-) -> tuple[FilmArrays, np.ndarray]:
+) -> tuple[ImageArrays, np.ndarray]:
     """The films of two folders as the run sees films, or a part of the run's own.
 
     Returns:
@@ -138,18 +139,24 @@ def films_to_score(
         return own.arrays, indices
     if part != "test":
         raise InputError("--part: is of the run's own films, not of --images")
-    arrays = films_from_folders(
+    values: tuple[tuple[int, ...], ...] | None = tuple(classes.values()) or None
+    if mask_values is not None:
+        values = (mask_values,)
+    arrays = load_folders(
         images,
         masks,
         size=configuration.size,
         label_size=configuration.size_of_labels(),
-        mask_values=mask_values,
-        classes=tuple(classes.values()) if classes else None,
-        groups=None if elsewhere.groups is None else read_groups(elsewhere.groups),
-        film_resize=configuration.film_resize,
+        classes=values,
+        background=configuration.background if mask_values is None else None,
+        ignore=configuration.ignore,
+        mask_suffix=configuration.mask_suffix,
+        table=None if elsewhere.groups is None else read_table(elsewhere.groups),
+        near_duplicate_bits=None,
+        resize=configuration.film_resize,
         preprocessing=configuration.preprocessing,
         progress=command.bar("reading films"),
-    )
+    ).arrays
     return arrays, np.arange(len(arrays.ids))
 
 

@@ -13,9 +13,10 @@ from experiments.command import bar, say
 from experiments.configuration import SOURCE, Configuration
 from jaxseg.data import phantom
 from jaxseg.data.archive import RELEASE_COUNTS, PartialReleaseWarning
-from jaxseg.data.arrays import FilmArrays, load_arrays
-from jaxseg.data.folders import load_folders, read_groups
-from jaxseg.data.splits import SPLITS, choosing_split, held_out_split, seed_split
+from jaxseg.data.arrays import ImageArrays, load_arrays
+from jaxseg.data.folders import load_folders
+from jaxseg.data.splits import SPLITS, held_out_split, model_selection_split, random_split
+from jaxseg.data.tables import read_table
 from jaxseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Films:
             matter.
     """
 
-    arrays: FilmArrays
+    arrays: ImageArrays
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
@@ -93,17 +94,14 @@ def of_builder(
     """
     arrays = load_arrays(
         builder,
-        size=configuration.size,
-        label_size=configuration.size_of_labels(),
-        film_resize=configuration.film_resize,
-        preprocessing=configuration.preprocessing,
+        **vars(configuration.sampling()),
         progress=bar("decoding films"),
     )
     films = split(arrays, configuration.split, fingerprint=builder.fingerprint)
     return dataclasses.replace(films, builder=builder)
 
 
-def split(arrays: FilmArrays, rule: str, *, fingerprint: str) -> Films:
+def split(arrays: ImageArrays, rule: str, *, fingerprint: str) -> Films:
     """Says which films are for what.
 
     Args:
@@ -117,7 +115,7 @@ def split(arrays: FilmArrays, rule: str, *, fingerprint: str) -> Films:
         InputError: No source holds the text, or all do.
     """
     if rule == "seed":
-        train, test = seed_split(arrays.ids)
+        train, test = random_split(arrays.ids)
         return Films(arrays, train, np.empty(0, np.int64), test, fingerprint)
     if rule.startswith(SOURCE):
         text = rule.removeprefix(SOURCE)
@@ -125,7 +123,7 @@ def split(arrays: FilmArrays, rule: str, *, fingerprint: str) -> Films:
         return Films(arrays, *indices, fingerprint)
     names = np.asarray(arrays.split)
     if rule == "choosing":
-        train, test = choosing_split(arrays.ids, arrays.groups, arrays.split)
+        train, test = model_selection_split(arrays.ids, arrays.groups, arrays.split)
         return Films(arrays, train, np.empty(0, np.int64), test, fingerprint)
     train, validation, test = (np.flatnonzero(names == name) for name in SPLITS)
     return Films(arrays, train, validation, test, fingerprint)
@@ -138,7 +136,7 @@ def archive_dir(configuration: Configuration) -> Path:
         InputError: The configuration needs an archive and names none.
     """
     # This loads TFDS, which takes a second: not before a command has checked its options.
-    from jaxseg.data.covid_radiography.preparation import default_data_dir
+    from jaxseg.data.covid_radiography import default_data_dir
 
     if configuration.manual_dir is not None:
         return configuration.manual_dir
@@ -153,7 +151,7 @@ def prepared(
     Raises:
         InputError: The archive, or an option about it, will not do.
     """
-    from jaxseg.data.covid_radiography.preparation import prepare
+    from jaxseg.data.covid_radiography import prepare
 
     with warnings.catch_warnings():
         if configuration.manual_dir is None:
@@ -165,34 +163,41 @@ def prepared(
             skip_bad=configuration.skip_bad,
             progress=bar("building the data set"),
         )
-    if faults := builder.report["faults"]:
-        dropped = {fault["film"] for fault in faults} - {""}
+    if skipped := builder.report["skipped"]:
         report = Path(builder.data_dir, "report.md")
-        say(f"{len(dropped)} films left out, {len(faults)} files that will not do: see {report}")
+        say(f"skipped {len(skipped)} files that cannot be used: see {report}")
     return builder
 
 
 def _own(configuration: Configuration, images: Path, masks: Path) -> Films:
     """Films and masks from two folders."""
     values = configuration.mask_values()
-    groups = None if configuration.groups is None else read_groups(configuration.groups)
+    table = None if configuration.groups is None else read_table(configuration.groups)
     own = load_folders(
         images,
         masks,
-        size=configuration.size,
-        label_size=configuration.size_of_labels(),
+        **vars(configuration.sampling()),
         classes=tuple(values.values()) if values else None,
-        groups=groups,
-        near=configuration.near,
-        film_resize=configuration.film_resize,
-        preprocessing=configuration.preprocessing,
-        progress=bar("reading films"),
+        background=configuration.background,
+        ignore=configuration.ignore,
+        mask_suffix=configuration.mask_suffix,
+        table=table,
+        near_duplicate_bits=configuration.near,
+        skip_bad=configuration.skip_bad,
+        progress=bar("reading images"),
     )
+    for message in own.skipped[:20]:
+        say(f"skipped {message}")
+    if len(own.skipped) > 20:
+        say(f"and {len(own.skipped) - 20} more")
+    if not own.arrays.labels.any():
+        raise InputError(f"{masks}: every mask is empty; there is nothing to train on")
     ids = own.arrays.ids
-    if groups is not None:
-        say(f"{len(ids)} films in {len({groups[film] for film in ids})} groups")
+    groups = table.groups if table else {}
+    if groups:
+        say(f"{len(ids)} images in {len({groups[image] for image in ids})} groups")
     if together := len(ids) - len(set(own.arrays.groups)):
-        why = "look like another" if groups is None else "belong to another"
+        why = "belong to another" if groups else "look like another"
         largest = max(Counter(own.arrays.groups).values())
         say(
             f"{together} of {len(ids)} films {why} and share its split; "
@@ -227,7 +232,7 @@ def _phantoms(configuration: Configuration, data_dir: Path) -> Path:
         each = configuration.phantom_films // len(RELEASE_COUNTS)
         phantom.write_archive(
             directory,
-            films=dict.fromkeys(RELEASE_COUNTS, each),
+            images=dict.fromkeys(RELEASE_COUNTS, each),
             seed=PHANTOM_SEED,
             progress=bar("drawing phantom films"),
         )

@@ -19,8 +19,9 @@ from experiments import command
 from experiments.configuration import Configuration
 from experiments.films import Films
 from jaxseg import parallel
-from jaxseg.data.records import StoredFilms
-from jaxseg.data.streaming import FilmStream
+from jaxseg.data.sampling import Sampling
+from jaxseg.data.stored import StoredImages
+from jaxseg.data.stream import stream_batches
 from jaxseg.errors import InputError
 
 FRACTION = 0.5
@@ -72,22 +73,18 @@ class Streaming:
 
     name = "stream"
 
-    def __init__(self, stream: FilmStream, mesh: Mesh):
-        self._stream = stream
-        self._mesh = mesh
+    def __init__(self, stored: StoredImages, sampling: Sampling, mesh: Mesh):
+        self._stored, self._sampling, self._mesh = stored, sampling, mesh
 
     @contextlib.contextmanager
     def batches(self, order: np.ndarray) -> Iterator[Batches]:
         """See `InputPath`."""
         local = parallel.local_rows(order.shape[1], self._mesh)
-        with self._stream.batches(order[:, local]) as decoded:
+        with stream_batches(self._stored, order[:, local], self._sampling) as decoded:
             yield self._on_devices(decoded)
 
     def _on_devices(self, decoded: Iterator[Mapping[str, np.ndarray]]) -> Batches:
-        placed = (
-            parallel.shard_batch({n: a for n, a in batch.items() if n != "valid"}, self._mesh)
-            for batch in decoded
-        )
+        placed = (parallel.shard_batch(batch, self._mesh) for batch in decoded)
         ahead = collections.deque(itertools.islice(placed, BATCHES_AHEAD))
         while ahead:
             yield ahead.popleft()
@@ -105,7 +102,7 @@ def choose(configuration: Configuration, images: Films, mesh: Mesh) -> InputPath
         InputError: The images are larger than the free memory and cannot be streamed, or a record
             to stream is damaged.
     """
-    arrays = {"images": images.arrays.images, "labels": images.arrays.labels}
+    arrays = images.arrays.trained_on()
     asked = configuration.input_path
     needed = sum(array.nbytes for array in arrays.values()) / 1e6
     # float32, because JAX has no other floats by default.
@@ -121,14 +118,7 @@ def choose(configuration: Configuration, images: Films, mesh: Mesh) -> InputPath
     if chosen == "stream":
         if images.builder is None:
             raise ValueError("these images came without the dataset to stream them from")
-        stream = FilmStream(
-            StoredFilms(images.builder),
-            size=configuration.size,
-            label_size=configuration.size_of_labels(),
-            film_resize=configuration.film_resize,
-            preprocessing=configuration.preprocessing,
-        )
-        return Streaming(stream, mesh)
+        return Streaming(StoredImages(images.builder), configuration.sampling(), mesh)
     if needed > free:
         raise InputError(
             f"--input-path device: the images need {needed:,.0f} MB but only {free:,.0f} MB are "

@@ -23,9 +23,9 @@ from experiments.configurations import CONFIGURATIONS
 from experiments.run_directory import RunDirectory, write_bytes
 from jaxseg import metrics
 from jaxseg.data.archive import open_archive
-from jaxseg.data.arrays import FilmArrays, load_arrays
-from jaxseg.data.films import decode_film
-from jaxseg.data.likeness import NEAR, closest_pairs, perceptual_hash
+from jaxseg.data.arrays import ImageArrays, load_arrays
+from jaxseg.data.images import read_image
+from jaxseg.data.near_duplicates import MAX_HASH_DISTANCE, closest_pairs, perceptual_hash
 from jaxseg.data.splits import leaked
 from jaxseg.errors import InputError
 from jaxseg.inference import resize_logits_on_host
@@ -102,7 +102,7 @@ def configuration_of(options: Options, run: RunDirectory | None) -> Configuratio
     )
 
 
-def print_leaks(arrays: FilmArrays, rule: str) -> None:
+def print_leaks(arrays: ImageArrays, rule: str) -> None:
     """Prints which test films share a group with a training film: by the seed's rule, by ours."""
     print("## What is learnt from and what is scored\n")
     for name in dict.fromkeys(("seed", rule)):
@@ -116,7 +116,7 @@ def print_leaks(arrays: FilmArrays, rule: str) -> None:
     print()
 
 
-def dice_with_and_without_leaked(run: RunDirectory, arrays: FilmArrays, rule: str) -> str:
+def dice_with_and_without_leaked(run: RunDirectory, arrays: ImageArrays, rule: str) -> str:
     """The mean Dice of the run's test films: all, those without a copy in train, and the others.
 
     Raises:
@@ -157,7 +157,7 @@ def dice_of_labels(own: films.Films) -> str:
 
 
 def write_sheets(
-    out: Path, manual_dir: Path, arrays: FilmArrays, report: Any, closest: int
+    out: Path, manual_dir: Path, arrays: ImageArrays, report: Any, closest: int
 ) -> list[Path]:
     """Writes the pairs of films as pictures: the same bytes, near duplicates, the next closest."""
     same = [
@@ -171,7 +171,7 @@ def write_sheets(
     ]
     kinds = {
         "same-bytes": ("Films with the same bytes", same),
-        "near-duplicates": (f"Near duplicates (at most {NEAR} bits differ)", near),
+        "near-duplicates": (f"Near duplicates (at most {MAX_HASH_DISTANCE} bits differ)", near),
         "next-closest": ("Most alike of those that are no near duplicates", others),
     }
     written = []
@@ -190,10 +190,10 @@ def write_sheets(
 def _read(manual_dir: Path, pairs: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, str]]:
     """The films of each pair from the archive, and their caption."""
     with open_archive(manual_dir) as archive:
-        names = {film.id: film.image for film in archive.survey(archive.classes)[0]}
+        names = {pair.id: pair.image for pair in archive.pairs(archive.classes)[0]}
 
         def film(name: str) -> np.ndarray:
-            return decode_film(archive.read(names[name]), names[name])
+            return read_image(archive.read(names[name]), name=names[name])[..., 0]
 
         return [
             (

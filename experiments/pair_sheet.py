@@ -29,7 +29,7 @@ def draw(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]], title: str) -> byt
         difference = 127.5 + (one.astype(np.float32) - other) / 2
         for panel, picture in zip(panels, (one, other, difference), strict=True):
             panel.imshow(picture, cmap="gray", vmin=0, vmax=255)
-        panels[0].set_title(caption, fontsize=8, loc="left")
+        panels[0].set_title(caption, fontsize=8, loc="left", parse_math=False)
     FigureCanvasAgg(figure)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=80)

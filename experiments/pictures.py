@@ -30,6 +30,11 @@ OBJECTS = ((213, 94, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 12
 """Vermilion, sky blue, bluish green, yellow and purple of the same, for classes 1, 2 and so on."""
 
 
+def literal(text: str) -> str:
+    """Returns text in which Matplotlib takes no dollar sign for mathematics."""
+    return text.replace("$", r"\$")
+
+
 def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Loss, and Dice on validation films where there are any, over the epochs; a PNG."""
     epochs = [row["epoch"] for row in rows]
@@ -100,7 +105,7 @@ def examples(
         for panel, picture in zip(panels, (film, *shown, film), strict=True):
             panel.imshow(picture, cmap="gray", vmin=0, vmax=255)
             panel.set(xticks=[], yticks=[])
-        panels[0].set_ylabel(caption, fontsize=8)
+        panels[0].set_ylabel(caption, fontsize=8, parse_math=False)
         for label in range(1, classes + 1):
             of_class = None if classes == 1 else _hex(label)
             draw_contour(panels[3], truth == label, of_class or TRUTH, "solid")
@@ -129,7 +134,7 @@ def distributions(
         for (name, scores), (color, stroke) in zip(named.items(), itertools.cycle(LINES)):
             values = np.sort(scores[column][~np.isnan(scores[column])])
             shares = np.arange(1, len(values) + 1) / max(1, len(values))
-            panel.step(values, shares, where="post", color=color, ls=stroke, label=name)
+            panel.step(values, shares, where="post", color=color, ls=stroke, label=literal(name))
         panel.set(xlabel=title, ylabel="share of films at or below", ylim=(0, 1.02))
         _plain(panel)
     _legend_above(figure, panels[0])
@@ -152,7 +157,13 @@ def reliability(named: Mapping[str, Mapping[str, Sequence[float | None]]]) -> by
         )
         some = ~np.isnan(confidence)
         upper.plot(
-            confidence[some], frequency[some], color=color, ls=stroke, marker="o", ms=3, label=name
+            confidence[some],
+            frequency[some],
+            color=color,
+            ls=stroke,
+            marker="o",
+            ms=3,
+            label=literal(name),
         )
         lower.plot(confidence[some], share[some], color=color, ls=stroke, marker="o", ms=3)
     upper.set(ylabel="share that is so", xlim=(0, 1), ylim=(0, 1))
@@ -194,7 +205,7 @@ def uncertainty(
         panels[2].imshow(maps[number], cmap="cividis", norm=shades)
         for panel in panels:
             panel.set(xticks=[], yticks=[])
-        panels[0].set_ylabel(caption, fontsize=8)
+        panels[0].set_ylabel(caption, fontsize=8, parse_math=False)
     figure.colorbar(ScalarMappable(shades, "cividis"), ax=axes[:, 2], shrink=0.6)
     lines = zip(names, itertools.cycle(LINES))
     _legend(figure, axes[0, 1], [(name, color, "-") for name, (color, _) in lines])

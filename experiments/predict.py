@@ -12,6 +12,7 @@ left out and listed; the exit status is then 2.
 
 import collections
 import dataclasses
+import errno
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +24,13 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from experiments import command, report, trained
-from experiments.predictions import Predictions, Row, stem_of
+from experiments.predictions import Predictions, Row
 from experiments.run_directory import RunDirectory
 from experiments.segmenter import AS_THE_RUN_SCORES, Film, Segmenter, Settings
 from jaxseg.data import dicom
+from jaxseg.data.images import find_images, image_stem, printable
 from jaxseg.data.splits import natural_key
 from jaxseg.errors import InputError
-
-PICTURES = (".png", ".jpg", ".jpeg")
 
 THREADS = min(8, max(2, (os.cpu_count() or 2) // 2))
 """That read films, and as many that write masks; they work outside the interpreter's lock."""
@@ -62,7 +62,6 @@ def predict(options: Options) -> None:
 
     Raises:
         InputError: The run or an option will not do; or, at the end, films could not be read.
-        Preempted: SIGTERM came.
     """
     paths = _films(options.images, options.out)
     segmenter = Segmenter(trained.load(RunDirectory(options.run)), options.masks)
@@ -80,17 +79,11 @@ def _predict(segmenter: Segmenter, paths: dict[str, Path], predictions: Predicti
     if there:
         command.say(f"{there} of {len(paths)} films are there already")
     unreadable: list[Row] = []
-    try:
-        with command.progress_bar("segmenting", len(paths), done=there) as bar:
-            for rows in _segmented(segmenter, todo, predictions):
-                predictions.add(rows)
-                unreadable += (row for row in rows if row.error is not None)
-                bar.update()
-    except command.Preempted as error:
-        done = len(predictions.rows) - len(unreadable)
-        raise command.Preempted(
-            f"{done} of {len(paths)} films are there; give the command again to go on"
-        ) from error
+    with command.progress_bar("segmenting", len(paths), done=there) as bar:
+        for rows in _segmented(segmenter, todo, predictions):
+            predictions.add(rows)
+            unreadable += (row for row in rows if row.error is not None)
+            bar.update()
     counts = {"films": len(paths), "unreadable": len(unreadable)}
     predictions.finish({**counts, **report.machine()})
     command.say(f"{len(paths) - len(unreadable)} films segmented, see {predictions.csv}")
@@ -108,7 +101,7 @@ def _segmented(
             return segmenter.read(paths[stem], stem)
         except InputError as error:
             told = str(error).removeprefix(f"{paths[stem]}: ")
-            return Row(film=paths[stem].name, error=" ".join(told.split()))
+            return Row(film=printable(paths[stem].name), error=" ".join(told.split()))
 
     readers, writers = ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS)
     writing: collections.deque[list[Future[list[Row]]]] = collections.deque()
@@ -138,10 +131,17 @@ def _written(
 ) -> list[Future[list[Row]]]:
     """Sets the network to work; writers wait for it."""
     logits = segmenter.logits(films)
-    return [
-        writers.submit(segmenter.write, film, logits, place, predictions)
-        for place, film in enumerate(films)
-    ]
+
+    def write(film: Film, place: int) -> list[Row]:
+        try:
+            return segmenter.write(film, logits, place, predictions)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            too_long = "its name is too long for the file of its mask. Rename it"
+            return [Row(film=printable(film.path.name), error=too_long)]
+
+    return [writers.submit(write, film, place) for place, film in enumerate(films)]
 
 
 def _ahead(
@@ -164,10 +164,7 @@ def _films(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = [inner for inner in path.iterdir() if _is_film(inner)]
-            if not inside:
-                raise InputError(f"{path}: holds no PNG, JPEG or DICOM film")
-            paths += sorted(inside, key=lambda inner: natural_key(inner.name))
+            paths += sorted(find_images(path).values(), key=lambda inner: natural_key(inner.name))
         elif path.exists():
             paths.append(path)
         else:
@@ -177,22 +174,12 @@ def _films(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
         raise InputError(f"--out: {out} holds the films; masks need another folder")
     stems: dict[str, Path] = {}
     for path in paths:
-        try:
-            path.name.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{path.name!a}: a name that is no UTF-8; rename the film") from error
-        other = stems.setdefault(stem_of(path), path)
+        other = stems.setdefault(image_stem(path.name), path)
         if other != path:
             raise InputError(f"{path}: has the same name as {other}; name them apart")
-    if any(path.suffix.lower() not in PICTURES and dicom.is_dicom(path) for path in paths):
+    if any(dicom.is_dicom(path) for path in paths):
         dicom.check_installed()
     return stems
-
-
-def _is_film(path: Path) -> bool:
-    if path.name.startswith(".") or not path.is_file():
-        return False
-    return path.suffix.lower() in (*PICTURES, ".dcm", ".dicom") or dicom.is_dicom(path)
 
 
 def _tell(unreadable: list[Row], predictions: Predictions) -> None:

@@ -4,14 +4,14 @@ import csv
 import dataclasses
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from experiments.run_directory import take_lock, write_bytes, write_json, write_text
+from experiments.run_directory import read_json, take_lock, write_bytes, write_json, write_text
+from jaxseg.data.images import image_stem, printable
 from jaxseg.data.splits import natural_key
 from jaxseg.errors import InputError
 
@@ -80,14 +80,14 @@ class Predictions:
         )
         try:
             if self.json.exists():
-                self._check_made_with(json.loads(self.json.read_text())["made_with"])
+                self._check_made_with(read_json(self.json).get("made_with", {}))
             by_film: dict[tuple[str, str], list[dict[str, str]]] = {}
             for row in _whole_rows(self.csv):
                 by_film.setdefault((row["film"], row["sha256"]), []).append(row)
             # A film that cannot be read has one line, as a film of one object has. Of two films of
             # one stem the later has the mask.
             self.rows = {
-                stem_of(Path(film)): rows
+                image_stem(film): rows
                 for (film, _), rows in by_film.items()
                 if len(rows) == objects and not rows[0]["error"]
             }
@@ -119,7 +119,7 @@ class Predictions:
             return False
         row = self.rows[stem][0]
         try:
-            return row["film"] == film.name and row["sha256"] == digest_of(film)
+            return row["film"] == printable(film.name) and row["sha256"] == digest_of(film)
         except OSError:
             # Reading it will say why.
             return False
@@ -136,7 +136,7 @@ class Predictions:
         lines = [
             {name: _cell(value) for name, value in dataclasses.asdict(row).items()} for row in rows
         ]
-        self.rows[stem_of(Path(rows[0].film))] = lines
+        self.rows[image_stem(rows[0].film)] = lines
         with self.csv.open("a", newline="", encoding="utf-8") as file:
             file.write("".join(_line(line.values()) for line in lines))
 
@@ -159,11 +159,6 @@ class Predictions:
             )
 
 
-def stem_of(path: Path) -> str:
-    """A film's name without its ending; a DICOM UID's last number is no ending."""
-    return path.name if path.suffix[1:].isdecimal() else path.stem
-
-
 def digest_of(film: Path) -> str:
     """What tells a film's content from any other's."""
     with film.open("rb") as file:
@@ -179,14 +174,29 @@ def save_png(picture: Image.Image, path: Path) -> None:
 
 
 def _whole_rows(path: Path) -> list[dict[str, str]]:
-    """The lines of a table but a last one that was cut short."""
+    """The rows of the table, also if a spreadsheet saved it, but a last one that was cut short.
+
+    Raises:
+        InputError: The table cannot be read, or a row in it is incomplete.
+    """
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    whole = (row for row in rows if set(row) <= set(COLUMNS) and None not in row.values())
-    # Tables from before there was a column lack it.
-    return [{name: row.get(name, "") for name in COLUMNS} for row in whole]
+    advice = "Restore the table, or use another --out"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text. {advice}") from error
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    if not lines:
+        return []
+    delimiter = max(",;\t", key=lines[0].count)
+    rows = list(csv.DictReader(lines, delimiter=delimiter))
+    if missing := {"film", "sha256", "object"} - set(rows[0] if rows else COLUMNS):
+        raise InputError(f"{path}: has no column {', '.join(sorted(missing))}. {advice}")
+    for number, row in enumerate(rows, 2):
+        if None in row.values() or None in row:
+            raise InputError(f"{path}: line {number} does not fit the columns. {advice}")
+    return [{name: row.get(name, "") for name in COLUMNS} for row in rows]
 
 
 def _as_csv(films: Iterable[Sequence[Mapping[str, str]]]) -> str:

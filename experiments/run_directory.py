@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,9 @@ except ImportError:  # Windows
 from experiments.configuration import PLACES, Configuration, from_json, with_defaults
 from experiments.configurations import CONFIGURATIONS
 from jaxseg.errors import InputError
+
+# Files get the permissions that `open` gives them.
+os.umask(_UMASK := os.umask(0))
 
 CLOCKED = ("images_per_second", "train_seconds")
 """What a row of ``metrics.jsonl`` has from the clock, so that no two runs have it alike."""
@@ -51,8 +55,6 @@ class RunDirectory:
             InputError: The folder is used and ``resume`` is not set, is no run's, or belongs to
                 another configuration.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--workdir: {self.path} is a file")
         # Hidden files are what a kill left of one half-written.
         if not any(not path.name.startswith(".") for path in self.path.glob("*")):
             return False
@@ -92,7 +94,7 @@ class RunDirectory:
             )
 
     def start(self, configuration: Configuration, fingerprint: str) -> None:
-        """Makes the folder of a new run."""
+        """Writes the configuration of a new run."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(
             self.config,
@@ -100,18 +102,24 @@ class RunDirectory:
         )
 
     def hold(self) -> IO[str]:
-        """Keeps other jobs out of the folder, until what is returned is closed.
+        """Makes the folder and keeps other jobs out of it, until what is returned is closed.
 
         Raises:
-            InputError: Another job is in it.
+            InputError: Another job is in it, or it is a file.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--workdir: {self.path} is a file")
+        self.path.mkdir(parents=True, exist_ok=True)
         return take_lock(
             self.path / ".lock", f"--workdir: another job trains in {self.path}; wait for its end"
         )
 
     def read_config(self) -> dict[str, Any]:
         """What `start` wrote."""
-        return json.loads(self.config.read_text())
+        values = read_json(self.config)
+        if missing := {"configuration", "data_fingerprint"} - values.keys():
+            raise InputError(f"{self.config}: is damaged (no {', '.join(sorted(missing))})")
+        return values
 
     def configuration(self) -> Configuration:
         """The run's configuration.
@@ -151,7 +159,7 @@ class RunDirectory:
 
     def read_summary(self) -> dict[str, Any] | None:
         """``summary.json``, or None where the run is not finished."""
-        return json.loads(self.summary.read_text()) if self.summary.exists() else None
+        return read_json(self.summary) if self.summary.exists() else None
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -199,13 +207,35 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes a file so that it is there whole or not at all, also after a power cut."""
+    # The name of the temporary file is short: that of the file may have the largest length.
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        unfinished = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            unfinished.chmod(0o666 & ~_UMASK)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object that a command wrote.
+
+    Raises:
+        InputError: The file is damaged.
+    """
     try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(
+            f"{path}: is damaged ({error}). Restore it or remove its folder"
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: is damaged (no JSON object). Restore it or remove its folder")
+    return values
 
 
 def write_json(path: Path, values: Any) -> None:

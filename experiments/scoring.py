@@ -15,7 +15,8 @@ from experiments.command import Preempted, progress_bar
 from experiments.run_directory import write_bytes
 from experiments.score_table import ScoreTable
 from jaxseg import metrics, parallel, surface
-from jaxseg.data.arrays import FilmArrays
+from jaxseg.data.arrays import ImageArrays
+from jaxseg.data.images import IGNORED
 from jaxseg.parallel import Preemption
 from jaxseg.resizing import resize_logits
 from jaxseg.types import Array, Images, Logits
@@ -41,7 +42,7 @@ class Scores:
     Attributes:
         ids: The films.
         classes: Their classes, empty text where unknown.
-        groups: What films share that are not independent, see `FilmArrays`; intervals draw groups.
+        groups: What films share that are not independent, see `ImageArrays`; intervals draw groups.
         columns: For each of `COLUMNS`, and ``dice_network_size``, a float64 value per film, NaN
             where undefined: of several classes the mean over those that are defined. A distance is
             undefined too where an object has no boundary in one of the masks only, one missed or
@@ -119,7 +120,7 @@ class Scores:
 def score(
     predict: Predict,
     state: Any,
-    arrays: FilmArrays,
+    arrays: ImageArrays,
     indices: np.ndarray,
     mesh: Mesh,
     *,
@@ -160,11 +161,8 @@ def score(
         for batch in _batches_of_one_grid(arrays, indices, rows):
             if stop is not None and stop.noticed():
                 raise Preempted("while scoring; add --resume to score again")
-            films = {
-                "images": arrays.images[batch],
-                "labels": arrays.labels[batch],
-                "masks": np.stack([arrays.masks[i] for i in batch]),
-            }
+            films = {name: array[batch] for name, array in arrays.trained_on().items()}
+            films["masks"] = np.stack([arrays.masks[int(i)] for i in batch])
             places = np.pad(np.arange(len(batch)), (0, rows - len(batch)), constant_values=-1)
             taken = parallel.take_batch(films, places, mesh, padded=True)
             result = parallel.gather_to_host(score_rows(state, taken))
@@ -232,7 +230,7 @@ def draw_examples(
     path: Path,
     predict: Predict,
     state: Any,
-    arrays: FilmArrays,
+    arrays: ImageArrays,
     indices: np.ndarray,
     scores: Scores,
     *,
@@ -250,7 +248,7 @@ def draw_examples(
     compiled, state = jax.jit(predict), parallel.local_copy(state)
     films = [arrays.images[indices[row]] for row in chosen]
     logits = compiled(state, np.stack(films))
-    truths = [np.asarray(arrays.masks[indices[row]]) for row in chosen]
+    truths = [np.asarray(arrays.masks[int(indices[row])]) for row in chosen]
     resized = (resize_logits(logits[i : i + 1], truth.shape) for i, truth in enumerate(truths))
     decide = mend or (lambda own: np.asarray(metrics.predicted_labels(own[None]))[0])
     predictions = [decide(np.asarray(own[0])) for own in resized]
@@ -265,12 +263,12 @@ def draw_examples(
 
 
 def _batches_of_one_grid(
-    arrays: FilmArrays, indices: np.ndarray, rows: int
+    arrays: ImageArrays, indices: np.ndarray, rows: int
 ) -> Iterator[np.ndarray]:
     """Batches of films whose masks have one size, so that each size is compiled once."""
     by_grid: dict[tuple[int, ...], list[int]] = {}
     for i in indices:
-        by_grid.setdefault(arrays.masks[i].shape, []).append(i)
+        by_grid.setdefault(arrays.mask_size(i), []).append(i)
     for films in by_grid.values():
         for start in range(0, len(films), rows):
             yield np.asarray(films[start : start + rows])
@@ -280,7 +278,9 @@ def _hd95_and_assd(distances: surface.SurfaceDistances) -> tuple[Array, Array]:
     return distances.hausdorff(95.0), distances.average()
 
 
-def _distances(predicted: Array, actual: jax.Array, classes: int) -> tuple[Array, Array]:
+def _distances(
+    predicted: Array, actual: jax.Array, valid: Array | None, classes: int
+) -> tuple[Array, Array]:
     """HD95 and ASSD ``[B, classes]`` of labels ``[B, H, W]``, for classes from 1 on.
 
     Infinite where an object is in one of the masks only, NaN where it is in none.
@@ -292,7 +292,8 @@ def _distances(predicted: Array, actual: jax.Array, classes: int) -> tuple[Array
         for labels in (predicted, actual)
     ]
     predicted, actual = masks
-    hd95, assd = surface.measure(_hd95_and_assd, predicted, actual)
+    where = None if valid is None else jnp.repeat(valid, classes, axis=0)
+    hd95, assd = surface.measure(_hd95_and_assd, predicted, actual, where=where)
     return hd95.reshape(-1, classes), assd.reshape(-1, classes)
 
 
@@ -312,19 +313,22 @@ def _compiled(
         state: Any, films: dict[str, jax.Array]
     ) -> tuple[dict[str, Array], metrics.SoftDiceSums, metrics.CalibrationSums]:
         logits, masks = predict(state, films["images"]), films["masks"].astype(jnp.int32)
-        labels = films["labels"].astype(jnp.int32)
+        labels, where = films["labels"].astype(jnp.int32), films.get("where")
+        valid = None if where is None else masks != IGNORED
         count = functools.partial(metrics.count, num_classes=logits.shape[-1])
         at_labels = resize_logits(logits, (labels.shape[1], labels.shape[2]))
-        at_network_size = foreground(count(metrics.predicted_labels(at_labels), labels))
+        at_network_size = foreground(
+            count(metrics.predicted_labels(at_labels), labels, where=where)
+        )
         height, width = masks.shape[1:]
         resized = resize_logits(logits, (height, width))
         predicted = decided(resized)
-        counts = count(predicted, masks)
+        counts = count(predicted, masks, where=valid)
         objects = foreground(counts)
         # A film with pixels of no class has no distances either.
         hd95, assd = (
             jnp.where(objects.outside > 0, jnp.nan, values)
-            for values in _distances(predicted, masks, objects.tp.shape[-1])
+            for values in _distances(predicted, masks, valid, objects.tp.shape[-1])
         )
         return (
             {
@@ -340,8 +344,8 @@ def _compiled(
                     name: measure(state, films["images"])[:, None] for name, measure in also.items()
                 },
             },
-            metrics.soft_dice_sums(at_labels, labels),
-            metrics.calibration_sums(resized, masks),
+            metrics.soft_dice_sums(at_labels, labels, where=where),
+            metrics.calibration_sums(resized, masks, where=valid),
         )
 
     return parallel.jit_batched(score_rows, mesh)

@@ -16,8 +16,7 @@ from experiments.mask_settings import MaskSettings
 from experiments.predictions import Predictions, Row, digest_of, save_png
 from experiments.trained import Trained
 from jaxseg import inference, parallel
-from jaxseg.data import dicom
-from jaxseg.data.films import read_film, resize_film
+from jaxseg.data.images import printable, read_image_and_spacing, resize_image
 from jaxseg.data.preprocessing import preprocess
 from jaxseg.errors import InputError
 from jaxseg.types import Array
@@ -115,12 +114,11 @@ class Segmenter:
         Raises:
             InputError: It cannot be read.
         """
-        pixels, spacing = (
-            dicom.read_dicom(path) if dicom.is_dicom(path) else (read_film(path), None)
-        )
-        seen = preprocess(pixels, self.configuration.preprocessing)
+        image, spacing = read_image_and_spacing(path)
+        pixels = image[..., 0]
+        seen = preprocess(image, self.configuration.preprocessing)[..., 0]
         if self.tiling is None:
-            seen = resize_film(seen, self.configuration.size, self.configuration.film_resize)
+            seen = resize_image(seen, self.configuration.size, self.configuration.film_resize)
         return Film(path, stem, digest_of(path), pixels, seen, spacing)
 
     def logits(self, films: Sequence[Film]) -> Array:
@@ -157,7 +155,7 @@ class Segmenter:
             area = int(areas.sum())
             rows.append(
                 Row(
-                    film=film.path.name,
+                    film=printable(film.path.name),
                     sha256=film.digest,
                     object=name,
                     height=labels.shape[0],

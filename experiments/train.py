@@ -7,6 +7,7 @@ Without arguments it trains on synthetic images, so that nothing needs to be dow
 
 import dataclasses
 import math
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import tyro
 from jax.sharding import Mesh
 from tyro.conf import OmitArgPrefixes, arg
 
-from experiments import command, input_path, opening, report
+from experiments import command, input_path, opening, report, signals
 from experiments.configuration import Configuration
 from experiments.configurations import CONFIGURATIONS
 from experiments.films import Films
@@ -90,6 +91,19 @@ def train(
         Diverged: Too many updates in a row were not finite.
         Preempted: SIGTERM came; the state was saved.
     """
+    with opening.alone_in(run):
+        _train(configuration, run, mesh, resume=resume, profile=profile)
+
+
+def _train(
+    configuration: Configuration,
+    run: RunDirectory,
+    mesh: Mesh,
+    *,
+    resume: bool,
+    profile: Path | None,
+) -> None:
+    """Trains as `train` says, in a run directory that no other job uses."""
     images = opening.open_run(configuration, run, resume=resume)
     counts = [len(chosen) for chosen in (images.train, images.validation, images.test)]
     command.say("images: {} for training, {} for validation, {} for testing".format(*counts))
@@ -113,9 +127,9 @@ def train(
     inputs = input_path.choose(configuration, images, mesh)
 
     with (
-        opening.alone_in(run),
         Checkpoints(run.checkpoints, resume=True) as checkpoints,
         parallel.Preemption() as preemption,
+        signals.looked_at() as looking,
         closing(Trace(profile)) as trace,
     ):
         progress, done = Progress(), 0
@@ -148,21 +162,24 @@ def train(
                         run.log_step(progress.step, measured)
                     if progress.skipped_in_a_row >= configuration.skipped_in_a_row:
                         raise command.Diverged(diverged(progress, checkpoints))
+                    # From here on there is work to save. Several processes cannot agree on Ctrl-C.
+                    looking.active = jax.process_count() == 1
                     bar.update()
                     bar.set_postfix(loss=f"{progress.loss():.4f}")
 
                 for batch in batches:
-                    late, preempted = is_late(saved_at, done), preemption.noticed()
-                    if running is not None and (late or preempted):
+                    stops = preemption.noticed() or looking.signal is not None
+                    late = is_late(saved_at, done)
+                    if running is not None and (late or stops):
                         finish(running)
                         running = None
-                    if late or preempted:
+                    if late or stops:
                         if done != checkpoints.latest_step():
                             checkpoints.save(state, dataclasses.asdict(progress))
                         saved_at = time.monotonic()
-                    if preempted:
+                    if stops:
                         checkpoints.wait()
-                        raise command.Preempted(f"saved step {done} of {steps}")
+                        raise stopped(looking, done, steps)
                     with trace.step(done):
                         state, measured = train_step(state, batch)
                         trace.wait_for(measured)
@@ -187,6 +204,10 @@ def train(
             saved_at = time.monotonic()
 
         checkpoints.wait()
+        # Everything is saved: a signal may end the process at once.
+        looking.active = False
+        if looking.signal is not None:
+            raise stopped(looking, done, steps)
         if (best := checkpoints.best_step()) is not None:
             state, _ = checkpoints.restore(state, best)
         scores = score(
@@ -221,6 +242,12 @@ def train(
     )
     draw_examples(run.examples, make_predict(model), state, images.arrays, images.test, scores)
     report.write(run)
+
+
+def stopped(looking: signals.Looking, done: int, steps: int) -> Exception:
+    """Returns the exception that ends the command after a signal."""
+    kind = command.Interrupted if looking.signal == signal.SIGINT else command.Preempted
+    return kind(f"saved step {done} of {steps}; add --resume to continue")
 
 
 def is_late(saved_at: float, done: int) -> bool:
@@ -260,7 +287,7 @@ def validate(
         return {}
 
     def batches() -> Iterator[dict[str, jax.Array]]:
-        arrays = {"images": images.arrays.images, "labels": images.arrays.labels}
+        arrays = images.arrays.trained_on()
         for start in range(0, len(images.validation), batch_size):
             indices = images.validation[start : start + batch_size]
             indices = np.pad(indices, (0, batch_size - len(indices)), constant_values=-1)

@@ -158,8 +158,8 @@ def make_train_step(
             device holds an equal share of every part. The result is that of the whole batch up to
             rounding, with two exceptions: batch norm sees each part alone, and dropout samples
             other masks. None is 1, except on a single CPU device, where parts that fit its cache
-            are faster (`cpu_microbatches`), if the model has no batch statistics and the loss is
-            per image.
+            are faster (`cpu_microbatches`), if the model has no collections, such as batch
+            statistics, and the loss is per image.
         ema_decay: Decay of the moving average of the parameters. It warms up as
             ``min(ema_decay, (1 + step) / (10 + step))``. The state needs ``ema=True``.
         axis_name: The mapped axis under `jax.pmap` or `jax.shard_map`. None under jit.
@@ -198,7 +198,8 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         if "valid" in batch:
             raise ValueError("a training batch has no 'valid': drop the last partial batch instead")
-        key, devices = jax.random.fold_in(state.key, state.step), 1
+        key = jax.random.fold_in(state.key, state.step)
+        devices = 1
         if axis_name is not None:
             devices = jax.lax.axis_size(axis_name)
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
@@ -433,7 +434,8 @@ def _objective(
 
 def _automatic_microbatches(objective: Callable[..., Any], state: TrainState, batch: Batch) -> int:
     count = cpu_microbatches(*batch["images"].shape[:3])
-    if count == 1 or "batch_stats" in state.collections:
+    # A collection may depend on the batch, as batch statistics do.
+    if count == 1 or state.collections:
         return 1
     values, _ = jax.eval_shape(objective, state.params, state.collections, batch, state.key)
     return count if values.ndim else 1

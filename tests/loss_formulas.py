@@ -1,4 +1,9 @@
-"""The losses of the library, each with its formula in NumPy, one image at a time."""
+"""The losses of the library, each with its formula in NumPy, one image at a time.
+
+To add a loss: export it in `jaxseg.losses`, add its formula to `FORMULAS` here and its value to
+`test_an_image_of_4096_by_4096_loses_no_pixel`. If it sorts pixels, add it to `SORTING_LOSSES`; if
+it needs their positions, to `DISTANCE_LOSSES`. All other tests find it in `jaxseg.losses`.
+"""
 
 import functools
 import inspect
@@ -52,6 +57,7 @@ EACH_LOSS_QUICKLY = pytest.mark.parametrize(
 
 MULTILABEL = [name for name in LOSSES if has_option(name, "multilabel")]
 CLASS_IDS_ONLY = {"lovasz_hinge", "lovasz_softmax"}
+SORTING_LOSSES = {"lovasz_hinge", "lovasz_softmax"}
 DISTANCE_LOSSES = {"boundary", "hausdorff_dt"}
 
 # One shape for all tests, so that each loss is compiled once for them.
@@ -199,6 +205,7 @@ FORMULAS: dict[str, Callable[..., float]] = {
 
 def by_formula(name: str, logits: np.ndarray, labels: np.ndarray, where: np.ndarray) -> list[float]:
     """Each image's loss on its valid pixels alone, each as often as its integer weight says."""
+    assert name in FORMULAS, f"add the NumPy formula of {name} to FORMULAS"
     logits = logits.astype(np.float64)
     channels = logits.shape[-1]
     if channels == 1:

@@ -1,14 +1,22 @@
+"""Zips and folders as users have them: complete, partial, repacked and damaged."""
+
+import hashlib
+import os
 import shutil
-import subprocess
-import sys
+import struct
 import zipfile
+import zlib
+from pathlib import Path
 
 import pytest
-from fake_archive import ALL_CLASSES, FOLDER, pack, write_folder
+from fake_archive import ALL_CLASSES, FOLDER, pack, write_folder, write_sheet
 
 from jaxseg.data import archive as archive_module
-from jaxseg.data.archive import ZIP_NAMES, PartialReleaseWarning, open_archive
+from jaxseg.data.archive import ZIP_NAMES, Pair, PartialReleaseWarning, open_archive
 from jaxseg.errors import InputError
+
+IMAGE, MASK, SHEET = "COVID/images/COVID-2.png", "COVID/masks/COVID-2.png", "COVID.metadata.xlsx"
+HEADING = ["FILE NAME", "FORMAT", "SIZE", "URL"]
 
 
 @pytest.fixture
@@ -16,186 +24,171 @@ def folder(tmp_path):
     return write_folder(tmp_path / "unpacked", {"COVID": [1, 2, 10], "Viral Pneumonia": [7]})
 
 
-def fingerprint(path) -> str:
+@pytest.fixture
+def path(folder, tmp_path):
+    return pack(folder, tmp_path / "archive.zip")
+
+
+def fingerprint(path: Path) -> str:
     with open_archive(path) as archive:
         return archive.fingerprint
 
 
-def ids(path, classes=("COVID",)) -> list[str]:
+def ids_and_faults(path: Path, classes=("COVID",)) -> tuple[list[str], list[str]]:
     with open_archive(path) as archive:
-        return [film.id for film in archive.films(classes)]
+        pairs, faults = archive.pairs(classes)
+        return [pair.id for pair in pairs], faults
 
 
-@pytest.mark.parametrize("name", ZIP_NAMES)
-def test_each_name_that_kaggle_gives_the_zip_is_found(folder, tmp_path, name):
-    pack(folder, tmp_path / name)
-    assert ids(tmp_path) == ["COVID-1", "COVID-2", "COVID-10"]
+def expected_fingerprint(folder: Path) -> str:
+    """The documented digest, from the files themselves."""
+    files = {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*.png")
+    }
+    lines = (f"{name}\0{len(files[name])}\0{zlib.crc32(files[name])}\n" for name in sorted(files))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def test_the_folder_its_parent_and_the_path_of_a_zip_are_found(folder, tmp_path):
-    anywhere = pack(folder, tmp_path / "mine.zip")
-    for path in (folder, folder.parent, anywhere, str(anywhere)):
-        assert ids(path) == ["COVID-1", "COVID-2", "COVID-10"]
-
-
-def test_a_zip_made_without_the_outer_folder_is_read(folder, tmp_path):
-    path = tmp_path / "archive.zip"
-    with zipfile.ZipFile(path, "w") as packed:
+def without_outer_folder(folder: Path, there: Path) -> Path:
+    with zipfile.ZipFile(there / "archive.zip", "w") as packed:
         for file in folder.rglob("*.png"):
             packed.write(file, file.relative_to(folder))
-    assert ids(path) == ["COVID-1", "COVID-2", "COVID-10"]
+    return there
 
 
-def test_a_folder_within_the_folder_is_read(folder, tmp_path):
-    (tmp_path / FOLDER).mkdir()
-    shutil.move(folder, tmp_path / FOLDER)
-    assert ids(tmp_path) == ["COVID-1", "COVID-2", "COVID-10"]
+def folder_in_folder(folder: Path, there: Path) -> Path:
+    (there / FOLDER).mkdir()
+    shutil.move(folder, there / FOLDER)
+    return there
 
 
-def test_films_come_with_their_masks_by_class_and_number(folder, tmp_path):
-    with open_archive(pack(folder, tmp_path / "archive.zip")) as archive:
-        films = archive.films(["Viral Pneumonia", "COVID"])
-    assert [(film.class_name, film.number) for film in films] == [
-        ("COVID", 1),
-        ("COVID", 2),
-        ("COVID", 10),
-        ("Viral Pneumonia", 7),
+def symbolic_links(folder: Path, there: Path) -> Path:
+    (folder / IMAGE).rename(there / "image.png")
+    (folder / IMAGE).symlink_to(there / "image.png")
+    (folder / "COVID").rename(there / "COVID")
+    (folder / "COVID").symlink_to(there / "COVID")
+    (there / "manual").mkdir()
+    (there / "manual" / FOLDER).symlink_to(folder)
+    return there / "manual"
+
+
+def linked_zip(folder: Path, there: Path) -> Path:
+    (there / "archive.zip").symlink_to(pack(folder, there / "real.zip"))
+    return there
+
+
+FORMS = {
+    **{name: lambda folder, there, n=name: pack(folder, there / n).parent for name in ZIP_NAMES},
+    "a zip of any name": lambda folder, there: pack(folder, there / "mine.zip"),
+    "the folder": lambda folder, _: folder,
+    "its parent": lambda folder, _: folder.parent,
+    "a zip without the outer folder": without_outer_folder,
+    "a folder in a folder": folder_in_folder,
+    "symbolic links to folders and files": symbolic_links,
+    "a symbolic link to a zip": linked_zip,
+    "text": lambda folder, there: str(pack(folder, there / "mine.zip")),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_an_archive_is_found_in_every_form_with_the_same_fingerprint(folder, tmp_path, form):
+    expected = expected_fingerprint(folder)
+    found = form(folder, tmp_path)
+    assert ids_and_faults(found) == (["COVID-1", "COVID-2", "COVID-10"], [])
+    assert fingerprint(found) == expected
+
+
+def test_images_are_paired_with_their_masks_by_class_and_number(path):
+    with open_archive(path) as archive:
+        pairs, _ = archive.pairs(["Viral Pneumonia", "COVID"])
+    names = [("COVID", "COVID-1"), ("COVID", "COVID-2"), ("COVID", "COVID-10")]
+    names.append(("Viral Pneumonia", "Viral Pneumonia-7"))
+    assert pairs == [
+        Pair(id, name, f"{name}/images/{id}.png", f"{name}/masks/{id}.png") for name, id in names
     ]
-    assert films[3].image == "Viral Pneumonia/images/Viral Pneumonia-7.png"
-    assert films[3].mask == "Viral Pneumonia/masks/Viral Pneumonia-7.png"
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_zip_and_folder_give_the_same_bytes_sizes_and_fingerprint(folder, tmp_path, compression):
-    path = pack(folder, tmp_path / "archive.zip", compression)
+@pytest.mark.parametrize("method", ["STORED", "DEFLATED", "BZIP2", "LZMA"])
+def test_zip_and_folder_give_the_bytes_and_sizes_of_the_files(folder, tmp_path, method):
+    path = pack(folder, tmp_path / "archive.zip", getattr(zipfile, f"ZIP_{method}"))
     with open_archive(path) as packed, open_archive(folder) as unpacked:
-        assert packed.fingerprint == unpacked.fingerprint
-        for film in packed.films(["COVID"]):
-            for name in (film.image, film.mask):
-                expected = (folder / name).read_bytes()
-                assert packed.read(name) == unpacked.read(name) == expected
-                assert packed.size(name) == unpacked.size(name) == len(expected)
+        for name in (IMAGE, MASK, "Viral Pneumonia/masks/Viral Pneumonia-7.png"):
+            expected = (folder / name).read_bytes()
+            assert packed.read(name) == unpacked.read(name) == expected
+            assert packed.size(name) == unpacked.size(name) == len(expected)
 
 
-def test_the_fingerprint_changes_with_any_byte_name_or_file(folder):
-    seen = {fingerprint(folder)}
-    film = folder / "COVID/images/COVID-1.png"
-    data = film.read_bytes()
-    film.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    seen.add(fingerprint(folder))
-    for kind in ("images", "masks"):
-        (folder / f"COVID/{kind}/COVID-10.png").rename(folder / f"COVID/{kind}/COVID-11.png")
-    seen.add(fingerprint(folder))
-    (folder / "COVID.metadata.xlsx").write_bytes(b"")
-    seen.add(fingerprint(folder))
-    shutil.rmtree(folder / "Viral Pneumonia")
-    seen.add(fingerprint(folder))
-    assert len(seen) == 5
-
-
-def test_the_fingerprint_counts_the_size_beside_the_checksum(folder, monkeypatch):
-    monkeypatch.setattr(archive_module.Archive, "_crc", lambda *_: 0)
-    before = fingerprint(folder)
-    with (folder / "COVID/masks/COVID-1.png").open("ab") as file:
-        file.write(b"x")
-    assert fingerprint(folder) != before
-
-
-def test_litter_is_disregarded(folder, tmp_path):
+def test_other_files_are_ignored(folder, tmp_path):
     clean = fingerprint(folder)
-    (folder / "README.md.txt").write_text("text")
-    (folder / "COVID/images/.DS_Store").write_bytes(b"x")
-    (folder / "COVID/images/._COVID-1.png").write_bytes(b"x")
-    (folder / "COVID/images/Thumbs.db").write_bytes(b"x")
-    (folder / "Other/images").mkdir(parents=True)
-    shutil.copy(folder / "COVID/images/COVID-1.png", folder / "Other/images/Other-1.png")
+    for name in ("README.md.txt", *(f"COVID/images/{n}" for n in (".DS_Store", "._COVID-1.png"))):
+        (folder / name).write_text("text")
+    shutil.copytree(folder / "COVID", folder / "Other")
     path = pack(folder, tmp_path / "archive.zip")
     with zipfile.ZipFile(path, "a") as packed:
         packed.writestr(f"__MACOSX/{FOLDER}/COVID/images/COVID-9.png", b"x")
-        packed.writestr(f"__MACOSX/{FOLDER}/COVID/images/._COVID-1.png", b"x")
-        packed.writestr(f"{FOLDER}/.DS_Store", b"x")
         packed.writestr(f"{FOLDER}/COVID/", b"")
+        # Nothing is unpacked, so names that climb out of the zip do no harm.
+        for name in ("../evil.png", "/etc/evil", "C:/evil", "..\\evil.png"):
+            packed.writestr(name, b"x")
     assert fingerprint(path) == fingerprint(folder) == clean
 
 
-def test_symbolic_links_are_followed(folder, tmp_path):
-    expected = fingerprint(folder)
-    film = folder / "COVID/images/COVID-1.png"
-    film.rename(tmp_path / "film.png")
-    film.symlink_to(tmp_path / "film.png")
-    (folder / "COVID").rename(tmp_path / "elsewhere")
-    (folder / "COVID").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "manual").mkdir()
-    (tmp_path / "manual" / FOLDER).symlink_to(folder)
-    assert fingerprint(tmp_path / "manual") == expected
-
-
-@pytest.mark.parametrize("name", ZIP_NAMES)
-def test_a_zip_behind_a_symbolic_link_is_read(folder, tmp_path, name):
-    real = pack(folder, tmp_path / "real.zip")
-    (tmp_path / "manual").mkdir()
-    (tmp_path / "manual" / name).symlink_to(real)
-    assert fingerprint(tmp_path / "manual") == fingerprint(folder)
-
-
-def remove(name):
-    return lambda folder: (folder / name).unlink()
-
-
-def rename(name, to):
-    return lambda folder: (folder / name).rename(folder / to)
-
-
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("file", "new_name", "ids", "faults"),
     [
-        (remove("COVID/masks/COVID-2.png"), "COVID/images/COVID-2.png has no mask"),
-        (remove("COVID/images/COVID-2.png"), "COVID/masks/COVID-2.png has no film"),
-        (rename("COVID/images/COVID-2.png", "COVID/images/a.png"), "COVID/images/a.png should be"),
-        (rename("COVID/masks/COVID-2.png", "COVID/masks/COVID-01.png"), "the same number"),
-        (lambda folder: shutil.rmtree(folder / "COVID"), "no films of COVID.*Viral Pneumonia"),
-        (lambda folder: shutil.rmtree(folder / "COVID/images"), "no films of COVID"),
+        (MASK, None, [1, 10], [f"{IMAGE} has no mask"]),
+        (IMAGE, None, [1, 10], [f"{MASK} has no image"]),
+        (IMAGE, "a.png", [1, 10],
+         ["COVID/images/a.png is not named COVID-NUMBER.png", f"{MASK} has no image"]),
+        (IMAGE, "COVID-2\\2.png", [1, 10],
+         ["COVID/images/COVID-2\\2.png is not named COVID-NUMBER.png", f"{MASK} has no image"]),
+        (MASK, "COVID-01.png", [10],
+         ["COVID/masks/COVID-1.png has the same number as COVID/masks/COVID-01.png",
+          f"{IMAGE} has no mask"]),
+        (MASK, "COVID-002.png", [1, 2, 10], []),
+        (MASK, "COVID-2.PNG", [1, 2, 10], []),
+        ("Viral Pneumonia/masks/Viral Pneumonia-7.png", None, [1, 2, 10], []),
     ],
-)
-def test_an_inconsistent_archive_names_the_file(folder, spoil, message):
-    spoil(folder)
-    with open_archive(folder) as archive, pytest.raises(InputError, match=message) as raised:
-        archive.films(["COVID"])
-    assert str(folder) in str(raised.value)
-    assert "\n" not in str(raised.value)
+)  # fmt: skip
+def test_every_file_that_cannot_be_paired_is_named(folder, file, new_name, ids, faults):
+    if new_name is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).rename((folder / file).with_name(new_name))
+    assert ids_and_faults(folder) == ([f"COVID-{number}" for number in ids], faults)
 
 
-def test_a_class_is_not_held_to_account_for_another(folder):
-    (folder / "Viral Pneumonia/masks/Viral Pneumonia-7.png").unlink()
-    assert len(ids(folder)) == 3
-
-
-def test_absent_classes_are_told_from_those_present(folder):
+@pytest.mark.parametrize("lost", ["COVID", "COVID/images"])
+def test_absent_classes_are_named_with_those_present(folder, lost):
+    shutil.rmtree(folder / lost)
     with open_archive(folder) as archive:
-        assert archive.classes == ("COVID", "Viral Pneumonia")
-        with pytest.raises(
-            InputError,
-            match=r"of Lung_Opacity, Normal; .* COVID, Viral Pneumonia \(configurations covid",
-        ):
-            archive.films(ALL_CLASSES)
-        with pytest.warns(PartialReleaseWarning, match="COVID 3 of 3616, Viral Pneumonia"):
+        assert archive.classes == ("Viral Pneumonia",)
+        message = r"no images of COVID, Lung_Opacity, Normal\. The .* present are Viral Pneumonia$"
+        with pytest.raises(InputError, match=message):
+            archive.pairs(ALL_CLASSES)
+
+
+def test_fewer_images_than_the_release_warn_with_both_counts(folder, monkeypatch):
+    with open_archive(folder) as archive:
+        with pytest.warns(PartialReleaseWarning, match="COVID 3 of 3616, Viral Pneumonia 1 of 134"):
             archive.warn_if_partial(ALL_CLASSES)
+        monkeypatch.setattr(archive_module, "RELEASE_COUNTS", dict.fromkeys(ALL_CLASSES, 1))
+        archive.warn_if_partial(ALL_CLASSES)
 
 
-def test_an_empty_or_absent_directory_says_what_to_put_there(tmp_path):
-    for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(InputError, match="tawsifurrahman") as raised:
-            open_archive(path)
-        assert str(path) in str(raised.value)
-        assert all(name in str(raised.value) for name in (*ZIP_NAMES, FOLDER))
+@pytest.mark.parametrize("name", [".", "absent"])
+def test_a_directory_without_archive_says_what_to_put_there(tmp_path, name):
+    with pytest.raises(InputError, match="tawsifurrahman") as raised:
+        open_archive(tmp_path / name)
+    for expected in (str(tmp_path / name), *ZIP_NAMES, FOLDER):
+        assert expected in str(raised.value)
 
 
 @pytest.mark.parametrize("keep", [10, 1000, -30])
-def test_a_zip_cut_short_is_called_that(folder, tmp_path, keep):
-    path = pack(folder, tmp_path / "archive.zip")
+def test_a_zip_cut_short_is_called_that(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"archive\.zip: is cut short"):
-        open_archive(tmp_path)
+        open_archive(path.parent)
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>Sign in</html>"])
@@ -205,79 +198,152 @@ def test_a_file_that_is_no_zip_is_called_that(tmp_path, data):
         open_archive(tmp_path)
 
 
-def test_a_zip_of_something_else_holds_no_films(tmp_path):
-    (tmp_path / "a.txt").write_text("")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.txt",
+        f"{FOLDER}\\COVID\\images\\COVID-1.png",
+        f"__MACOSX/{FOLDER}/COVID/images/COVID-1.png",
+        f"{FOLDER}/COVID/masks/COVID-1.png",
+    ],
+)
+def test_a_zip_without_images_says_where_they_belong(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as packed:
-        packed.write(tmp_path / "a.txt")
-    with pytest.raises(InputError, match="holds no films"):
+        packed.writestr(name, b"x")
+    with pytest.raises(InputError, match=rf"holds no images; they belong in {FOLDER}/COVID/images"):
         open_archive(tmp_path)
 
 
-def test_films_in_two_places_are_refused(folder, tmp_path):
-    path = pack(folder, tmp_path / "archive.zip")
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (f"copy/{IMAGE}", rf"holds the images twice, in {FOLDER}/ and in copy/"),
+        (IMAGE, rf"holds the images twice, in \./ and in {FOLDER}/"),
+        (f"{FOLDER}/{MASK}", rf"holds {FOLDER}/{MASK} more than once"),
+    ],
+)
+def test_a_zip_that_holds_something_twice_is_refused(path, name, message):
     with zipfile.ZipFile(path, "a") as packed:
-        packed.writestr("copy/COVID/images/COVID-1.png", b"x")
-    with pytest.raises(InputError, match=rf"{FOLDER}/ and in copy/"):
+        packed.writestr(name, b"x")
+    with pytest.raises(InputError, match=message):
         open_archive(path)
 
 
-def test_a_damaged_file_within_the_zip_is_named(folder, tmp_path):
-    path = pack(folder, tmp_path / "archive.zip")
-    name = "COVID/images/COVID-2.png"
-    film = (folder / name).read_bytes()
-    path.write_bytes(path.read_bytes().replace(film, film[:-1] + b"\0"))
-    with open_archive(path) as archive, pytest.raises(InputError, match=name):
-        archive.read(name)
-
-
-def test_a_packing_that_python_does_not_know_is_named(folder, tmp_path):
-    path = pack(folder, tmp_path / "archive.zip")
-    # The method's number in each entry of the zip's directory; 9 is Deflate64.
-    data = path.read_bytes().replace(
-        b"PK\x01\x02\x14\x03\x14\0\0\0\0\0", b"PK\x01\x02\x14\x03\x14\0\0\0\t\0"
-    )
-    path.write_bytes(data)
-    with (
-        open_archive(path) as archive,
-        pytest.raises(InputError, match=r"COVID-1\.png cannot be read"),
-    ):
-        archive.read("COVID/images/COVID-1.png")
-
-
-def test_a_zip_that_may_not_be_read_is_named(folder, tmp_path, monkeypatch):
+def test_a_zip_without_permission_is_named(path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    path = pack(folder, tmp_path / "archive.zip")
     monkeypatch.setattr(zipfile, "ZipFile", refuse)
     with pytest.raises(InputError, match=r"archive\.zip: cannot be read .*Permission denied"):
         open_archive(path)
 
 
-def test_fewer_films_than_the_release_warn_with_both_counts(folder):
-    with open_archive(folder) as archive, pytest.warns(PartialReleaseWarning) as caught:
-        archive.warn_if_partial(["COVID", "Viral Pneumonia"])
-    assert "COVID 3 of 3616, Viral Pneumonia 1 of 1345" in str(caught[0].message)
+def patch_zip(path: Path, field: str, value: int) -> None:
+    """Overwrites a 16-bit field of IMAGE's two headers in a zip."""
+    data, name = bytearray(path.read_bytes()), f"{FOLDER}/{IMAGE}".encode()
+    with zipfile.ZipFile(path) as packed:
+        local = packed.getinfo(name.decode()).header_offset
+    offset = {"version": 4, "flags": 6, "method": 8}[field]
+    for start in (local, data.rindex(name) - 46 + 2):
+        struct.pack_into("<H", data, start + offset, value)
+    path.write_bytes(data)
 
 
-def test_a_full_release_does_not_warn(folder, monkeypatch):
-    monkeypatch.setattr(archive_module, "RELEASE_COUNTS", {"COVID": 3})
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("flags", 1, "encrypted"), ("method", 9, "compression")],
+    ids=["encrypted", "Deflate64"],
+)
+def test_a_member_that_python_cannot_unpack_is_named(path, field, value, message):
+    patch_zip(path, field, value)
+    with open_archive(path) as archive:
+        with pytest.raises(InputError, match=rf"{IMAGE} cannot be read .*{message}"):
+            archive.read(IMAGE)
+        assert archive.read(MASK)
+
+
+def test_a_zip_of_a_later_format_is_named(path):
+    patch_zip(path, "version", 99)
+    with pytest.raises(InputError, match=r"archive\.zip: .*version 9\.9"):
+        open_archive(path)
+
+
+@pytest.mark.parametrize("position", ["start", "middle"])
+@pytest.mark.parametrize("method", ["STORED", "DEFLATED", "BZIP2", "LZMA"])
+def test_a_damaged_member_is_named(folder, tmp_path, method, position):
+    path = pack(folder, tmp_path / "archive.zip", getattr(zipfile, f"ZIP_{method}"))
+    with zipfile.ZipFile(path) as packed:
+        entry = packed.getinfo(f"{FOLDER}/{IMAGE}")
+    start = entry.header_offset + 30 + len(entry.filename)
+    start += entry.compress_size // 2 if position == "middle" else 0
+    data = path.read_bytes()
+    path.write_bytes(data[:start] + b"\xff" * 8 + data[start + 8 :])
+    with open_archive(path) as archive:
+        with pytest.raises(InputError, match=f"{IMAGE} cannot be read"):
+            archive.read(IMAGE)
+        assert archive.read(MASK) == (folder / MASK).read_bytes()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_a_file_much_larger_than_any_of_the_release_is_not_read(folder, tmp_path, packed):
+    with (folder / IMAGE).open("ab") as file:
+        os.truncate(file.fileno(), 17 * 10**6)
+    path = pack(folder, tmp_path / "mine.zip", zipfile.ZIP_DEFLATED) if packed else folder
+    with open_archive(path) as archive, pytest.raises(InputError, match=f"{IMAGE} has 17 MB"):
+        archive.read(IMAGE)
+
+
+def test_addresses_are_found_by_image_id_in_lower_case(folder):
+    rows = [
+        ["Url", "note", " File Name"],
+        ["https://example.org/a?b=1&c=<2>", "x", "Covid-1"],
+        [" https://example.org/ü ", None, "COVID-2"],
+        [None, None, "COVID-10"],
+        ["https://example.org/other", "x", None],
+    ]
+    write_sheet(folder / SHEET, rows)
     with open_archive(folder) as archive:
-        archive.warn_if_partial(["COVID"])
+        assert archive.sources("COVID") == {
+            "covid-1": "https://example.org/a?b=1&c=<2>",
+            "covid-2": "https://example.org/ü",
+            "covid-10": "",
+        }
+        assert archive.sources("Viral Pneumonia") is None
 
 
-def test_a_class_without_a_sheet_has_no_sources(folder):
+@pytest.mark.parametrize(
+    "streamed",
+    [False, True],
+)
+def test_short_and_empty_rows_have_no_address(folder, streamed):
+    rows = [HEADING, ["COVID-1"], [], ["COVID-2", None, None, "u"]]
+    write_sheet(folder / SHEET, rows, streamed=streamed)
     with open_archive(folder) as archive:
-        assert archive.sources("COVID") is None
+        assert archive.sources("COVID") == {"covid-1": "", "covid-2": "u"}
 
 
-def test_a_bad_sheet_is_named(folder):
-    (folder / "COVID.metadata.xlsx").write_text("FILE NAME,URL")
-    with open_archive(folder) as archive, pytest.raises(InputError, match=r"COVID\.metadata\.xlsx"):
+@pytest.mark.parametrize("rows", [[], [["FILE NAME", "FORMAT"], ["COVID-1", "PNG"]]])
+def test_a_sheet_without_the_columns_says_which_it_needs(folder, rows):
+    write_sheet(folder / SHEET, rows)
+    with (
+        open_archive(folder) as archive,
+        pytest.raises(InputError, match=f"{SHEET} lacks the columns FILE NAME and URL; it has"),
+    ):
         archive.sources("COVID")
 
 
-def test_importing_archive_and_arrays_loads_no_tfds():
-    modules = "jaxseg.data.archive", "jaxseg.data.arrays", "jaxseg.data.splits"
-    code = f"import sys, {', '.join(modules)}; sys.exit('tensorflow_datasets' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize("content", ["nothing", "text", "a zip cut short", "another zip"])
+def test_a_file_that_is_no_sheet_is_named(folder, path, content):
+    data = {
+        "nothing": b"",
+        "text": b"FILE NAME,URL\n",
+        "a zip cut short": b"PK\x03\x04 cut",
+        "another zip": path.read_bytes(),
+    }
+    (folder / SHEET).write_bytes(data[content])
+    with (
+        open_archive(folder) as archive,
+        pytest.raises(InputError, match=rf"{SHEET} cannot be read as \.xlsx"),
+    ):
+        archive.sources("COVID")

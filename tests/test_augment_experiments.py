@@ -45,7 +45,7 @@ class Stop(Exception):
 
 @pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 def test_the_command_line_overrides_a_strength_and_training_uses_it(tmp_path, monkeypatch):
-    phantom.write_archive(tmp_path, films=dict.fromkeys(phantom.CLASSES, 5), seed=0)
+    phantom.write_archive(tmp_path, images=dict.fromkeys(phantom.CLASSES, 5), seed=0)
 
     def make_augment(strengths):
         raise Stop(strengths)

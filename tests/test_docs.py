@@ -48,7 +48,7 @@ def test_the_page_on_own_films_trains_scores_and_keeps(tmp_path, monkeypatch, ca
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
     for n in range(60):
-        film = phantom.draw(0, "Normal", n, image_size=128, mask_size=128)
+        film = phantom.generate(0, "Normal", n, image_size=128, mask_size=128)
         Image.fromarray(film.image).save(tmp_path / "images" / f"{n}.png")
         # A scanner's mask of 1 bit, say.
         Image.fromarray(film.mask > 127).save(tmp_path / "masks" / f"{n}.png")

@@ -8,7 +8,7 @@ import pytest
 MAIN = {
     "jaxseg.augment.make_augment",
     "jaxseg.checkpoint.Checkpoints",
-    "jaxseg.data.phantom.draw",
+    "jaxseg.data.phantom.generate",
     "jaxseg.export.export_prediction",
     "jaxseg.inference.make_predict",
     "jaxseg.inference.predict_tiles",

@@ -181,7 +181,7 @@ def written(run, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_script_of_the_docs_segments_an_image_without_jaxseg(run, written, tmp_path):
-    image = phantom.draw(3, "Normal", 1, image_size=75, mask_size=64).image
+    image = phantom.generate(3, "Normal", 1, image_size=75, mask_size=64).image
     Image.fromarray(image).save(tmp_path / "image.png")
     (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.S)
     blocked = "import sys; sys.modules.update(jaxseg=None, flax=None, experiments=None)\n"

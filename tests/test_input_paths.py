@@ -27,24 +27,17 @@ from experiments.run_directory import RunDirectory
 from jaxseg import losses, parallel
 from jaxseg.data import phantom
 from jaxseg.data.arrays import load_arrays
-from jaxseg.data.covid_radiography.preparation import prepare
-from jaxseg.data.records import StoredFilms
-from jaxseg.data.streaming import FilmStream
+from jaxseg.data.covid_radiography import prepare
+from jaxseg.data.sampling import Sampling
+from jaxseg.data.stored import StoredImages
+from jaxseg.data.stream import stream_batches
 from jaxseg.errors import InputError
 from jaxseg.training import TrainState, make_train_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 
 SIZE = 16
-# Nine films, the last batch with one, and rows that devices need but no film fills.
-ORDER = np.array(
-    [
-        [7, 2, 5, 0, -1, -1, -1, -1],
-        [3, 8, 1, 6, -1, -1, -1, -1],
-        [4, -1, -1, -1, -1, -1, -1, -1],
-    ],
-    np.int32,
-)
+ORDER = np.array([[7, 2, 5, 0], [3, 8, 1, 6], [4, 4, 2, 7]], np.int32)
 KINDS = ("device", "stream")
 
 
@@ -57,7 +50,7 @@ def builder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stored(builder):
-    return StoredFilms(builder)
+    return StoredImages(builder)
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +63,15 @@ def opened(kind, stored, arrays, mesh):
     """One of the two paths."""
     if kind == "device":
         return DeviceResident(arrays, mesh)
-    return Streaming(FilmStream(stored, size=SIZE), mesh)
+    return Streaming(stored, Sampling(SIZE), mesh)
 
 
 def assert_are_the_images(batch, indices, arrays):
-    """Asserts that every byte of a decoded batch, padding rows too, is that of the arrays."""
-    assert set(batch) == {"images", "labels", "valid"}
+    """Asserts that every byte of a decoded batch is that of the arrays."""
+    assert set(batch) == set(arrays)
     for name, array in arrays.items():
         assert batch[name].dtype == np.uint8
-        np.testing.assert_array_equal(batch[name], array[np.maximum(indices, 0)])
-    np.testing.assert_array_equal(batch["valid"], indices >= 0)
+        np.testing.assert_array_equal(batch[name], array[indices])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -110,10 +102,10 @@ def test_every_path_has_labels_of_the_size_that_was_asked_for(asked, side, build
     path = input_path.choose(configuration, loaded, mesh)
     with path.batches(np.array([[7, 2, 5, 0]], np.int32)) as batches:
         assert next(batches)["labels"].shape == (4, side, side)
-    for kind in ("images", "masks"):
+    for part, kind in enumerate(("images", "masks")):
         (tmp_path / kind).mkdir()
         for i in range(20):
-            pixels = np.random.default_rng(i).integers(0, 256, (64, 64), dtype=np.uint8)
+            pixels = np.random.default_rng([i, part]).integers(0, 256, (64, 64), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / kind / f"{i}.png")
     images, masks = tmp_path / "images", tmp_path / "masks"
     own = dataclasses.replace(configuration, images=images, masks=masks, input_path="auto")
@@ -122,26 +114,25 @@ def test_every_path_has_labels_of_the_size_that_was_asked_for(asked, side, build
 
 def test_a_resumed_stream_decodes_nothing_of_what_came_before(stored, arrays, monkeypatch):
     decoded = []
-    pair = stored.pair
+    sample = stored.sample
 
-    def spy(index, **options):
+    def spy(index, sampling):
         decoded.append(index)
-        return pair(index, **options)
+        return sample(index, sampling)
 
-    monkeypatch.setattr(stored, "pair", spy)
-    with FilmStream(stored, size=SIZE).batches(ORDER[1:, :4]) as batches:
-        assert_are_the_images(next(batches), ORDER[1, :4], arrays)
+    monkeypatch.setattr(stored, "sample", spy)
+    with stream_batches(stored, ORDER[1:], Sampling(SIZE)) as batches:
+        assert_are_the_images(next(batches), ORDER[1], arrays)
         list(batches)
-    # Film 0 is in the rows that pad.
-    assert sorted(decoded) == [0, 1, 3, 4, 6, 8]
+    assert sorted(decoded) == sorted(ORDER[1:].ravel())
 
 
-@pytest.mark.parametrize("film_resize", ["bilinear", "nearest"])
-def test_a_stream_decodes_as_the_arrays_were_made(film_resize, builder, stored):
-    options = {"size": 24, "label_size": 40, "film_resize": film_resize}
-    options["preprocessing"] = "complement"
-    arrays = load_arrays(builder, **options)
-    with FilmStream(stored, **options).batches(ORDER) as batches:
+@pytest.mark.parametrize(("resize", "channels"), [("bilinear", 1), ("nearest", 3)])
+def test_a_stream_decodes_as_the_arrays_were_made(resize, channels, builder, stored):
+    sampling = Sampling(24, 40, channels, resize, "complement")
+    arrays = load_arrays(builder, **vars(sampling))
+    assert arrays.images.shape == (9, 24, 24, channels)
+    with stream_batches(stored, ORDER, sampling) as batches:
         for rows, batch in zip(ORDER, batches, strict=True):
             expected = {"images": np.asarray(arrays.images), "labels": np.asarray(arrays.labels)}
             assert_are_the_images(batch, rows, expected)
@@ -156,7 +147,7 @@ def test_two_processes_stream_their_own_rows(stored, arrays, monkeypatch):
         half = slice(4 * process, 4 * process + 4)
         monkeypatch.setattr(parallel, "local_rows", lambda *_, half=half: half)
         monkeypatch.setattr(parallel, "shard_batch", lambda batch, _: batch)
-        with Streaming(FilmStream(stored, size=SIZE), mesh).batches(order) as batches:
+        with Streaming(stored, Sampling(SIZE), mesh).batches(order) as batches:
             whole += [next(batches)["images"]]
     np.testing.assert_array_equal(np.concatenate(whole), arrays["images"][order[0]])
 
@@ -209,7 +200,7 @@ def assert_threads_end():
 @pytest.mark.parametrize("taken", [0, 1, len(ORDER)])
 def test_a_streams_threads_end_with_it(taken, stored):
     assert_threads_end()  # Of the test before.
-    with FilmStream(stored, size=SIZE, threads=3).batches(ORDER) as batches:
+    with stream_batches(stored, ORDER, Sampling(SIZE), threads=3) as batches:
         for _ in range(taken):
             next(batches)
         assert bool(threads()) == bool(taken)
@@ -217,7 +208,7 @@ def test_a_streams_threads_end_with_it(taken, stored):
 
 
 def test_the_threads_of_a_stream_end_if_the_run_fails(stored):
-    inputs = Streaming(FilmStream(stored, size=SIZE), parallel.make_mesh())
+    inputs = Streaming(stored, Sampling(SIZE), parallel.make_mesh())
 
     def interrupted():
         with inputs.batches(np.zeros((9, 8), np.int32)) as batches:
@@ -232,19 +223,19 @@ def test_the_threads_of_a_stream_end_if_the_run_fails(stored):
 def test_a_damaged_record_is_one_line_that_names_it(tmp_path):
     folder = write_folder(tmp_path, {"COVID": range(1, 5)})
     builder = prepare(folder, tmp_path / "data", "covid")
-    before = pickle.dumps(StoredFilms(builder))
+    before = pickle.dumps(StoredImages(builder))
     file = max(Path(builder.data_dir).glob("*array_record*"), key=lambda file: file.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 255
     file.write_bytes(content)
     with pytest.raises(InputError, match="record 0 of ") as at_the_start:
-        StoredFilms(builder)
+        StoredImages(builder)
     order = np.arange(4, dtype=np.int32).reshape(2, 2)
     # Open files have been read ahead; unpickling opens them anew.
     stored = pickle.loads(before)
     with (
-        pytest.raises(InputError, match=r"the record of COVID-\d is damaged") as while_reading,
-        FilmStream(stored, size=SIZE).batches(order) as batches,
+        pytest.raises(InputError, match=r"the record of COVID-\d, is damaged") as while_reading,
+        stream_batches(stored, order, Sampling(SIZE)) as batches,
     ):
         list(batches)
     for error in (at_the_start, while_reading):
@@ -304,7 +295,7 @@ def test_devices_that_say_nothing_share_the_machines_memory():
 
 @pytest.mark.slow
 def test_a_streamed_run_preempted_in_mid_epoch_ends_with_the_same_bits(tmp_path, monkeypatch):
-    phantom.write_archive(tmp_path, films=dict.fromkeys(phantom.CLASSES, 10), seed=1)
+    phantom.write_archive(tmp_path, images=dict.fromkeys(phantom.CLASSES, 10), seed=1)
     configuration = dataclasses.replace(
         CONFIGURATIONS["phantom"], manual_dir=tmp_path, data_dir=tmp_path / "data",
         size=SIZE, widths=(4, 8), dropout=(0.3,), batch_size=4, epochs=2, input_path="stream",

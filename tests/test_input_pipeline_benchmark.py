@@ -10,7 +10,7 @@ from benchmarks import input_pipeline
 from benchmarks.input_pipeline import agree, write_pictures
 from benchmarks.loaders import CONTENDERS, Task, totals
 from jaxseg.data.arrays import load_arrays
-from jaxseg.data.covid_radiography.preparation import prepare
+from jaxseg.data.covid_radiography import prepare
 from jaxseg.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")

@@ -17,6 +17,7 @@ from loss_formulas import (
     LOSSES,
     QUICK,
     SHAPE,
+    SORTING_LOSSES,
     compiled,
     slow_but,
 )
@@ -54,7 +55,7 @@ def assert_same(one: Any, other: Any, rtol: float = 2e-6) -> None:
 def has_ties(name: str, logits: np.ndarray) -> bool:
     """Whether pixels have equal errors, whose order decides the gradient of a Lovász loss."""
     scale = np.abs(logits).max()
-    return name.startswith("lovasz") and (scale == 0 or scale > 10)
+    return name in SORTING_LOSSES and (scale == 0 or scale > 10)
 
 
 @EACH_LOSS

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,8 @@ from experiments.scoring import foreground, score
 from experiments.train import validate
 from jaxseg import losses, metrics, parallel
 from jaxseg.augment import Strengths
-from jaxseg.data.arrays import FilmArrays
-from jaxseg.data.phantom import draw
+from jaxseg.data.arrays import ImageArrays
+from jaxseg.data.phantom import generate
 from jaxseg.errors import InputError
 from jaxseg.inference import make_predict
 from jaxseg.training import Evaluation, TrainState
@@ -94,7 +95,7 @@ def test_a_runs_own_films_are_found_where_they_were_moved_to(tmp_path):
             grey = Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8))
             grey.resize((16, 16)).save(before / kind / f"{i}.png")
     groups = before / "groups.csv"
-    groups.write_text("film,group\n" + "".join(f"{i},{i // 2}\n" for i in range(40)))
+    groups.write_text("image,group\n" + "".join(f"{i},{i // 2}\n" for i in range(40)))
     trained_on = Configuration(
         name="own", images=before / "images", masks=before / "masks", groups=groups, size=8
     )
@@ -110,8 +111,11 @@ def test_a_runs_own_films_are_found_where_they_were_moved_to(tmp_path):
     found, indices = films_to_score(run, own_places=moved)
     np.testing.assert_array_equal(found.images, expected.images)
     assert {found.split[i] for i in indices} == {"test"}
+    others = after / "others"
+    shutil.copytree(after / "masks", others)
+    Image.new("L", (16, 16), 255).save(others / "0.png")
     with pytest.raises(InputError, match="was trained on other films"):
-        films_to_score(run, own_places=dataclasses.replace(moved, own_masks=after / "images"))
+        films_to_score(run, own_places=dataclasses.replace(moved, own_masks=others))
 
 
 class Told(nn.Module):
@@ -149,7 +153,7 @@ def test_scores_of_several_classes_are_each_classes_own(tmp_path):
     # A heart that is missed.
     predicted[4][predicted[4] == 2] = 1
     names = [f"film{i}" for i in range(5)]
-    arrays = FilmArrays(
+    arrays = ImageArrays(
         images=predicted.astype(np.uint8)[..., None], labels=truth, masks=truth, ids=names,
         classes=[""] * 5, sources=[""] * 5, split=["test"] * 5, groups=names,
     )  # fmt: skip
@@ -213,7 +217,7 @@ def test_a_film_with_logits_that_are_nan_has_no_scores():
     truth[:, 3:8, 4:9] = 1
     predicted = truth.copy()
     predicted[1, 0, :2] = 9
-    arrays = FilmArrays(
+    arrays = ImageArrays(
         images=predicted[..., None], labels=truth, masks=truth, ids=["whole", "partly"],
         classes=[""] * 2, sources=[""] * 2, split=["test"] * 2, groups=["whole"] * 2,
     )  # fmt: skip
@@ -242,7 +246,7 @@ def test_validation_of_a_network_that_gives_nan_on_a_film_is_no_score(broken, ex
     truth = np.zeros((5, 8, 8), np.uint8)
     truth[:4, 2:5, 2:5] = 1
     names = [f"film{i}" for i in range(5)]
-    arrays = FilmArrays(
+    arrays = ImageArrays(
         images=truth[..., None] * 255, labels=truth, masks=truth, ids=names, classes=[""] * 5,
         sources=[""] * 5, split=["validation"] * 5, groups=names,
     )  # fmt: skip
@@ -299,7 +303,7 @@ def test_a_run_on_two_classes_learns_both_from_folders_and_is_evaluated_on_folde
     images.mkdir()
     masks.mkdir()
     for i in range(1, 49):
-        film = draw(0, "Normal", i, image_size=64, mask_size=64)
+        film = generate(0, "Normal", i, image_size=64, mask_size=64)
         values = np.where(film.mask > 0, 100, 0)
         values[:, 32:][values[:, 32:] > 0] = 200
         Image.fromarray(film.image).save(images / f"{i}.png")

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from experiments.run_directory import RunDirectory
 from jaxseg import UNet, inference
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.data import phantom
-from jaxseg.data.films import read_film, resize_film
+from jaxseg.data.images import read_image, resize_image
 from jaxseg.inference import resize_logits
 from jaxseg.training import TrainState
 from tests.dicom_file import write_dicom
@@ -62,7 +63,7 @@ def films(tmp_path):
     folder = tmp_path / "films"
     folder.mkdir()
     for i, (height, width) in enumerate(SIZES):
-        film = phantom.draw(3, "Normal", i + 1, image_size=96, mask_size=48).image
+        film = phantom.generate(3, "Normal", i + 1, image_size=96, mask_size=48).image
         Image.fromarray(film).resize((width, height)).save(folder / f"film-{2 * i + 7}.png")
     return folder
 
@@ -112,8 +113,8 @@ def network(learnt):
 
 def logits_of(learnt, path, **views):
     """A film's logits at its own size, one film at a time and on the device."""
-    film = read_film(path)
-    small = resize_film(film, learnt.configuration.size)[None, ..., None]
+    film = read_image(path)[..., 0]
+    small = resize_image(film, learnt.configuration.size)[None, ..., None]
     predict = jax.jit(inference.with_test_time_augmentation(network(learnt), **views))
     logits = predict(learnt.state, small)
     return np.asarray(resize_logits(logits, film.shape))[0, ..., 0].astype(np.float64)
@@ -178,7 +179,7 @@ def test_tiles_see_a_film_at_its_own_size(run, learnt, films, tmp_path, called):
     code, _, error = called(run, films, "--out", tmp_path / "out", "--tile", "96")
     assert code == 0, error
     for path in films.iterdir():
-        film = read_film(path)
+        film = read_image(path)[..., 0]
         padding = [(0, 96 - side) for side in film.shape]
         padded = np.pad(film, padding, mode="edge")[None, ..., None]
         logits = jax.jit(network(learnt))(learnt.state, padded)
@@ -234,24 +235,40 @@ def test_a_film_of_the_same_name_is_another_film(run, films, tmp_path, called):
     assert rows_of(out)[0] == first | {"film": "film-7.jpg"}
 
 
-def test_a_table_from_before_films_were_known_by_content_is_kept(run, films, tmp_path, called):
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_table_that_a_spreadsheet_saved_keeps_its_rows(delimiter, run, films, tmp_path, called):
     keep_two(films)
     out = tmp_path / "out"
     assert called(run, films, "--out", out)[0] == 0
-    rows = rows_of(out)
-    with (out / "predictions.csv").open("w", newline="") as file:
-        old = csv.DictWriter(file, [name for name in rows[0] if name != "sha256"],
-                             extrasaction="ignore")  # fmt: skip
-        old.writeheader()
-        old.writerows(rows)
-    (films / "film-15.png").rename(tmp_path / "film-15.png")
-    code, text, error = called(run, films, "--out", out)
+    rows, table = rows_of(out), out / "predictions.csv"
+    with table.open("w", newline="", encoding="utf-8-sig") as file:
+        saved = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)  # Lines end with CR LF.
+        saved.writeheader()
+        saved.writerows(rows)
+    code, text, error = called(run, films / "film-7.png", "--out", out)
     assert code == 0, error
-    assert "already" not in text
-    assert rows_of(out) == [rows[0], rows[1] | {"sha256": ""}]
-    code, text, error = called(run, tmp_path / "film-15.png", "--out", out)
-    assert code == 0, error
+    assert "1 of 1 films are there already" in text
     assert rows_of(out) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("film,sha256,object\n\xe9,1,lung\n".encode("latin-1"), "is not UTF-8 text"),
+        (b"film,object\na.png,lung\n", "has no column sha256"),
+        (b"film,sha256,object\na.png,1\nb.png,2,lung\n", "line 2 does not fit"),
+        (b"film,sha256,object\na.png,1,lung,9\nb.png,2,lung\n", "line 2 does not fit"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_left_as_it_is(content, words, run, films, tmp_path, called):
+    keep_two(films)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "predictions.csv").write_bytes(content)
+    code, _, error = called(run, films, "--out", out)
+    assert code == 2
+    assert words in error
+    assert (out / "predictions.csv").read_bytes() == content
 
 
 def test_a_mask_that_a_killed_command_wrote_is_not_taken_for_the_films_own(
@@ -289,10 +306,26 @@ def test_names_with_odd_blanks_are_kept_and_known_again(run, films, tmp_path, ca
     assert code == 0
     assert "2 of 2 films are there already" in text
     assert len(rows_of(out)) == 2
-    (films / "film-15.png").rename(films / "caf\udce9.png")
+
+
+def test_one_odd_name_does_not_stop_a_batch(run, films, tmp_path, called):
+    keep_two(films)
+    names = ["Ba$$in.png", "caf\udce9.png", "M\u00fcller.png", f"{'x' * 251}.png"]
+    for name in names:
+        shutil.copy(films / "film-15.png", films / name)
+    (films / "gone.png").symlink_to(films / "nowhere.png")
+    out = tmp_path / "out"
     code, _, error = called(run, films, "--out", out)
     assert code == 2
-    assert r"'caf\udce9.png': a name that is no UTF-8" in error
+    assert "2 films could not be read" in error
+    rows = {row["film"]: row["error"] for row in rows_of(out)}
+    assert len(rows) == 7
+    assert "name is too long" in rows[names[-1]]
+    assert "there is no such file" in rows["gone.png"]
+    done = ["film-7", "film-15", "Ba$$in", r"caf\udce9", "M\u00fcller"]
+    assert {name for name, error in rows.items() if not error} == {f"{name}.png" for name in done}
+    for name in done:
+        mask_of(out, name)
 
 
 def test_one_command_at_a_time_writes_to_a_folder(run, films, tmp_path, called):
@@ -334,7 +367,9 @@ def test_films_that_cannot_be_read_are_left_out_and_listed(run, films, tmp_path,
 def test_dicom_films_have_areas_in_square_millimetres(run, tmp_path, called):
     folder = tmp_path / "films"
     folder.mkdir()
-    grey = phantom.draw(3, "Normal", 1, image_size=48, mask_size=48).image.astype(np.uint16) * 16
+    grey = (
+        phantom.generate(3, "Normal", 1, image_size=48, mask_size=48).image.astype(np.uint16) * 16
+    )
     write_dicom(folder / "1.2.840.7", grey, PixelSpacing=[0.5, 0.25], WindowCenter=2048,
                   WindowWidth=4096)  # fmt: skip
     write_dicom(folder / "dark.dcm", 4095 - grey, PhotometricInterpretation="MONOCHROME1",
@@ -416,8 +451,7 @@ def test_a_stopped_command_goes_on_to_what_an_unbroken_one_gives(
     )  # fmt: skip
     assert stopped.returncode == status
     if sent == signal.SIGTERM:
-        assert stopped.stderr.startswith("preempted: 9 of ")
-        assert "give the command again" in stopped.stderr
+        assert "preempted: saved files are kept; run the command again" in stopped.stderr
     code, text, error = called(run, films, "--out", broken)
     assert code == 0, error
     assert "films are there already" in text
@@ -446,8 +480,8 @@ def test_several_classes_have_a_line_each_and_masks_of_their_numbers(
     assert code == 0, error
     rows = iter(rows_of(out))
     for stem in ("film-7", "film-15"):
-        film = read_film(films / f"{stem}.png")
-        logits = jax.jit(network(several))(state, resize_film(film, 32)[None, ..., None])
+        film = read_image(films / f"{stem}.png")[..., 0]
+        logits = jax.jit(network(several))(state, resize_image(film, 32)[None, ..., None])
         expected = np.asarray(resize_logits(logits, film.shape))[0].argmax(axis=-1)
         for number in (1, 2):
             labels, count = parts_of(expected == number)

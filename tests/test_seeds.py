@@ -47,7 +47,7 @@ def job(tmp_path_factory):
     """The options and the folder of two seeds, trained."""
     folder = tmp_path_factory.mktemp("seeds")
     counts = {"COVID": 10, "Lung_Opacity": 10, "Normal": 10, "Viral Pneumonia": 10}
-    phantom.write_archive(folder / "films", films=counts, seed=1)
+    phantom.write_archive(folder / "films", images=counts, seed=1)
     options = [
         "phantom", "--manual-dir", folder / "films", "--data-dir", folder / "data",
         "--workdir", folder / "job", "--size", 32, "--widths", 4, 8, "--epochs", EPOCHS,

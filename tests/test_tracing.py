@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_train_traces_its_own_steps(tmp_path):
-    phantom.write_archive(tmp_path, films=dict.fromkeys(phantom.CLASSES, 8), seed=1)
+    phantom.write_archive(tmp_path, images=dict.fromkeys(phantom.CLASSES, 8), seed=1)
     arguments = ["--manual-dir", tmp_path, "--data-dir", tmp_path / "data", "--size", "16"]
     arguments += ["--widths", "4", "8", "--epochs", "1", "--batch-size", "2"]
     arguments += ["--workdir", tmp_path / "run", "--profile", tmp_path / "trace"]

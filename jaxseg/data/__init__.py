@@ -1,1 +1,1 @@
-"""Films as arrays: the archive, the TFDS builder, phantoms, the array cache."""
+"""Datasets as arrays: image files, folders, the archive and its TFDS builder, phantoms."""

@@ -1,9 +1,9 @@
-"""The shapes of a drawn chest: outlines of lungs, bones, vessels and what else casts a shadow.
+"""The shapes of a synthetic chest: outlines of lungs, bones, vessels and what else casts a shadow.
 
 Everything is a polygon of float64 points [N, 2], x to the right and y down. The body frame has
 x = 0 on the midline and 1 on the inner side of the widest rib, y = 0 at the lungs' apex and 1 at
-the bottom of the costophrenic angles; side -1 is the film's left, which is the patient's right.
-`place` takes body to film coordinates, where the film is the unit square.
+the bottom of the costophrenic angles; side -1 is the image's left, which is the patient's right.
+`place` takes body to image coordinates, where the image is the unit square.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ import numpy as np
 SIDES = (-1, 1)
 
 Shadow = tuple[np.ndarray, float]
-"""An outline in film coordinates and how much of its layer's full shadow it casts, 0..1."""
+"""An outline in image coordinates and how much of its layer's full shadow it casts, 0..1."""
 
 
 class Patient(NamedTuple):
-    """How one thorax is built and where it lies on the film; lengths in the body frame.
+    """How one thorax is built and where it is in the image; lengths in the body frame.
 
     Attributes:
-        frame: body to film coordinates, an affine matrix [2, 3].
+        frame: body to image coordinates, an affine matrix [2, 3].
         adult: False for a child, who has no aortic knob and a wider heart.
         apex: distance of the lungs' tips from the midline.
         shoulder: how square the lungs' upper outer corners are.
         inner: distance of the lungs from the midline at the top, right and left.
-        heart: how far the heart reaches into the right lung, and where its left border lies.
+        heart: how far the heart reaches into the right lung, and where its left border is.
         knob: how far the aortic arch stands out.
         dome: height of the diaphragm's domes, right and left.
         peak: distance of the domes' tops from the midline, right and left.
@@ -35,7 +35,7 @@ class Patient(NamedTuple):
         pitch: from rib to rib.
         drop: from a rib's spinal to its sternal end.
         twist: how far the spine has moved to the side because the patient stands turned.
-        rib: half a rib's thickness, in film coordinates.
+        rib: half a rib's thickness, in image coordinates.
         trunk: one half of the body's outline, [N, 2].
     """
 
@@ -70,12 +70,12 @@ def smooth(
     return line
 
 
-def band(centre: np.ndarray, half: float | np.ndarray) -> np.ndarray:
+def band(center: np.ndarray, half: float | np.ndarray) -> np.ndarray:
     """Outlines of stripes along lines [..., N, 2], half as thick as stated: [..., 2N, 2]."""
-    along = np.gradient(centre, axis=-2)
+    along = np.gradient(center, axis=-2)
     normal = np.stack([-along[..., 1], along[..., 0]], axis=-1)
     normal *= (half / np.hypot(along[..., 0], along[..., 1]))[..., None]
-    return np.concatenate([centre + normal, (centre - normal)[..., ::-1, :]], axis=-2)
+    return np.concatenate([center + normal, (center - normal)[..., ::-1, :]], axis=-2)
 
 
 _TURN = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -115,7 +115,7 @@ _BRONCHUS = smooth([(0.0, 0.31), (0.08, 0.37), (0.3, 0.46)], closed=False)
 
 
 def sample_patient(rng: np.random.Generator) -> Patient:
-    """Draws a patient and how the patient stands before the film."""
+    """Samples a patient and a posture."""
     u = rng.uniform
     adult = rng.random() < 0.55
     size = float(np.exp(np.clip(rng.normal(0.0, 0.13), -0.5, 0.35)))
@@ -123,13 +123,13 @@ def sample_patient(rng: np.random.Generator) -> Patient:
     angle = np.deg2rad(np.clip(rng.normal(0, 2.2), -8, 8))
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = rotation @ np.diag([width, height])
-    # Lungs too long for the film are cut off at either end, as on many a real film.
-    centre = np.array([0.5 + rng.normal(0, 0.018), 0.5 + rng.normal(0, 0.045)])
+    # Lungs too long for the image are cut off, as in many real images.
+    center = np.array([0.5 + rng.normal(0, 0.018), 0.5 + rng.normal(0, 0.045)])
     dome = u(0.74, 0.87)
     poses = (_ARMS_DOWN, _ARMS_OUT) if adult else (_ARMS_DOWN, _ARMS_OUT, _ARMS_UP)
     trunk = poses[rng.integers(len(poses))] * (u(0.97, 1.06), 1) + np.array((0, u(-0.04, 0.03)))
     return Patient(
-        frame=np.column_stack([linear, centre - linear @ np.array([0.0, 0.5])]),
+        frame=np.column_stack([linear, center - linear @ np.array([0.0, 0.5])]),
         adult=adult,
         apex=u(0.32, 0.42) if adult else u(0.26, 0.34),
         shoulder=u(2.3, 3.2) if adult else u(1.9, 2.4),
@@ -149,7 +149,7 @@ def sample_patient(rng: np.random.Generator) -> Patient:
 
 
 def place(patient: Patient, points: np.ndarray) -> np.ndarray:
-    """Takes points [..., 2] from body to film coordinates."""
+    """Takes points [..., 2] from body to image coordinates."""
     return points @ patient.frame[:, :2].T + patient.frame[:, 2]
 
 
@@ -188,7 +188,7 @@ def diaphragm(patient: Patient, side: int, x: np.ndarray) -> np.ndarray:
 
 
 def lung(patient: Patient, side: int) -> np.ndarray:
-    """The outline of one lung in film coordinates, [N, 2]."""
+    """The outline of one lung in image coordinates, [N, 2]."""
     down = np.linspace(0, 1, 48) ** 1.5
     # The corner at heart and diaphragm is where the two curves meet: a fixed point.
     bottom = np.array([0.85])
@@ -213,7 +213,7 @@ def trunk(patient: Patient) -> list[Shadow]:
 
 
 def mediastinum(patient: Patient) -> list[Shadow]:
-    """Heart and great vessels, which lie between the lungs."""
+    """Heart and great vessels, between the lungs."""
     y = np.linspace(-0.2, 1.1, 32)
     right = np.column_stack([-medial(patient, -1, y), y])
     left = np.column_stack([medial(patient, 1, np.minimum(y, 0.86)), y])
@@ -221,7 +221,7 @@ def mediastinum(patient: Patient) -> list[Shadow]:
 
 
 def abdomen(patient: Patient) -> list[Shadow]:
-    """All that lies below the diaphragm."""
+    """All that is below the diaphragm."""
     x = np.linspace(0, 1.0, 24)
     right = np.column_stack([-x, diaphragm(patient, -1, x)])[::-1]
     left = np.column_stack([x, diaphragm(patient, 1, x)])
@@ -243,12 +243,12 @@ def ribs(patient: Patient, rng: np.random.Generator) -> tuple[list[Shadow], list
             turn = np.linspace(low, high, 20)
             x, y = reach * np.sin(turn), spinal + drop * (1 - np.cos(turn)) / 2
             y = y + uneven - lift * np.sin(2 * turn)
-            centre = place(patient, np.stack([side * x, y], axis=-1))
+            center = place(patient, np.stack([side * x, y], axis=-1))
             thick = patient.rib * wide * (0.85 + 0.15 * turn) * rng.uniform(0.8, 1.2, index.shape)
             bright = rng.uniform(0.65, 1.0, len(index)).tolist()
             # Marrow between two cortices: the rim is brighter than the middle.
             for rim, marrow, value in zip(
-                band(centre, thick), band(centre, 0.72 * thick), bright, strict=True
+                band(center, thick), band(center, 0.72 * thick), bright, strict=True
             ):
                 half += [(rim, value), (marrow, 0.66 * value)]
     return halves
@@ -267,8 +267,8 @@ def spine(patient: Patient) -> list[Shadow]:
         parts.append((DISC * (0.027, 0.4 * tall) + pedicle, 1.0))
         parts.append((DISC * (0.017, 0.25 * tall) + pedicle, 0.7))
     y = -0.05 + patient.pitch * np.arange(-6, 16)
-    centres = np.column_stack([np.full_like(y, patient.twist), y])[:, None]
-    return [(outline, value) for part, value in parts for outline in place(patient, part + centres)]
+    centers = np.column_stack([np.full_like(y, patient.twist), y])[:, None]
+    return [(outline, value) for part, value in parts for outline in place(patient, part + centers)]
 
 
 def airways(patient: Patient) -> list[Shadow]:

@@ -1,282 +1,224 @@
-"""Films and masks as uint8 arrays: from a prepared data set through a cache, or from two folders.
+"""Images and masks as uint8 arrays, kept in a cache on disk.
 
-Decoding and resizing the whole release takes a minute, reading it back memory-mapped a second, so
-it is done once per size and kept.
+Decoding and resizing the whole release takes a minute; reading it back takes a second.
 """
 
-import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import contextlib
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
-from jaxseg.data import cache
-from jaxseg.data.cache import Pair
-from jaxseg.data.films import Resize, read_classes, read_film, read_mask
-from jaxseg.data.preprocessing import Preprocessing, preprocess
-from jaxseg.data.records import StoredFilms, at_size
-from jaxseg.data.splits import natural_key
+from jaxseg.data.images import Resize
+from jaxseg.data.preprocessing import Preprocessing
+from jaxseg.data.sampling import Sampling
+from jaxseg.data.stored import Sample, StoredImages
 from jaxseg.data.threads import in_threads
 from jaxseg.errors import InputError
 
 if TYPE_CHECKING:
-    import jaxseg.data.covid_radiography
+    from jaxseg.data.covid_radiography import Builder
 
 Progress = Callable[[int, int], None]
+"""Called with the number of images done and the number of all images."""
 
-PICTURES = (".png", ".jpg", ".jpeg")
-"""How the names of films and masks in folders end, in lower case."""
+_ARRAYS = ("images", "labels", "masks")
+_METADATA = "images.json"
+_CHECKSUMS = "crc32.json"
 
-_LAYOUT = 3
-"""Part of the cache's name: a change of what lies in it raises this."""
+_LAYOUT = 4
+"""Part of the cache's name; raise it when the cached files change."""
+
+
+class MaskFiles:
+    """Masks at their own sizes, read from their files when they are asked for.
+
+    Attributes:
+        sizes: Height and width of every mask.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], read: Callable[[int], np.ndarray]):
+        """Reads nothing.
+
+        Args:
+            sizes: Height and width of every mask.
+            read: Reads the mask of an index as uint8 class ids.
+        """
+        self.sizes, self._read = list(sizes), read
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        return self._read(range(len(self.sizes))[index])
 
 
 @dataclass(frozen=True, eq=False)
-class FilmArrays:
-    """Every film once, in natural order of class and number.
+class ImageArrays:
+    """Every image of a dataset once, in natural order of the names.
 
     Attributes:
-        images: uint8 ``[N, S, S, 1]``, 0 to 255, the films at the network's size.
-        labels: uint8 ``[N, L, L]``, the masks at the size they are learnt from: 0 and 1, or class
-            ids.
-        masks: uint8, the same on the masks' own grid: ``[N, Hm, Wm]``, or a tuple of N arrays
-            ``[Hm, Wm]`` where their sizes differ.
-        ids: the films' names.
-        classes: the films' classes, empty text where unknown.
-        sources: where the films came from, empty text where unknown.
-        split: ``train``, ``validation`` or ``test`` for each film.
-        groups: for each film the id of its group's first film; films of a group are copies of one
-            another, look alike, or are said to belong together, and must not be parted.
+        images: uint8 ``[N, S, S, C]``, 0 to 255.
+        labels: uint8 ``[N, L, L]``, class ids at the training size.
+        masks: The class ids at the masks' own sizes, uint8: ``[N, H, W]``, or a sequence of
+            ``[H, W]`` that is read from disk. Ignored pixels are `jaxseg.data.images.IGNORED`.
+        ids: The images' names.
+        classes: The class of every image, or empty text.
+        sources: The source of every image, or empty text.
+        split: ``train``, ``validation`` or ``test`` for every image.
+        groups: The id of the first image of every image's group. Images of a group share a split.
+        where: bool ``[N, L, L]``, False on ignored pixels; None if no pixel is ignored.
     """
 
-    images: UInt8[np.ndarray, "N S S 1"]
+    images: UInt8[np.ndarray, "N S S C"]
     labels: UInt8[np.ndarray, "N L L"]
-    masks: UInt8[np.ndarray, "N Hm Wm"] | tuple[UInt8[np.ndarray, "_ _"], ...]
+    masks: UInt8[np.ndarray, "N H W"] | MaskFiles
     ids: list[str]
     classes: list[str]
     sources: list[str]
     split: list[str]
     groups: list[str]
+    where: Bool[np.ndarray, "N L L"] | None = None
+
+    def mask_size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image's mask."""
+        if isinstance(self.masks, MaskFiles):
+            return self.masks.sizes[index]
+        _, height, width = self.masks.shape
+        return height, width
+
+    def trained_on(self) -> dict[str, np.ndarray]:
+        """The arrays of a batch: ``images``, ``labels`` and, if there is one, ``where``."""
+        arrays = {"images": self.images, "labels": self.labels}
+        return arrays if self.where is None else arrays | {"where": self.where}
 
 
 def load_arrays(
-    builder: "jaxseg.data.covid_radiography.Builder",
+    builder: "Builder",
     *,
     size: int,
     label_size: int | None = None,
-    film_resize: Resize = "bilinear",
+    channels: int = 1,
+    resize: Resize = "bilinear",
     preprocessing: Preprocessing = "none",
     cache_dir: Path | str | None = None,
     progress: Progress | None = None,
-) -> FilmArrays:
-    """Gives all films of a prepared data set at one size, memory-mapped from a cache on disk.
+) -> ImageArrays:
+    """Returns all images of a prepared dataset at one size, memory-mapped from a cache on disk.
 
-    The cache is keyed by the archive's fingerprint, the config, the builder's version, the sizes,
-    the resize and the preprocessing. It appears once it is whole, is checked in full at every load,
-    and made again where it is damaged.
+    The cache is keyed by the archive's fingerprint, the config, the builder's version and the
+    sampling. It appears only when it is complete. Its checksums are compared at every load, and a
+    damaged cache is written again.
 
     Args:
-        builder: a prepared ``covid_radiography`` builder.
-        size: the side in pixels that films are resized to, 1 or more.
-        label_size: the side that labels are resized to; None for the films'.
-        film_resize: how films are resized, ``bilinear`` (antialiased) or ``nearest``; masks always
-            nearest.
-        preprocessing: what is done to a film's grey values before it is resized.
-        cache_dir: where to keep the arrays; None: beside the prepared data.
-        progress: called with the films done so far and the films in all; not called where the
-            cache serves.
+        builder: A prepared ``covid_radiography`` builder.
+        size: See `jaxseg.data.sampling.Sampling`, as the next four.
+        label_size: Height and width of labels.
+        channels: 1 or 3.
+        resize: How images are resized.
+        preprocessing: A change of gray values before resizing.
+        cache_dir: The folder of the cache. Default: next to the prepared data.
+        progress: Called after every image that is written to the cache.
 
     Returns:
-        The films of all splits. The arrays are read-only.
+        The images of all splits. The arrays are read-only.
 
     Raises:
-        InputError: a size is below 1, the preprocessing lacks scikit-image, the cache's folder
-            is full or cannot be written to, or a record of the data set is damaged.
-        ValueError: the builder is not prepared.
+        InputError: The sampling is invalid or needs scikit-image, the cache's folder is full or
+            cannot be written to, or a record of the dataset is damaged.
+        ValueError: The builder is not prepared.
     """
-    _check_sizes(size, label_size)
-    version_dir = Path(builder.data_dir)
-    if not (version_dir / "dataset_info.json").exists():
-        raise ValueError(f"{builder.info.full_name} is not prepared: prepare() it first")
-    root = Path(cache_dir).expanduser() if cache_dir else version_dir.parents[2] / "arrays"
-    config, version = version_dir.parts[-2:]
-    sizes = str(size) if label_size in (None, size) else f"{size}-{label_size}"
-    made_with = (config, version, sizes, film_resize, preprocessing, str(_LAYOUT))
-    directory = root / "-".join((builder.fingerprint[:16], *made_with))
-    if not cache.is_whole(directory):
+    sampling = Sampling(size, label_size, channels, resize, preprocessing)
+    prepared = Path(builder.data_dir)
+    if not (prepared / "dataset_info.json").exists():
+        raise ValueError(f"{builder.info.full_name} is not prepared: call prepare() first")
+    root = Path(cache_dir).expanduser() if cache_dir else prepared.parents[2] / "arrays"
+    key = (builder.fingerprint[:16], *prepared.parts[-2:], size, label_size or size, channels,
+           resize, preprocessing, _LAYOUT)  # fmt: skip
+    directory = root / "-".join(map(str, key))
+    if not _is_whole(directory):
         try:
-            _fill_cache(directory, builder, size, label_size, film_resize, preprocessing, progress)
+            _write(directory, builder, sampling, progress)
         except OSError as error:
-            # Another process may have finished first and hold the folder's name.
-            if not cache.is_whole(directory):
+            # Another process may have finished first.
+            if not _is_whole(directory):
                 raise InputError(f"{root}: cannot be written to ({error})") from error
-    return FilmArrays(**cache.read(directory))
+    arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+    return ImageArrays(**arrays, **json.loads((directory / _METADATA).read_text()))
 
 
-def films_from_folders(
-    images_dir: Path | str,
-    masks_dir: Path | str,
-    *,
-    size: int,
-    label_size: int | None = None,
-    mask_values: Collection[int] | None = None,
-    classes: Sequence[Collection[int]] | None = None,
-    groups: Mapping[str, str] | None = None,
-    film_resize: Resize = "bilinear",
-    preprocessing: Preprocessing = "none",
-    progress: Progress | None = None,
-) -> FilmArrays:
-    """Reads a folder of films and a folder of masks, paired by file stem, into memory.
-
-    Args:
-        images_dir: PNG or JPEG films of any size and mode; see ``read_film``.
-        masks_dir: their masks, each with its film's stem; see ``read_mask``.
-        size: the side in pixels that films are resized to, 1 or more.
-        label_size: the side that labels are resized to; None for the films'.
-        mask_values: the grey values that are the object; None: those above 127.
-        classes: the mask values of class 1, of class 2 and so on, in place of ``mask_values``;
-            see ``read_classes``.
-        groups: by every film's stem what it shares with films that it is not independent of, its
-            patient, see `jaxseg.data.folders.read_groups`; None where nothing is known.
-        film_resize: how films are resized, ``bilinear`` (antialiased) or ``nearest``.
-        preprocessing: what is done to a film's grey values before it is resized.
-        progress: called with the films done so far and the films in all.
-
-    Returns:
-        The films in natural order of their stems, all of split ``test``, each a group of its own
-        unless ``groups`` says otherwise; classes and sources are empty.
-
-    Raises:
-        InputError: a size is below 1, a folder is absent or holds no PNG or JPEG, a film has no
-            mask or a mask no film, a film is in no group, two files share a stem, a file cannot be
-            read, a film and its mask have other proportions, or no mask has any of ``mask_values``
-            or of the values of one of ``classes``.
-    """
-    _check_sizes(size, label_size)
-    films, masks = pictures_in(images_dir), pictures_in(masks_dir)
-    for stem, film in films.items():
-        if stem not in masks:
-            raise InputError(f"{film}: {masks_dir} has no mask of that name, {_named(stem)}")
-        if groups is not None and stem not in groups:
-            raise InputError(f"{film}: is in no group")
-    for stem, mask in masks.items():
-        if stem not in films:
-            raise InputError(f"{mask}: {images_dir} has no film of that name, {_named(stem)}")
-    ids = sorted(films, key=natural_key)
-
-    def pair(stem: str) -> Pair:
-        film = preprocess(read_film(films[stem]), preprocessing)
-        if classes is None:
-            mask = read_mask(masks[stem], mask_values)
-        else:
-            mask = read_classes(masks[stem], classes)
-        _check_same_proportions(films[stem], film.shape, mask.shape)
-        return at_size(film, mask, size, label_size, film_resize)
-
-    pairs = list(_told(in_threads(pair, ids), len(ids), progress))
-    reference = tuple(pair.mask for pair in pairs)
-    wanted = [] if mask_values is None else [mask_values]
-    for label, values in enumerate(wanted if classes is None else classes, 1):
-        if not any((mask == label).any() for mask in reference):
-            raise InputError(
-                f"{masks_dir}: no mask holds any of the mask values {', '.join(map(str, values))}"
-            )
-    first: dict[str, str] = {}
-    return FilmArrays(
-        images=np.stack([pair.image for pair in pairs])[..., None],
-        labels=np.stack([pair.label for pair in pairs]),
-        masks=np.stack(reference) if len({mask.shape for mask in reference}) == 1 else reference,
-        ids=ids,
-        classes=[""] * len(ids),
-        sources=[""] * len(ids),
-        split=["test"] * len(ids),
-        groups=[name if groups is None else first.setdefault(groups[name], name) for name in ids],
-    )
-
-
-def _fill_cache(
-    directory: Path,
-    builder: "jaxseg.data.covid_radiography.Builder",
-    size: int,
-    label_size: int | None,
-    film_resize: Resize,
-    preprocessing: Preprocessing,
-    progress: Progress | None,
-) -> None:
-    stored = StoredFilms(builder)
-    pair = functools.partial(
-        stored.pair,
-        size=size,
-        label_size=label_size,
-        film_resize=film_resize,
-        preprocessing=preprocessing,
-    )
-
-    first = {
-        film: group["films"][0] for group in builder.report["groups"] for film in group["films"]
-    }
-    facts = {
-        "groups": [first.get(record.id, record.id) for record in stored.records],
-        "ids": [record.id for record in stored.records],
-        "classes": [record.class_name for record in stored.records],
-        "sources": [record.source for record in stored.records],
-        "split": [record.split for record in stored.records],
-    }
-    pairs = _told(in_threads(pair, range(len(stored))), len(stored), progress)
-    cache.write(directory, pairs, count=len(stored), facts=facts)
-
-
-def _check_sizes(size: int, label_size: int | None) -> None:
-    for name, given in {"size": size, "label_size": label_size}.items():
-        if given is not None and given < 1:
-            raise InputError(f"{name} {given}: should be 1 or more pixels")
-
-
-def _check_same_proportions(film: Path, size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
-    """A mask of other proportions is turned, cropped, or another film's.
-
-    A pixel more or less is rounding, and a square mask was resized as films are.
-    """
-    (height, width), (rows, columns) = size, mask_size
-    if rows == columns:
-        return
-    if abs(height * columns - width * rows) > 0.02 * height * columns + max(height, width):
-        raise InputError(
-            f"{film}: {width} x {height} pixels, its mask {columns} x {rows}: of other proportions "
-            "(is one of them turned or cropped?)"
-        )
-
-
-def _named(stem: str) -> str:
-    return f"{stem}.png, .jpg or .jpeg"
-
-
-def pictures_in(folder: Path | str) -> dict[str, Path]:
-    """The PNG and JPEG files of a folder by their stems; hidden ones are left out.
-
-    Raises:
-        InputError: there is no such folder or no picture in it, or two share a stem.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
-    found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in PICTURES and not file.name.startswith("."):
-            other = found.setdefault(file.stem, file)
-            if other != file:
-                raise InputError(f"{file}: has the same name as {other.name}")
-    if not found:
-        raise InputError(f"{folder}: holds no PNG or JPEG file")
-    return found
-
-
-def _told(pairs: Iterable[Pair], total: int, progress: Progress | None) -> Iterator[Pair]:
-    """The pairs as they come, each told of."""
-    for done, pair in enumerate(pairs, 1):
-        yield pair
+def counted(samples: Iterable[Sample], total: int, progress: Progress | None) -> Iterable[Sample]:
+    """Passes samples on and reports progress after each."""
+    for done, sample in enumerate(samples, 1):
+        yield sample
         if progress is not None:
             progress(done, total)
+
+
+def _write(
+    directory: Path, builder: "Builder", sampling: Sampling, progress: Progress | None
+) -> None:
+    """Writes the cache in a temporary folder and renames that when it is complete."""
+    stored = StoredImages(builder)
+    records = stored.records
+    first = {i: group["images"][0] for group in builder.report["groups"] for i in group["images"]}
+    metadata = {
+        "ids": [record.id for record in records],
+        "classes": [record.class_name for record in records],
+        "sources": [record.source for record in records],
+        "split": [record.split for record in records],
+        "groups": [first.get(record.id, record.id) for record in records],
+    }
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
+        complete = Path(scratch) / directory.name
+        complete.mkdir()
+        samples = in_threads(partial(stored.sample, sampling=sampling), range(len(stored)))
+        with contextlib.ExitStack() as stack:
+            # Not a memory map: on a full disk, writing to one kills the process.
+            files = [stack.enter_context((complete / f"{name}.npy").open("wb")) for name in _ARRAYS]
+            for sample in counted(samples, len(stored), progress):
+                for file, array in zip(files, sample, strict=True):
+                    _append(file, array, len(stored))
+        (complete / _METADATA).write_text(json.dumps(metadata))
+        (complete / _CHECKSUMS).write_text(json.dumps(_checksums(complete)))
+        if directory.exists() and not _is_whole(directory):
+            shutil.rmtree(directory)
+        complete.rename(directory)
+
+
+def _append(file: IO[bytes], array: np.ndarray, count: int) -> None:
+    """Writes one of ``count`` uint8 arrays to a ``.npy`` file, after the header if it is first."""
+    if file.tell() == 0:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *array.shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+    file.write(array.tobytes())
+
+
+def _is_whole(directory: Path) -> bool:
+    """Whether the cache is complete and every byte is as it was written."""
+    try:
+        return json.loads((directory / _CHECKSUMS).read_text()) == _checksums(directory)
+    except (OSError, ValueError):
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    files = [*(folder / f"{name}.npy" for name in _ARRAYS), folder / _METADATA]
+    return {file.name: crc for file, crc in zip(files, in_threads(_checksum, files), strict=True)}
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

@@ -1,34 +1,61 @@
-"""Films of one's own: a folder of films and one of masks, as a data set with splits."""
+"""Loads a folder of images and a folder of masks as a dataset with splits."""
 
-import csv
-import dataclasses
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data.arrays import PICTURES, FilmArrays, Progress, films_from_folders, pictures_in
-from jaxseg.data.films import Resize, decode_film
-from jaxseg.data.likeness import NEAR, near_pairs, perceptual_hash, stacked
+from jaxseg.data.arrays import ImageArrays, MaskFiles, Progress
+from jaxseg.data.images import (
+    IGNORED,
+    Mask,
+    Resize,
+    find_images,
+    read_image,
+    read_mask,
+    to_gray,
+)
+from jaxseg.data.near_duplicates import MAX_HASH_DISTANCE, near_duplicate_pairs, perceptual_hash
 from jaxseg.data.preprocessing import Preprocessing
-from jaxseg.data.splits import group_films, split_alone
+from jaxseg.data.sampling import Sampling
+from jaxseg.data.splits import fill_empty_splits, group_images, natural_key
+from jaxseg.data.tables import ImageTable
 from jaxseg.data.threads import in_threads
-from jaxseg.errors import InputError
+from jaxseg.errors import DataWarning, InputError, refuse_files
+
+MAX_UNNAMED = 0.01
+"""The largest fraction of object pixels that may have a value that no class names."""
 
 
-class OwnFilms(NamedTuple):
-    """Films and masks from two folders, split by group.
+class FolderDataset(NamedTuple):
+    """Images and masks of two folders.
 
     Attributes:
-        arrays: the films; ``split`` and ``groups`` tell which belong where.
-        fingerprint: sha256 of all names and contents, films and masks, and of given groups; any
-            change changes it.
+        arrays: The images.
+        fingerprint: sha256 of all names, files, groups and given splits, in hexadecimal.
+        skipped: One message for every file that was skipped.
     """
 
-    arrays: FilmArrays
+    arrays: ImageArrays
     fingerprint: str
+    skipped: list[str]
+
+
+class _Loaded(NamedTuple):
+    """One image at the training size, and what is kept of its files."""
+
+    image: np.ndarray
+    label: np.ndarray
+    size: tuple[int, int]
+    present: frozenset[int]
+    mask: Mask
+    image_hash: str
+    mask_hash: str
+    look: np.ndarray
 
 
 def load_folders(
@@ -37,138 +64,248 @@ def load_folders(
     *,
     size: int,
     label_size: int | None = None,
+    channels: int = 1,
     classes: Sequence[Collection[int]] | None = None,
-    groups: Mapping[str, str] | None = None,
-    near: int = NEAR,
-    film_resize: Resize = "bilinear",
+    background: Collection[int] | None = (0,),
+    ignore: Collection[int] = (),
+    mask_suffix: str = "",
+    table: ImageTable | None = None,
+    near_duplicate_bits: int | None = MAX_HASH_DISTANCE,
+    skip_bad: bool = False,
+    resize: Resize = "bilinear",
     preprocessing: Preprocessing = "none",
     progress: Progress | None = None,
-) -> OwnFilms:
-    """Reads a folder of films and one of masks, paired by file stem, as a data set to learn from.
+) -> FolderDataset:
+    """Loads a folder of images and a folder of masks, paired by name.
 
-    Splits are 70/10/20 as `jaxseg.data.splits.grouped_split` has them, in natural order of the
-    names: films with the same bytes, those that look alike, and those of one given group share a
-    split. A given group takes its split from the hash of its name. Neither the size nor the
-    preprocessing moves a film.
+    Images of one group share a split. A group consists of the images that ``table`` puts into it,
+    identical images and near-duplicates. Splits are those of ``table``, else about 70/10/20 by hash
+    as in `jaxseg.data.splits.fill_empty_splits`, by the name of a group of ``table`` or by the
+    content of a group's first image. They do not depend on the sampling.
 
     Args:
-        images_dir: PNG or JPEG films of any size and mode.
-        masks_dir: their masks, each with its film's stem.
-        size: the side in pixels that films are resized to, 1 or more.
-        label_size: the side that labels are resized to; None for the films'.
-        classes: the mask values of class 1, of class 2 and so on, see
-            `jaxseg.data.films.read_classes`; None: one class, the grey values above 127.
-        groups: by every film's stem what it must not be parted from, its patient, see
-            `read_groups`; None where nothing is known.
-        near: films look alike if their `jaxseg.data.likeness.perceptual_hash`es differ in no more
-            bits. The default is measured on chest films; where all pictures share an outline, as
-            the round field of a fundus camera, it takes different ones for copies and must be less.
-        film_resize: how films are resized; masks always nearest.
-        preprocessing: what is done to a film's grey values before it is resized.
-        progress: called with the films done so far and the films in all.
+        images_dir: PNG, JPEG, TIFF, BMP or DICOM images; see `jaxseg.data.images.read_image`.
+        masks_dir: Their masks, with the same names; see `jaxseg.data.images.read_mask`.
+        size: See `jaxseg.data.sampling.Sampling`, as ``label_size``, ``channels``, ``resize`` and
+            ``preprocessing``.
+        label_size: Height and width of labels.
+        channels: 1 for gray or 3 for RGB.
+        classes: The mask values of class 1, of class 2 and so on. None: one class, gray values
+            above 127.
+        background: Mask values of the background, if ``classes`` are given; None for all others.
+        ignore: Mask values of pixels to leave out. They become False in ``where``.
+        mask_suffix: Text at the end of the masks' names, such as ``_mask``.
+        table: Groups and splits, from `jaxseg.data.tables.read_table`.
+        near_duplicate_bits: The largest number of bits in which the hashes of near-duplicates
+            differ; see `jaxseg.data.near_duplicates`. The default is measured on chest X-rays. If
+            all images share an outline, as the round field of a fundus camera, use less. None
+            looks for no near-duplicates.
+        skip_bad: Skip files that cannot be used, instead of raising an error.
+        resize: How images are resized.
+        preprocessing: A change of gray values before resizing.
+        progress: Called after every image.
 
     Returns:
-        The films, in memory.
+        The images in natural order of their names. Masks at their own size are read again when
+        they are asked for.
 
     Raises:
-        InputError: as `jaxseg.data.arrays.films_from_folders`, or all masks are empty.
+        InputError: An option is invalid, a folder is missing or empty, or both are the same; a
+            class is in no mask; more than `MAX_UNNAMED` of the object pixels have a value that no
+            class names; or, unless ``skip_bad``, files cannot be used: unreadable, without
+            partner, not in the table, image equal to mask, mask of other proportions than its
+            image, or no value of the mask is named. All are listed.
+
+    Warns:
+        jaxseg.errors.DataWarning: A folder holds other files, object pixels have a value that no
+            class names, no image is left for validation, or the splits of ``table`` separate images
+            of a group.
     """
-    films = pictures_in(images_dir)
-    arrays = films_from_folders(
-        images_dir,
-        masks_dir,
-        size=size,
-        label_size=label_size,
-        classes=classes,
+    sampling = Sampling(size, label_size, channels, resize, preprocessing)
+    images, masks = _files(images_dir, masks_dir, mask_suffix)
+    bad = [f"{images[name]}: has no mask in {masks_dir}" for name in images if name not in masks]
+    bad += [f"{masks[name]}: has no image in {images_dir}" for name in masks if name not in images]
+    names = sorted(images.keys() & masks.keys(), key=natural_key)
+    for listed in (table.groups, table.splits) if table else ():
+        if listed:
+            bad += [f"{images[name]}: is not in the table" for name in names if name not in listed]
+            names = [name for name in names if name in listed]
+    read = partial(read_mask, classes=classes, background=background, ignore=ignore)
+
+    def load(name: str) -> _Loaded | str:
+        try:
+            return _load(images[name], masks[name], sampling, read)
+        except InputError as error:
+            return str(error)
+
+    loaded: dict[str, _Loaded] = {}
+    for done, (name, result) in enumerate(zip(names, in_threads(load, names), strict=True), 1):
+        if isinstance(result, str):
+            bad.append(result)
+        else:
+            loaded[name] = result
+        if progress is not None:
+            progress(done, len(names))
+    if not skip_bad:
+        refuse_files(images_dir, bad)
+    if not loaded:
+        raise InputError(f"{images_dir}: no image can be used; the first: {bad[0]}")
+    _check_values(masks_dir, loaded, classes)
+    names, items = list(loaded), list(loaded.values())
+    split, groups = _split(names, items, table, near_duplicate_bits)
+    labels = np.stack([item.label for item in items])
+    is_valid = labels != IGNORED
+    arrays = ImageArrays(
+        images=np.stack([item.image for item in items]),
+        labels=np.where(is_valid, labels, np.uint8(0)) if ignore else labels,
+        masks=MaskFiles([item.size for item in items], lambda i: read(masks[names[i]]).labels),
+        ids=names,
+        classes=[""] * len(names),
+        sources=[""] * len(names),
+        split=split,
         groups=groups,
-        film_resize=film_resize,
-        preprocessing=preprocessing,
-        progress=progress,
+        where=is_valid if ignore else None,
     )
-    if not any(mask.any() for mask in arrays.masks):
-        raise InputError(f"{masks_dir}: every mask is empty; there is nothing to learn")
-    masks = pictures_in(masks_dir)
-    facts = list(in_threads(lambda name: _identified(films[name], masks[name]), arrays.ids))
-    contents = [fact.film for fact in facts]
-    alike = near_pairs(stacked([fact.likeness for fact in facts]), limit=near)
-    together = [(film, other) for film, other, _ in alike]
-    place = {name: film for film, name in enumerate(arrays.ids)}
-    leaders = [place[name] for name in arrays.groups]
-    together += [(leader, film) for film, leader in enumerate(leaders) if leader != film]
-    first = group_films(contents, together).first
-    # By its name a group stays where it is, whatever films it is given, unless one of them looks
-    # like another group's.
-    deciding, given = contents, [""] * len(arrays.ids)
-    if groups is not None:
-        deciding = [_sha256(groups[name].encode()) for name in arrays.ids]
-        given = [f"\0{groups[name]}" for name in arrays.ids]
-    named = zip(arrays.ids, facts, given, strict=True)
-    everything = "".join(f"{name}\0{fact.film}{fact.mask}{own}\n" for name, fact, own in named)
-    return OwnFilms(
-        dataclasses.replace(
-            arrays,
-            groups=[arrays.ids[film] for film in first],
-            split=[split_alone(deciding[film]) for film in first],
-        ),
-        _sha256(everything.encode()),
-    )
+    return FolderDataset(arrays, _fingerprint(names, items, table), bad)
 
 
-def read_groups(path: Path | str) -> dict[str, str]:
-    """Reads which films must not be parted, those of one patient, from a CSV file.
+def _files(
+    images_dir: Path | str, masks_dir: Path | str, mask_suffix: str
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The image and the mask files by name."""
+    if Path(images_dir).exists() and Path(images_dir).resolve() == Path(masks_dir).resolve():
+        raise InputError(f"{masks_dir}: images and masks are in the same folder. Use two folders")
+    return find_images(images_dir), find_images(masks_dir, suffix=mask_suffix)
 
-    Args:
-        path: a table with the columns ``film`` and ``group``, and maybe others: a film's file name,
-            with or without its ending, and any text that films of one group share. Blanks around
-            either do not count.
 
-    Returns:
-        By every film's stem its group.
-
-    Raises:
-        InputError: there is no such file, it is no such table, it has a film twice or a row
-            without a film or a group, or two groups that differ in upper and lower case alone.
-    """
+def _load(image_file: Path, mask_file: Path, sampling: Sampling, read: partial[Mask]) -> _Loaded:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            rows, columns = list(table), table.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a table ({error})") from error
-    if not {"film", "group"} <= set(columns):
-        raise InputError(f"{path}: needs a first line that names the columns film and group")
-    groups: dict[str, str] = {}
-    for number, row in enumerate(rows, 1):
-        film, group = ((row[name] or "").strip() for name in ("film", "group"))
-        if not film or not group:
-            raise InputError(f"{path}: row {number} lacks a film or a group")
-        file = Path(film)
-        stem = file.stem if file.suffix.lower() in PICTURES else file.name
-        if stem in groups:
-            raise InputError(f"{path}: {film} is there twice")
-        groups[stem] = group
-    spelt: dict[str, str] = {}
-    for group in groups.values():
-        if (other := spelt.setdefault(group.lower(), group)) != group:
+        content, mask_content = image_file.read_bytes(), mask_file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    image_hash, mask_hash = _sha256(content), _sha256(mask_content)
+    if image_hash == mask_hash:
+        raise InputError(f"{mask_file}: is the same file as its image")
+    pixels = read_image(content, channels=sampling.channels, name=str(image_file))
+    mask = read(mask_content, name=str(mask_file))
+    if mask.object_pixels == mask.unnamed_pixels > 0:
+        raise InputError(
+            f"{mask_file}: has the values {_values(mask)}, none of which is named as a class"
+        )
+    _check_proportions(image_file, pixels.shape[:2], mask.labels.shape)
+    return _Loaded(
+        image=sampling.resized(pixels),
+        label=sampling.label(mask.labels),
+        size=mask.labels.shape,
+        present=frozenset(np.unique(mask.labels).tolist()),
+        # Only the counts are kept: masks may be large.
+        mask=mask._replace(labels=np.zeros((0, 0), np.uint8)),
+        image_hash=image_hash,
+        mask_hash=mask_hash,
+        look=perceptual_hash(to_gray(pixels)),
+    )
+
+
+def _check_proportions(image: Path, size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
+    """A mask of other proportions is rotated, cropped, or that of another image.
+
+    A pixel more or less is rounding. A square mask may have been resized as images are.
+    """
+    (height, width), (rows, columns) = size, mask_size
+    if rows == columns:
+        return
+    if abs(height * columns - width * rows) > 0.02 * height * columns + max(height, width):
+        raise InputError(
+            f"{image}: has {width} x {height} pixels but its mask {columns} x {rows}, of other "
+            "proportions. Is one of them rotated or cropped?"
+        )
+
+
+def _check_values(
+    masks_dir: Path | str,
+    loaded: dict[str, _Loaded],
+    classes: Sequence[Collection[int]] | None,
+) -> None:
+    masks = [item.mask for item in loaded.values()]
+    objects, unnamed = (sum(getattr(mask, f"{kind}_pixels") for mask in masks)
+                        for kind in ("object", "unnamed"))  # fmt: skip
+    if unnamed:
+        worst = max(loaded, key=lambda name: loaded[name].mask.unnamed_pixels)
+        fraction = unnamed / objects
+        message = (
+            f"{masks_dir}: {fraction:.2%} of the object pixels have values that no class names, "
+            f"such as {_values(loaded[worst].mask)} in {worst}"
+        )
+        if fraction > MAX_UNNAMED:
             raise InputError(
-                f"{path}: the groups {other} and {group} differ in case alone; if they are two, "
-                "rename one"
+                f"{message}. Masks that were anti-aliased, resized smoothly or saved as JPEG have "
+                "such values: save them without smoothing, or name all values as classes, "
+                "background or ignored"
             )
-    return groups
+        warnings.warn(f"{message}; they count as background", DataWarning, stacklevel=3)
+    present = frozenset().union(*(item.present for item in loaded.values()))
+    for label, values in enumerate(classes or (), 1):
+        if label not in present:
+            raise InputError(
+                f"{masks_dir}: no mask holds any of the values {', '.join(map(str, values))}"
+            )
 
 
-class _Facts(NamedTuple):
-    """Of one film: the sha256 of its bytes and of its mask's, and its perceptual hash."""
+def _split(
+    names: list[str],
+    items: list[_Loaded],
+    table: ImageTable | None,
+    near_duplicate_bits: int | None,
+) -> tuple[list[str], list[str]]:
+    """The split and the group of every image."""
+    given = table.groups if table else {}
+    contents = [item.image_hash for item in items]
+    pairs: list[tuple[int, int]] = []
+    if near_duplicate_bits is not None:
+        looks = np.stack([item.look for item in items])
+        found = near_duplicate_pairs(looks, max_distance=near_duplicate_bits)
+        pairs = [(one, other) for one, other, _ in found]
+    if given:
+        leader: dict[str, int] = {}
+        pairs += [(leader.setdefault(given[name], i), i) for i, name in enumerate(names)]
+    first = group_images(contents, pairs)
+    # The name of a group decides, so that its split does not depend on which images it has.
+    deciding = [_sha256(given[name].encode()) for name in names] if given else contents
+    groups = [names[i] for i in first]
+    if table is None or not table.splits:
+        split = fill_empty_splits(deciding, first)
+    else:
+        split = [table.splits[name] for name in names]
+        of_group: dict[str, set[str]] = {}
+        for group, name in zip(groups, split, strict=True):
+            of_group.setdefault(group, set()).add(name)
+        if divided := [group for group, found in of_group.items() if len(found) > 1]:
+            warnings.warn(
+                f"the given splits separate the images of {len(divided)} groups, such as that of "
+                f"{divided[0]}: scores may be too high",
+                DataWarning,
+                stacklevel=3,
+            )
+    if "validation" not in split:
+        warnings.warn(
+            f"no image is left for validation: {len(names)} images in {len(set(groups))} groups",
+            DataWarning,
+            stacklevel=3,
+        )
+    return split, groups
 
-    film: str
-    mask: str
-    likeness: bytes
+
+def _fingerprint(names: list[str], items: list[_Loaded], table: ImageTable | None) -> str:
+    given = [listed for listed in table or () if listed]
+    lines = [
+        "\0".join((name, item.image_hash, item.mask_hash, *(listed[name] for listed in given)))
+        for name, item in zip(names, items, strict=True)
+    ]
+    return _sha256("\n".join(lines).encode())
 
 
-def _identified(film: Path, mask: Path) -> _Facts:
-    content = film.read_bytes()
-    likeness = np.asarray(perceptual_hash(decode_film(content, str(film)))).tobytes()
-    return _Facts(_sha256(content), _sha256(mask.read_bytes()), likeness)
+def _values(mask: Mask) -> str:
+    return ", ".join(map(str, mask.unnamed_values))
 
 
 def _sha256(content: bytes) -> str:

@@ -1,17 +1,18 @@
-"""Drawn chest films (phantoms) with their exact lung masks, from a seed.
+"""Synthetic chest X-rays (phantoms) with their exact lung masks, from a random seed.
 
-`write_archive` lays them out as the COVID-19 Radiography Database is released, oddities included,
-so that tests, benchmarks and a first training run take the real data's path without a download.
+`write_archive` writes them in the layout of the COVID-19 Radiography Database, unusual files
+included, so that tests, benchmarks and a first training run use the code for the real data without
+a download.
 """
 
 import io
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from xml.sax.saxutils import escape
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -23,25 +24,26 @@ from jaxseg.errors import InputError
 CLASSES = tuple(radiograph.FINDINGS)
 """COVID, Lung_Opacity, Normal, Viral Pneumonia."""
 
-FILMS = dict.fromkeys(CLASSES, 120)
-"""How many films of each class `write_archive` draws unless told."""
+IMAGES = dict.fromkeys(CLASSES, 120)
+"""Default number of images per class in `write_archive`."""
 
 FOLDER = "COVID-19_Radiography_Dataset"
 
 _README = """\
-Phantoms: drawn chest films with the lung masks that they were drawn from.
-No film shows a person, and nothing here may serve a medical purpose.
-The folders, names, sizes and oddities are those of the COVID-19 Radiography Database.
+Phantoms: synthetic chest X-rays with their lung masks.
+No image shows a person, and nothing here may serve a medical purpose.
+The folders, names, sizes and unusual files are those of the COVID-19 Radiography Database.
 """
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _SOURCES = ("first-hospital", "second-hospital", "teaching-collection")
 
 
-class Film(NamedTuple):
-    """A film and its mask.
+class Sample(NamedTuple):
+    """An image and its mask.
 
     Attributes:
-        image: uint8 grey values, bright where little light came through.
-        mask: uint8, 255 on the pixels whose centre lies in a lung, 0 elsewhere.
+        image: uint8 gray values, bright where the tissue absorbs most.
+        mask: uint8, 255 on pixels whose center is in a lung, 0 elsewhere.
     """
 
     image: UInt8[np.ndarray, "H W"]
@@ -49,15 +51,15 @@ class Film(NamedTuple):
 
 
 def rasterize(outline: np.ndarray, size: int) -> Bool[np.ndarray, "H W"]:
-    """Which pixels' centres lie inside a polygon, by the even-odd rule.
+    """Returns which pixel centers are inside a polygon, by the even-odd rule.
 
     Args:
-        outline: corners (x, y), [N, 2]; the picture is the unit square, y runs down. Corners may
-            lie outside it. None at all gives an empty mask.
-        size: pixels on a side.
+        outline: Corners (x, y), ``[N, 2]``. The image is the unit square and y points down. Corners
+            may be outside it. No corners give an empty mask.
+        size: Height and width in pixels.
 
     Returns:
-        bool [size, size].
+        bool ``[size, size]``.
     """
     start = outline * size - 0.5
     stop = np.roll(start, -1, axis=0)
@@ -71,41 +73,41 @@ def rasterize(outline: np.ndarray, size: int) -> Bool[np.ndarray, "H W"]:
     return np.cumsum(turns.reshape(size, size + 1)[:, :size], axis=1) % 2 == 1
 
 
-def draw(
+def generate(
     seed: int, class_name: str, number: int, *, image_size: int = 299, mask_size: int = 256
-) -> Film:
-    """Draws one film; the same arguments give the same film, whatever else is drawn.
+) -> Sample:
+    """Generates one image; the same arguments give the same image.
 
-    Lungs lie as in the release's masks: up to the ribs, down to the diaphragm, beside heart and
-    mediastinum. The class says what fills their air: COVID haze in the periphery of both, Lung
+    Lungs are outlined as in the release's masks: up to the ribs, down to the diaphragm, next to
+    heart and mediastinum. The class says what the lungs show: COVID peripheral haze in both, Lung
     Opacity dense consolidation or fluid, Viral Pneumonia scattered patches, Normal nothing. Where
-    disease hides a lung's border from sight the mask keeps it.
+    disease hides a lung's border, the mask still includes it.
 
     Args:
-        seed: not negative.
-        class_name: one of `CLASSES`.
-        number: which film of the class, not negative.
-        image_size: the film's side in pixels; the release's is 299.
-        mask_size: the mask's side in pixels; the release's is 256.
+        seed: Random seed, not negative.
+        class_name: One of `CLASSES`.
+        number: Which image of the class, not negative.
+        image_size: Height and width of the image in pixels; 299 in the release.
+        mask_size: Height and width of the mask in pixels; 256 in the release.
 
     Raises:
-        InputError: the class is unknown, or seed or number is negative.
+        InputError: The class is unknown, or seed or number is negative.
 
     Examples:
         >>> from jaxseg.data import phantom
-        >>> film = phantom.draw(0, "Normal", 1, image_size=64, mask_size=32)
-        >>> film.image.shape, film.image.dtype.name, film.mask.shape, film.mask.max().item()
+        >>> sample = phantom.generate(0, "Normal", 1, image_size=64, mask_size=32)
+        >>> sample.image.shape, sample.image.dtype.name, sample.mask.shape, sample.mask.max().item()
         ((64, 64), 'uint8', (32, 32), 255)
     """
     if class_name not in CLASSES:
         raise InputError(f"class {class_name!r} is unknown; there are {', '.join(CLASSES)}")
     if seed < 0 or number < 0:
-        raise InputError(f"seed {seed} and film number {number} must not be negative")
+        raise InputError(f"seed {seed} and image number {number} must not be negative")
     rng = np.random.default_rng([seed, CLASSES.index(class_name), number])
     patient = anatomy.sample_patient(rng)
     right, left = (rasterize(anatomy.lung(patient, side), mask_size) for side in anatomy.SIDES)
     image = radiograph.render(rng, patient, class_name, image_size)
-    return Film(image, (right | left).astype(np.uint8) * 255)
+    return Sample(image, (right | left).astype(np.uint8) * 255)
 
 
 def _speckled(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -124,61 +126,36 @@ def _png(pixels: np.ndarray, mode: str) -> bytes:
 
 
 def _pair(seed: int, class_name: str, number: int) -> tuple[bytes, bytes]:
-    """The files of a film and of its mask, with the release's oddities.
+    """The files of an image and of its mask, with what is unusual in the release.
 
-    The fifth of every sixty films is its predecessor again, byte for byte; every tenth Viral
-    Pneumonia film is RGB, and so are all masks; one mask in 25 has specks.
+    The fifth of every sixty images repeats its predecessor; every tenth Viral Pneumonia image is
+    RGB, and so are all masks; one mask in 25 has specks.
     """
     if number % 60 == 5:
         return _pair(seed, class_name, number - 1)
-    image, mask = draw(seed, class_name, number)
+    image, mask = generate(seed, class_name, number)
     if number % 25 == 7:
         mask = _speckled(mask, np.random.default_rng([seed, CLASSES.index(class_name), number, 1]))
-    coloured = class_name == "Viral Pneumonia" and number % 10 == 3
-    return _png(image, "RGB" if coloured else "L"), _png(mask, "RGB")
+    is_rgb = class_name == "Viral Pneumonia" and number % 10 == 3
+    return _png(image, "RGB" if is_rgb else "L"), _png(mask, "RGB")
 
 
 def _workbook(rows: Sequence[Sequence[str]]) -> bytes:
-    """One sheet of text cells as an Office Open XML workbook, the least that readers accept."""
-    schemas = "http://schemas.openxmlformats.org"
-    main, office = f"{schemas}/spreadsheetml/2006/main", f"{schemas}/officeDocument/2006"
-    package = f"{schemas}/package/2006"
-    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+    """One sheet of text cells as .xlsx, without the time of writing."""
+    import openpyxl
 
-    def relationship(type_name: str, target: str) -> str:
-        return (
-            f'<Relationships xmlns="{package}/relationships"><Relationship Id="rId1" '
-            f'Type="{office}/relationships/{type_name}" Target="{target}"/></Relationships>'
-        )
-
-    cells = "".join(
-        "<row>"
-        + "".join(f'<c t="inlineStr"><is><t>{escape(cell)}</t></is></c>' for cell in row)
-        + "</row>"
-        for row in rows
-    )
-    parts = {
-        "[Content_Types].xml": f'<Types xmlns="{package}/content-types"><Default Extension="rels" '
-        'ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
-        f'<Override PartName="/xl/workbook.xml" ContentType="{kind}.sheet.main+xml"/>'
-        f'<Override PartName="/xl/worksheets/sheet1.xml" ContentType="{kind}.worksheet+xml"/>'
-        "</Types>",
-        "_rels/.rels": relationship("officeDocument", "xl/workbook.xml"),
-        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}/relationships"><sheets>'
-        '<sheet name="Sheet1" sheetId="1" r:id="rId1"/></sheets></workbook>',
-        "xl/_rels/workbook.xml.rels": relationship("worksheet", "worksheets/sheet1.xml"),
-        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{cells}</sheetData>'
-        "</worksheet>",
-    }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in parts.items():
-            _store(archive, name, f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'.encode())
+    book, written, buffer = openpyxl.Workbook(), io.BytesIO(), io.BytesIO()
+    for row in rows:
+        book.worksheets[0].append(list(row))
+    book.save(written)
+    with zipfile.ZipFile(written) as parts, zipfile.ZipFile(buffer, "w") as archive:
+        for name in parts.namelist():
+            _store(archive, name, _TIME.sub(b"1980-01-01T00:00:00Z", parts.read(name)))
     return buffer.getvalue()
 
 
 def _sheet(class_name: str, count: int) -> bytes:
-    """A class's metadata sheet; as released, it misstates the size and shouts NORMAL."""
+    """A class's metadata sheet. As in the release, the size is wrong and NORMAL is upper case."""
     stem = class_name.upper() if class_name == "Normal" else class_name
     rows = [("FILE NAME", "FORMAT", "SIZE", "URL")]
     for number in range(1, count + 1):
@@ -194,8 +171,8 @@ def _store(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(entry, content)
 
 
-def _films(films: Mapping[str, int], seed: int) -> Iterator[tuple[str, bytes, bytes]]:
-    for class_name, count in films.items():
+def _files(images: Mapping[str, int], seed: int) -> Iterator[tuple[str, bytes, bytes]]:
+    for class_name, count in images.items():
         for number in range(1, count + 1):
             name = f"{FOLDER}/{class_name}/{{}}/{class_name}-{number}.png"
             yield name, *_pair(seed, class_name, number)
@@ -204,48 +181,48 @@ def _films(films: Mapping[str, int], seed: int) -> Iterator[tuple[str, bytes, by
 def write_archive(
     directory: str | os.PathLike[str],
     *,
-    films: Mapping[str, int] | None = None,
+    images: Mapping[str, int] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Draws films and writes them as ``archive.zip``, as Kaggle gives the release.
+    """Generates images and writes them as ``archive.zip``, as Kaggle gives the release.
 
     For each class there are ``<class>/images/<class>-N.png``, ``<class>/masks/<class>-N.png`` and
-    ``<class>.metadata.xlsx``, and beside them ``README.md.txt``. Films are 299x299 and masks
-    256x256; a few films repeat their predecessor, some Viral Pneumonia films and all masks are
-    RGB, some masks have specks, and the sheets state the wrong size. The same seed gives the same
-    bytes (with the same NumPy, Pillow and zlib), and film N is the same however many there are.
+    ``<class>.metadata.xlsx``, and also ``README.md.txt``. Images are 299x299 and masks 256x256. A
+    few images repeat their predecessor, some Viral Pneumonia images and all masks are RGB, some
+    masks have specks, and the sheets state the wrong size. The same seed gives the same bytes (with
+    the same NumPy, Pillow, zlib and openpyxl), and image N does not depend on how many there are.
 
     Args:
-        directory: made if absent. An ``archive.zip`` in it is replaced only once the new one is
+        directory: Made if absent. An ``archive.zip`` in it is replaced when the new one is
             complete; a killed run leaves at most a folder ``.phantom-*``.
-        films: how many films of each class, 1 or more; default `FILMS`, 480 in all.
-        seed: not negative.
-        progress: called after each film with the number of films done and of films in all.
+        images: Number of images per class, 1 or more. Default: `IMAGES`, 480 in all.
+        seed: Random seed, not negative.
+        progress: Called after each image with the number of images done and of all images.
 
     Returns:
-        The archive's path.
+        The path of the archive.
 
     Raises:
-        InputError: a class is unknown, a count below 1, no class given, the seed negative, or
-            the archive cannot be written.
+        InputError: A class is unknown, a count is below 1, there is no class, the seed is negative,
+            or the archive cannot be written.
     """
-    films = FILMS if films is None else films
-    if not films or any(count < 1 for count in films.values()):
-        raise InputError(f"films {dict(films)} must name a class, and 1 or more films of each")
+    images = IMAGES if images is None else images
+    if not images or any(count < 1 for count in images.values()):
+        raise InputError(f"images={dict(images)} must name a class, and 1 or more images of each")
     directory = Path(directory)
-    path, total = directory / "archive.zip", sum(films.values())
+    path, total = directory / "archive.zip", sum(images.values())
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".phantom-", dir=directory) as scratch:
             unfinished = Path(scratch, path.name)
             with zipfile.ZipFile(unfinished, "w") as archive:
-                for done, (name, image, mask) in enumerate(_films(films, seed), start=1):
+                for done, (name, image, mask) in enumerate(_files(images, seed), start=1):
                     _store(archive, name.format("images"), image)
                     _store(archive, name.format("masks"), mask)
                     if progress is not None:
                         progress(done, total)
-                for class_name, count in films.items():
+                for class_name, count in images.items():
                     sheet = _sheet(class_name, count)
                     _store(archive, f"{FOLDER}/{class_name}.metadata.xlsx", sheet)
                 _store(archive, f"{FOLDER}/README.md.txt", _README.encode())

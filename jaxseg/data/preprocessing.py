@@ -1,60 +1,80 @@
-"""What published work does to the grey values of these films before training on them.
+"""Gray-value preprocessing of images, as published work on chest X-rays does it.
 
-Follows Rahman et al., Computers in Biology and Medicine 132 (2021), 104319, which compares these
-methods on this data set. Two of them need scikit-image.
+The methods are those that Rahman et al., Computers in Biology and Medicine 132 (2021), 104319,
+compare on the COVID-19 Radiography Database. Two of them need scikit-image.
 """
 
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
 
 from jaxseg.errors import InputError
 
 Preprocessing = Literal["none", "clahe", "gamma", "complement", "equalize"]
 
 GAMMA = 0.5
-"""The exponent of ``gamma``: below 1, dark parts become brighter."""
+"""The exponent of ``gamma``; below 1, dark regions become brighter."""
 
 CLIP_LIMIT = 0.01
 TILES = 8
-"""Of ``clahe``; MATLAB's ``adapthisteq`` and scikit-image have the same."""
+"""Of ``clahe``; the defaults of MATLAB's ``adapthisteq`` and of scikit-image."""
 
 
-def preprocess(film: UInt8[np.ndarray, "H W"], method: Preprocessing) -> UInt8[np.ndarray, "H W"]:
-    """Changes a film's grey values, not its size.
+def preprocess(
+    image: UInt8[np.ndarray, "H W C"], method: Preprocessing
+) -> UInt8[np.ndarray, "H W C"]:
+    """Changes the gray values of an image.
 
-    ``clahe`` equalises the histogram of each of 8x8 tiles, contrast limited (Zuiderveld 1994), and
-    blends the tiles; ``equalize`` equalises the whole film's; ``gamma`` gives
-    ``255 (v / 255) ** 0.5``; ``complement`` gives ``255 - v``; ``none`` gives the film.
+    ``clahe`` equalizes the histogram of each of 8x8 tiles with limited contrast (Zuiderveld 1994)
+    and blends the tiles; ``equalize`` equalizes the histogram of the whole image; ``gamma`` is
+    ``255 (v / 255) ** 0.5``; ``complement`` is ``255 - v``; ``none`` returns the image.
 
     Args:
-        film: at its own size, before it is resized: the methods' papers do the same.
-        method: which.
+        image: uint8 at its own size, before it is resized, with 1 or 3 channels. ``clahe`` and
+            ``equalize`` treat each channel alone.
+        method: One of the above.
 
     Returns:
-        Grey values from 0 to 255. ``clahe`` and ``equalize`` leave a film of one value as it is: it
-        has no contrast to stretch.
+        uint8, 0 to 255. ``clahe`` and ``equalize`` return a channel of one value as it is.
 
     Raises:
         InputError: ``clahe`` or ``equalize``, and scikit-image is not installed.
     """
     if method == "none":
-        return film
+        return image
     if method == "complement":
-        return 255 - film
+        return 255 - image
     if method == "gamma":
-        return np.rint(255 * (film / 255) ** GAMMA).astype(np.uint8)
+        return np.rint(255 * (image / 255) ** GAMMA).astype(np.uint8)
+    channels = [_equalized(channel, method) for channel in np.moveaxis(image, -1, 0)]
+    return np.stack(channels, axis=-1)
+
+
+def stretch(values: Num[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+    """Maps values of any range to 8 bits: the 0.1 percentile to 0, the 99.9 percentile to 255.
+
+    Where the two are equal, and where a value is NaN, the result is 0.
+    """
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (0.1, 99.9)) if finite.size else (0, 0)
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    unit = np.nan_to_num(np.clip((values - low) / (high - low), 0, 1))
+    return np.round(255 * unit).astype(np.uint8)
+
+
+def _equalized(channel: np.ndarray, method: Preprocessing) -> np.ndarray:
     try:
         from skimage import exposure
     except ImportError as error:
         raise InputError(
-            f"preprocessing {method} needs scikit-image: pip install 'jaxseg[experiments]'"
+            f"preprocessing {method} needs scikit-image: pip install -e '.[experiments]'"
         ) from error
-    if film.min() == film.max():
-        return film
+    if channel.min() == channel.max():
+        return channel
     if method == "equalize":
-        return np.rint(255 * exposure.equalize_hist(film)).astype(np.uint8)
-    tile = tuple(-(-side // TILES) for side in film.shape)
-    equalized = exposure.equalize_adapthist(film, kernel_size=tile, clip_limit=CLIP_LIMIT)
+        return np.rint(255 * exposure.equalize_hist(channel)).astype(np.uint8)
+    tile = tuple(-(-side // TILES) for side in channel.shape)
+    equalized = exposure.equalize_adapthist(channel, kernel_size=tile, clip_limit=CLIP_LIMIT)
     return np.rint(255 * equalized).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Makes a film of a drawn chest: shadows add up along the beam, then exposure, grain, lettering.
+"""Renders a synthetic chest X-ray: shadows add up along the beam, then exposure, grain, lettering.
 
 A layer is a float32 picture [size, size] of how much of something the beam passes, 0..1; lengths
-and radii are fractions of the film's side.
+and radii are fractions of the image's side.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxseg.data import anatomy
 from jaxseg.data.anatomy import SIDES, Patient, Shadow, ease
 
 COARSE = 75
-"""Side of the grid on which soft things are drawn before they are enlarged."""
+"""Side of the grid on which soft things are rendered before they are enlarged."""
 
 # Strokes on a grid 4 wide and 6 high, two digits a point, a space where the pen lifts.
 _GLYPHS = {
@@ -56,13 +56,13 @@ def soften(layer: np.ndarray, radius: float) -> np.ndarray:
 
 
 def enlarge(coarse: np.ndarray, size: int) -> np.ndarray:
-    """Brings a coarse layer to the film's size."""
+    """Brings a coarse layer to the image's size."""
     picture = Image.fromarray(coarse.astype(np.float32))
     return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def clouds(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
-    """Smooth noise, of unit variance where the cells have their centres."""
+    """Smooth noise, of unit variance where the cells have their centers."""
     return enlarge(rng.standard_normal((cells, cells), np.float32), size)
 
 
@@ -150,7 +150,7 @@ FINDINGS = {
     "Normal": no_finding,
     "Viral Pneumonia": scattered_patches,
 }
-"""What the films of each class show."""
+"""What the images of each class show."""
 
 
 def vessel_layer(patient: Patient, rng: np.random.Generator, size: int) -> np.ndarray:
@@ -166,7 +166,7 @@ def vessel_layer(patient: Patient, rng: np.random.Generator, size: int) -> np.nd
 
 
 def devices(patient: Patient, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Tubes, wires and electrodes, on films of the very ill."""
+    """Tubes, wires and electrodes, on images of the very ill."""
     u = rng.uniform
     full = 2 * size
     picture = Image.new("L", (full, full))
@@ -237,11 +237,11 @@ def attenuate(rng: np.random.Generator, patient: Patient, finding: str, size: in
 
 
 def expose(rng: np.random.Generator, path: np.ndarray) -> np.ndarray:
-    """The film's curve, the finishing of a digital film, unsharpness and grain; values in 0..1."""
+    """Exposure curve, post-processing of a digital image, unsharpness and grain; values in 0..1."""
     u = rng.uniform
     size = len(path)
     path = path / float(np.quantile(path[::8, ::8], 0.99))
-    # Digital films come with their detail enhanced and their darkest and brightest drawn together.
+    # Digital images come with their detail enhanced and their darkest and brightest drawn together.
     path += u(0.2, 1.0) * (path - soften(path, 0.025)) * np.minimum(path * 4, 1)
     steep = u(0.8, 2.2)
     value = (1 - np.exp(-steep * np.clip(path, 0, None))) / (1 - np.exp(-steep))
@@ -254,7 +254,7 @@ def expose(rng: np.random.Generator, path: np.ndarray) -> np.ndarray:
 
 
 def collimate(rng: np.random.Generator, value: np.ndarray) -> np.ndarray:
-    """Shutters that keep the beam off the film's margins, on some films."""
+    """Shutters that keep the beam off the image's margins, on some images."""
     size = len(value)
     margins = rng.uniform(-0.05, 0.05, 4) + rng.choice((0.0, -0.06), 4, p=(0.3, 0.7))
     left, right, top, bottom = np.round(np.clip(margins, 0, None) * size).astype(int)
@@ -276,7 +276,7 @@ def write(
 
 
 def lettering(rng: np.random.Generator, size: int) -> np.ndarray:
-    """The side marker, and what else people and machines write on films."""
+    """The side marker, and what else people and machines write on images."""
     u = rng.uniform
     full = 2 * size
     picture = Image.new("L", (full, full))
@@ -298,7 +298,7 @@ def lettering(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def render(rng: np.random.Generator, patient: Patient, finding: str, size: int) -> np.ndarray:
-    """The film of a patient, uint8 [size, size], bright where little light came through."""
+    """The image of a patient, uint8 [size, size], bright where the tissue absorbs most."""
     value = expose(rng, attenuate(rng, patient, finding, size))
     if rng.random() < 0.2:
         value = collimate(rng, value)

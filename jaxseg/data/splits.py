@@ -1,13 +1,13 @@
-"""Which film belongs to which split: the grouped rule, and the seed's random 70/30.
+"""Splits images into train, validation and test, and keeps images that belong together together.
 
-Both are pure functions of names and contents, so that two machines, two configurations or two
-parts of one release agree without talking to each other.
+The rules are pure functions of names and contents, so that two machines, two configurations or two
+parts of one release agree.
 """
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,15 +15,14 @@ from jaxseg.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 
+_MIDDLE = {"train": 0.35, "validation": 0.75, "test": 0.9}
+
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key under which ``COVID-2`` comes before ``COVID-10``.
 
-    Args:
-        name: any text.
-
     Returns:
-        The text cut into words and whole numbers, then the text itself, so that names that differ
+        The name cut into words and whole numbers, then the name itself, so that names that differ
         only in leading zeros have an order too.
     """
     pieces: list[str | int] = [
@@ -32,173 +31,164 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return pieces, name
 
 
-class Bridge(NamedTuple):
-    """A film that is like films of several groups, and so joins them.
+def group_images(contents: Sequence[str], pairs: Iterable[tuple[int, int]] = ()) -> list[int]:
+    """Groups images that must share a split: those with the same content, and given pairs.
 
-    Attributes:
-        film: the film's index.
-        groups: the index of each group's first film; the first of these is the joint group's.
-    """
-
-    film: int
-    groups: tuple[int, ...]
-
-
-class Grouping(NamedTuple):
-    """Films that must not be parted.
-
-    Attributes:
-        first: for every film the index of its group's first film; a film alone is its own first.
-        bridges: the films that joined groups, in order.
-    """
-
-    first: list[int]
-    bridges: list[Bridge]
-
-
-def group_films(contents: Sequence[str], near: Iterable[tuple[int, int]] = ()) -> Grouping:
-    """Groups films that must not be parted: those with the same content, and near duplicates.
-
-    Films are taken in order: each joins the group of the earlier films that it is like, or begins
-    one. Likeness is passed on: if B is like A and C like B, the three are one group.
+    Groups are the connected components: if A and B are a pair, and B and C, all three are one
+    group.
 
     Args:
-        contents: the sha256 of every film's bytes, in (class, number) order.
-        near: pairs of indices of films that look alike.
-    """
-    earlier: dict[int, list[int]] = {}
-    for one, other in near:
-        earlier.setdefault(max(one, other), []).append(min(one, other))
-    seen: dict[str, int] = {}
-    grouping = Grouping([], [])
-
-    def first_of(film: int) -> int:
-        while grouping.first[film] != film:
-            film = grouping.first[film]
-        return film
-
-    for film, content in enumerate(contents):
-        alike = earlier.get(film, [])
-        if content in seen:
-            alike = [*alike, seen[content]]
-        groups = sorted({first_of(other) for other in alike})
-        grouping.first.append(groups[0] if groups else film)
-        for group in groups[1:]:
-            grouping.first[group] = groups[0]
-        if len(groups) > 1:
-            grouping.bridges.append(Bridge(film, tuple(groups)))
-        seen.setdefault(content, film)
-    return Grouping([first_of(film) for film in range(len(contents))], grouping.bridges)
-
-
-def grouped_split(contents: Sequence[str], near: Iterable[tuple[int, int]] = ()) -> list[str]:
-    """Splits films 70/10/20 into train, validation and test, groups whole.
-
-    A group takes its split from the hash of its first film's bytes. Films added after the others
-    (with higher numbers, as a release grows) move none of them, unless one bridges two groups:
-    `group_films` tells which. A film added before the others moves at most the group of its near
-    duplicates, whose first film it becomes.
-
-    Args:
-        contents: the sha256 of every film's bytes in hexadecimal, in (class, number) order.
-        near: pairs of indices of films that look alike.
+        contents: A hash of the content of every image.
+        pairs: Pairs of indices of images that belong together, such as near-duplicates.
 
     Returns:
-        For every film its split's name. The shares hold on average, not to the film.
+        For every image the index of its group's first image.
     """
-    return [split_alone(contents[first]) for first in group_films(contents, near).first]
+    first = list(range(len(contents)))
+
+    def first_of(image: int) -> int:
+        while first[image] != image:
+            image = first[image]
+        return image
+
+    seen: dict[str, int] = {}
+    same = [(seen.setdefault(content, image), image) for image, content in enumerate(contents)]
+    for one, other in [*same, *pairs]:
+        low, high = sorted((first_of(one), first_of(other)))
+        first[high] = low
+    return [first_of(image) for image in range(len(contents))]
 
 
-def split_alone(content: str) -> str:
-    """The split of a film that begins a group, from the sha256 of its bytes in hexadecimal."""
-    share = int(content[:16], 16) / 2**64
-    return "train" if share < 0.7 else "validation" if share < 0.8 else "test"
+def grouped_split(contents: Sequence[str], first: Sequence[int]) -> list[str]:
+    """Splits images 70/10/20 into train, validation and test, and keeps groups whole.
+
+    A group takes its split from the hash of its first image. Images that are added after the others
+    move none of these, unless one joins two groups.
+
+    Args:
+        contents: The sha256 of every image's content, in hexadecimal.
+        first: The index of the first image of every image's group, from `group_images`.
+
+    Returns:
+        For every image the name of its split. The fractions hold on average.
+    """
+    return [split_of_hash(contents[index]) for index in first]
+
+
+def split_of_hash(content: str) -> str:
+    """Returns the split that a sha256 in hexadecimal stands for."""
+    fraction = _fraction(content)
+    return "train" if fraction < 0.7 else "validation" if fraction < 0.8 else "test"
+
+
+def fill_empty_splits(contents: Sequence[str], first: Sequence[int]) -> list[str]:
+    """Splits images as `grouped_split`, and fills a split that has none, for small datasets.
+
+    An empty split gets the group whose hash is closest to the middle of its range, from a split
+    that has two or more groups. With three or more groups no split is empty.
+
+    Args:
+        contents: As in `grouped_split`.
+        first: As in `grouped_split`.
+    """
+    groups = {index: split_of_hash(contents[index]) for index in sorted(set(first))}
+    for name, middle in _MIDDLE.items():
+        count = Counter(groups.values())
+        movable = [index for index, split in groups.items() if count[split] > 1]
+        if movable and not count[name]:
+            groups[min(movable, key=lambda i: abs(_fraction(contents[i]) - middle))] = name
+    return [groups[index] for index in first]
 
 
 def held_out_split(
     sources: Sequence[str], groups: Sequence[str], split: Sequence[str], *, held_out: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Splits films by where they came from: one source to test on, all others to learn from.
+    """Splits images by source: one source to test on, all others to train on.
 
     Args:
-        sources: where every film came from, an address, or empty text where unknown.
-        groups: a name for every film that films which must not be parted share.
-        split: every film's split by `grouped_split`.
-        held_out: text that the held-out source's address holds, whatever its case; several
-            sources may.
+        sources: The source of every image, an address, or empty text if unknown.
+        groups: A name for every image that images share which must share a split.
+        split: Every image's split by `grouped_split`.
+        held_out: Text in the address of the held-out source, in any case. Several sources may
+            contain it.
 
     Returns:
-        ``(train, validation, test)``, int64 indices. Test are all films of the source; validation
-        those of the other films that are so by ``split``, train the rest of them, films of unknown
-        source included. Films of other sources that share a group with a test film are in none.
+        ``(train, validation, test)``, int64 indices. Test images are all images of the source.
+        Validation images are those of the other images that ``split`` names so, and train images
+        the rest, including images of unknown source. Images of other sources that share a group
+        with a test image are in none.
 
     Raises:
-        InputError: no film's source holds the text, or every film's does.
+        InputError: No image's source contains the text, or every image's does.
     """
     tested = np.array([held_out.lower() in source.lower() for source in sources], bool)
     if not held_out or not tested.any() or tested.all():
         named = sorted({source for source in sources if source})
         shown = ", ".join(named[:20]) + (f" and {len(named) - 20} more" if len(named) > 20 else "")
-        which = "every film" if tested.any() else "no film"
+        which = "every image" if tested.any() else "no image"
         raise InputError(
-            f"held-out source {held_out!r}: {which} comes from there; "
-            f"the sources are {shown or 'not known: the archive has no metadata sheets'}"
+            f"held-out source {held_out!r}: {which} comes from there. The sources are "
+            f"{shown or 'not known: the archive has no metadata sheets'}"
         )
     free = ~leaked(groups, np.flatnonzero(tested), np.arange(len(groups)))
     validation = free & (np.asarray(split) == "validation")
     return np.flatnonzero(free & ~validation), np.flatnonzero(validation), np.flatnonzero(tested)
 
 
-def choosing_split(
+def model_selection_split(
     ids: Sequence[str], groups: Sequence[str], split: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Films to choose a recipe by, none of which any rule tests on.
+    """Chooses images for model selection, none of which another rule tests on.
 
     Args:
-        ids: every film's name, once.
-        groups: a name for every film that films which must not be parted share.
-        split: every film's split by `grouped_split`.
+        ids: Every image's name, once.
+        groups: A name for every image that images share which must share a split.
+        split: Every image's split by `grouped_split`.
 
     Returns:
-        ``(train, test)``, int64 indices in ascending order: of the films that `seed_split` learns
-        from and that share no group with one that it tests on, those that the grouped rule learns
-        from, and those that it validates with.
+        ``(train, test)``, int64 indices in ascending order. Of the images that `random_split`
+        trains on and that share no group with one that it tests on, these are the train images and
+        the validation images of ``split``.
     """
-    _, tested = seed_split(ids)
+    _, tested = random_split(ids)
     free = ~leaked(groups, tested, np.arange(len(ids)))
     names = np.asarray(split)
     return np.flatnonzero(free & (names == "train")), np.flatnonzero(free & (names == "validation"))
 
 
 def leaked(groups: Sequence[str], train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Which test films share a group with a film that was learnt from.
+    """Returns which test images share a group with a training image.
 
     Args:
-        groups: a name for every film that films which must not be parted share.
-        train: indices of the films that are learnt from.
-        test: indices of the films that are scored.
+        groups: A name for every image that images share which must share a split.
+        train: Indices of the training images.
+        test: Indices of the test images.
 
     Returns:
-        bool, for every film of ``test``.
+        bool, for every index in ``test``.
     """
-    learnt = {groups[film] for film in train}
-    return np.array([groups[film] in learnt for film in test], bool)
+    trained_on = {groups[image] for image in train}
+    return np.array([groups[image] in trained_on for image in test], bool)
 
 
-def seed_split(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Splits films 70/30 at random as the seed did, groups and classes disregarded.
+def random_split(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Splits images 70/30 at random as the Keras baseline does, regardless of groups.
 
-    Agrees with scikit-learn's ``train_test_split(test_size=0.3, random_state=42)`` on the
-    naturally sorted ids, order included.
+    Agrees with scikit-learn's ``train_test_split(test_size=0.3, random_state=42)`` on the naturally
+    sorted ids, order included.
 
     Args:
-        ids: every film's name, once, in any order.
+        ids: Every image's name, once, in any order.
 
     Returns:
-        ``(train, test)``, int64 indices into ``ids``. No film gives two empty arrays.
+        ``(train, test)``, int64 indices into ``ids``. Without images both are empty.
     """
     order = np.array(sorted(range(len(ids)), key=lambda i: natural_key(ids[i])), dtype=np.int64)
     shuffled = order[np.random.RandomState(42).permutation(len(ids))]
-    # In floating point, as scikit-learn has it.
+    # In floating point, as in scikit-learn.
     test_size = math.ceil(0.3 * len(ids))
     return shuffled[test_size:], shuffled[:test_size]
+
+
+def _fraction(content: str) -> float:
+    return int(content[:16], 16) / 2**64

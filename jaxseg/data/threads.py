@@ -1,4 +1,4 @@
-"""Many films at a time, in order: Pillow, zlib and hashlib work outside the interpreter's lock."""
+"""Many images at a time, in order: Pillow, zlib and hashlib work outside the interpreter's lock."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

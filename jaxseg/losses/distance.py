@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float32
 from jaxseg.losses.inputs import (
     ClassWeights,
     LossValue,
+    Number,
     Pixels,
-    Scalar,
     Targets,
-    divide,
+    check_number,
     mean_over_classes,
     prepare,
-    scalar,
+    safe_divide,
 )
 from jaxseg.surface import distance_transform
 from jaxseg.types import Logits, Where
@@ -43,7 +43,7 @@ def boundary(
     The loss falls without limit as the mask grows, so use it as a small addition to another loss.
 
     Kervadec et al., "Boundary loss for highly unbalanced segmentation", 2019. Agrees with MONAI's
-    `BoundaryLoss` on hard labels. Distances are exact. They are measured to valid pixels only.
+    `BoundaryLoss` on class ids. Distances are exact. They are measured to valid pixels only.
 
     See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
     For distances, probabilities as labels are thresholded at 0.5.
@@ -60,8 +60,8 @@ def boundary(
     distances = partial(_edge_distances, pixels=pixels, shape=logits.shape[1:-1], spacing=spacing)
     to_inside, to_outside = distances(pixels.targets > 0.5)
     signed = to_inside - jnp.maximum(to_outside - min(spacing), 0)
-    means = divide(pixels.sum(pixels.probabilities() * signed), pixels.size())
-    return pixels.checked(mean_over_classes(means, class_weights))
+    means = safe_divide(pixels.sum(pixels.probabilities() * signed), pixels.sum_of_weights())
+    return pixels.nan_if_invalid(mean_over_classes(means, class_weights))
 
 
 def hausdorff_dt(
@@ -70,7 +70,7 @@ def hausdorff_dt(
     *,
     where: Where | None = None,
     multilabel: bool = False,
-    alpha: Scalar = 2.0,
+    alpha: Number = 2.0,
     class_weights: ClassWeights = None,
     spacing: Spacing = (1.0, 1.0),
     pooled: bool = False,
@@ -82,7 +82,7 @@ def hausdorff_dt(
     predicted (:math:`p > 0.5`) and of the labeled mask. Distances carry no gradient.
 
     Karimi and Salcudean, "Reducing the Hausdorff distance in medical image segmentation with
-    convolutional neural networks", 2019. Agrees with MONAI's `HausdorffDTLoss` on hard labels,
+    convolutional neural networks", 2019. Agrees with MONAI's `HausdorffDTLoss` on class ids,
     whose default leaves class 0 out (``class_weights=(0, 1, ...)`` here). Distances are exact. They
     are measured to valid pixels only.
 
@@ -97,13 +97,13 @@ def hausdorff_dt(
         At least 0, in the unit of ``spacing`` to the power ``alpha``. A mask that has all or none
         of the valid pixels adds no distance.
     """
-    alpha = scalar("alpha", alpha)
+    alpha = check_number("alpha", alpha)
     pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
     distances = partial(_edge_distances, pixels=pixels, shape=logits.shape[1:-1], spacing=spacing)
     p, t = pixels.probabilities(), pixels.targets
     weights = sum(distances(p > 0.5)) ** alpha + sum(distances(t > 0.5)) ** alpha
-    means = divide(pixels.sum(jnp.square(p - t) * weights), pixels.size())
-    return pixels.checked(mean_over_classes(means, class_weights))
+    means = safe_divide(pixels.sum(jnp.square(p - t) * weights), pixels.sum_of_weights())
+    return pixels.nan_if_invalid(mean_over_classes(means, class_weights))
 
 
 def _edge_distances(

@@ -22,10 +22,10 @@ Targets = (
 LossValue = Float32[jax.Array, "B"] | Float32[jax.Array, ""]
 """One value per image, or with ``pooled=True`` one for the whole batch."""
 
-Scalar = float | int | np.number | Shaped[jax.Array, ""]
+Number = float | int | np.number | Shaped[jax.Array, ""]
 """A Python, NumPy or JAX number."""
 
-ClassWeights = Shaped[Array, "classes"] | Sequence[Scalar] | None
+ClassWeights = Shaped[Array, "classes"] | Sequence[Number] | None
 """One weight >= 0 per class; None weights all classes equally."""
 
 # Probabilities may be outside [0, 1] by rounding, which is 0.004 in bfloat16.
@@ -41,7 +41,7 @@ class Pixels(NamedTuple):
         logits: Infinite ones are replaced by +-1e30.
         targets: The probability of each channel's class.
         weights: The weight of each pixel.
-        labels_fit: False for an image with a valid label that is no class or no probability.
+        labels_valid: False for an image with a valid label that is no class or no probability.
         multilabel: Whether channels are independent problems.
         pooled: Whether sums run over the batch.
     """
@@ -49,7 +49,7 @@ class Pixels(NamedTuple):
     logits: Float32[jax.Array, "B K N"]
     targets: Float32[jax.Array, "B K N"]
     weights: Float32[jax.Array, "B N"]
-    labels_fit: Bool[jax.Array, "B"]
+    labels_valid: Bool[jax.Array, "B"]
     multilabel: bool
     pooled: bool
 
@@ -70,13 +70,13 @@ class Pixels(NamedTuple):
         sums = (values * self.weights[:, None]).sum(-1)
         return sums.sum(0) if self.pooled else sums
 
-    def size(self) -> Float32[jax.Array, "*rows 1"]:
-        """Sum of the weights."""
+    def sum_of_weights(self) -> Float32[jax.Array, "*rows 1"]:
+        """Sum of the weights of the pixels."""
         return self.sum(jnp.ones_like(self.weights)[:, None])
 
-    def checked(self, value: Float32[jax.Array, "*rows"]) -> Float32[jax.Array, "*rows"]:
-        """The loss, or NaN with gradient 0 for labels that do not fit."""
-        fit = self.labels_fit.all() if self.pooled else self.labels_fit
+    def nan_if_invalid(self, value: Float32[jax.Array, "*rows"]) -> Float32[jax.Array, "*rows"]:
+        """The loss, or NaN with gradient 0 for invalid labels."""
+        fit = self.labels_valid.all() if self.pooled else self.labels_valid
         return jnp.where(fit, value, jnp.nan)
 
 
@@ -87,9 +87,9 @@ def prepare(
     *,
     multilabel: bool,
     pooled: bool,
-    hard: bool = False,
+    only_ids: bool = False,
 ) -> Pixels:
-    """Returns the arguments of a loss as `Pixels`; ``hard`` refuses probabilities as labels.
+    """Returns the arguments of a loss as `Pixels`; ``only_ids`` refuses probabilities as labels.
 
     Raises:
         TypeError: A dtype is wrong.
@@ -97,7 +97,7 @@ def prepare(
     """
     logits, labels = jnp.asarray(logits), jnp.asarray(narrowed(labels))
     _check_logits(logits)
-    _check_labels(labels, logits, multilabel, hard)
+    _check_labels(labels, logits, multilabel, only_ids)
     weights = _pixel_weights(where, logits)
     valid = weights[:, None] > 0
     logits = _channels_first(logits).astype(jnp.float32)
@@ -107,7 +107,7 @@ def prepare(
     if multilabel or jnp.issubdtype(labels.dtype, jnp.floating):
         targets = _channels_first(labels).astype(jnp.float32)
         fit = (targets >= -_SLACK) & (targets <= 1 + _SLACK)  # False for NaN
-        if hard:
+        if only_ids:
             fit = (targets == 0) | (targets == 1)
     else:
         labels = labels.reshape(batch, 1, size)
@@ -120,13 +120,13 @@ def prepare(
         logits=jnp.where(valid, logits, 0.0),
         targets=jnp.where(valid & fit, targets, 0.0),
         weights=weights,
-        labels_fit=(fit | ~valid).all((1, 2)),
+        labels_valid=(fit | ~valid).all((1, 2)),
         multilabel=multilabel,
         pooled=pooled,
     )
 
 
-def scalar(name: str, value: Scalar, most: float = math.inf) -> Float32[jax.Array, ""]:
+def check_number(name: str, value: Number, most: float = math.inf) -> Float32[jax.Array, ""]:
     """Returns a number as float32.
 
     Raises:
@@ -155,10 +155,10 @@ def read_class_weights(
         )
     if isinstance(class_weights, jax.Array):
         return class_weights.astype(jnp.float32)
-    return jnp.stack([scalar(name, weight) for weight in class_weights])
+    return jnp.stack([check_number(name, weight) for weight in class_weights])
 
 
-def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+def floored_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """Returns the quotient of two sums >= 0 of pixels, and 0 where both are 0.
 
     The floor keeps second derivatives finite where saturated probabilities add up to almost 0.
@@ -166,7 +166,7 @@ def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return numerator / jnp.maximum(denominator, 1e-7)
 
 
-def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """Returns the quotient, and 0 where the denominator is 0, of sums >= 0 of any size."""
     positive = denominator > 0
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1.0), 0.0)
@@ -184,7 +184,7 @@ def mean_over_classes(
 ) -> Float32[jax.Array, "*rows"]:
     """Returns the mean over channels, weighted if weights are given."""
     weights = read_class_weights(class_weights, values.shape[-1])
-    return divide(sum_over_classes(values, weights), weights.sum())
+    return safe_divide(sum_over_classes(values, weights), weights.sum())
 
 
 def _channels_first(values: Shaped[jax.Array, "B *spatial K"]) -> Shaped[jax.Array, "B K N"]:
@@ -199,7 +199,7 @@ def _check_logits(logits: jax.Array) -> None:
         raise ValueError(f"logits must have shape [B, *spatial, K] with K > 0, got {logits.shape}")
 
 
-def _check_labels(labels: jax.Array, logits: jax.Array, multilabel: bool, hard: bool) -> None:
+def _check_labels(labels: jax.Array, logits: jax.Array, multilabel: bool, only_ids: bool) -> None:
     floating, boolean = jnp.issubdtype(labels.dtype, jnp.floating), labels.dtype == jnp.bool_
     if not (floating or boolean or jnp.issubdtype(labels.dtype, jnp.integer)):
         raise TypeError(f"labels must be class ids or probabilities, got {labels.dtype}")
@@ -219,7 +219,7 @@ def _check_labels(labels: jax.Array, logits: jax.Array, multilabel: bool, hard: 
             f"labels of dtype {labels.dtype} are {kind}; their shape {labels.shape} does not "
             f"match logits of shape {logits.shape}"
         )
-    if floating and hard and not multilabel:
+    if floating and only_ids and not multilabel:
         raise TypeError("labels must be class ids for this loss, got probabilities")
 
 

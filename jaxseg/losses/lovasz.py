@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
 
-from jaxseg.losses.inputs import LossValue, Pixels, Targets, divide, prepare
+from jaxseg.losses.inputs import LossValue, Pixels, Targets, prepare, safe_divide
 from jaxseg.types import Logits, Where
 
 PerClass = Float32[jax.Array, "*rows K"]
@@ -36,7 +36,7 @@ def lovasz_hinge(
     Returns:
         At least 0. An empty mask has the largest error as loss.
     """
-    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled, hard=True)
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled, only_ids=True)
     if not pixels.binary:
         raise ValueError(
             f"lovasz_hinge needs logits with K = 1 or multilabel=True, got shape {logits.shape}. "
@@ -44,7 +44,7 @@ def lovasz_hinge(
         )
     errors = jax.nn.relu(1 + jnp.where(pixels.targets > 0, -pixels.logits, pixels.logits))
     losses, _ = _lovasz(errors, pixels.targets, pixels)
-    return pixels.checked(losses.mean(-1))
+    return pixels.nan_if_invalid(losses.mean(-1))
 
 
 def lovasz_softmax(
@@ -71,13 +71,13 @@ def lovasz_softmax(
     Returns:
         In [0, 1].
     """
-    pixels = prepare(logits, labels, where, multilabel=False, pooled=pooled, hard=True)
+    pixels = prepare(logits, labels, where, multilabel=False, pooled=pooled, only_ids=True)
     p, t = pixels.probabilities(), pixels.targets
     if pixels.binary:
         p, t = jnp.concatenate([1 - p, p], 1), jnp.concatenate([1 - t, t], 1)
     losses, sizes = _lovasz(jnp.abs(t - p), t, pixels)
     present = (sizes > 0).astype(jnp.float32)
-    return pixels.checked(divide((losses * present).sum(-1), present.sum(-1)))
+    return pixels.nan_if_invalid(safe_divide((losses * present).sum(-1), present.sum(-1)))
 
 
 def _lovasz(
@@ -102,9 +102,9 @@ def _lovasz(
     missed, added = jnp.cumsum(positive, -1), jnp.cumsum(negative, -1)
     added_before = jnp.pad(added[..., :-1], ((0, 0), (0, 0), (1, 0)))
     union_before, union = size + added_before, size + added
-    increments = divide(positive, union_before) + divide(size - missed, union_before) * divide(
-        negative, union
-    )
+    increments = safe_divide(positive, union_before) + safe_divide(
+        size - missed, union_before
+    ) * safe_divide(negative, union)
     # Without positive pixels the Jaccard loss is 1 from the first wrong pixel on.
     first = (added_before == 0) & (negative > 0)
     increments = jnp.where(size > 0, increments, first.astype(jnp.float32))

@@ -1,7 +1,7 @@
 """Losses that are ratios of overlaps: Dice, Jaccard, Tversky and their variants.
 
 They use the same soft counts of each class: ``tp``, the sum of ``min(p, t)``; ``fp``, the excess of
-``p`` over ``t``; ``fn``, the excess of ``t`` over ``p``. For hard labels these are the sums of
+``p`` over ``t``; ``fn``, the excess of ``t`` over ``p``. For class ids these are the sums of
 ``p t``, ``p (1 - t)`` and ``(1 - p) t``. For probabilities as labels they keep the minimum of the
 losses at ``p = t``, which the products do not (Wang et al., "Dice semimetric losses", 2023). Losses
 are computed as wrong over all, not as one minus right over all, to keep the digits of small values.
@@ -18,13 +18,13 @@ from jaxtyping import Float32
 from jaxseg.losses.inputs import (
     ClassWeights,
     LossValue,
+    Number,
     Pixels,
-    Scalar,
     Targets,
+    check_number,
+    floored_divide,
     mean_over_classes,
     prepare,
-    ratio,
-    scalar,
 )
 from jaxseg.types import Logits, Where
 
@@ -45,7 +45,7 @@ def soft_dice(
     *,
     where: Where | None = None,
     multilabel: bool = False,
-    smooth: Scalar = 1.0,
+    smooth: Number = 1.0,
     class_weights: ClassWeights = None,
     pooled: bool = False,
 ) -> LossValue:
@@ -53,7 +53,7 @@ def soft_dice(
 
     .. math:: 1 - \frac{2 tp + s}{2 tp + fp + fn + s}
 
-    Milletari et al., "V-Net", 2016, without the squares. On hard labels it agrees with MONAI's
+    Milletari et al., "V-Net", 2016, without the squares. On class ids it agrees with MONAI's
     `DiceLoss` at ``smooth=1e-5`` (its ``batch=True`` is ``pooled=True`` here, its ``sigmoid=True``
     is ``multilabel=True``); on probabilities with its ``soft_label=True``. Agrees with
     segmentation_models_pytorch's `DiceLoss` at ``smooth=0, pooled=True`` if all classes are
@@ -79,7 +79,7 @@ def soft_dice(
         [0.114]
     """
     pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
-    return pixels.checked(mean_over_classes(_dice_losses(pixels, smooth), class_weights))
+    return pixels.nan_if_invalid(mean_over_classes(_dice_losses(pixels, smooth), class_weights))
 
 
 def jaccard(
@@ -88,7 +88,7 @@ def jaccard(
     *,
     where: Where | None = None,
     multilabel: bool = False,
-    smooth: Scalar = 1.0,
+    smooth: Number = 1.0,
     class_weights: ClassWeights = None,
     pooled: bool = False,
 ) -> LossValue:
@@ -96,8 +96,8 @@ def jaccard(
 
     .. math:: 1 - \frac{tp + s}{tp + fp + fn + s}
 
-    Rahman and Wang, "Optimizing intersection-over-union in deep neural networks", 2016. On hard
-    labels it agrees with MONAI's ``DiceLoss(jaccard=True)``, whose smoothing acts as half (``2e-5``
+    Rahman and Wang, "Optimizing intersection-over-union in deep neural networks", 2016. On class
+    ids it agrees with MONAI's ``DiceLoss(jaccard=True)``, whose smoothing acts as half (``2e-5``
     there is ``smooth=1e-5`` here), and with segmentation_models_pytorch's `JaccardLoss` at
     ``pooled=True`` if all classes are present: there an absent class has loss 0.
 
@@ -111,7 +111,7 @@ def jaccard(
     """
     pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
     losses = _tversky_losses(pixels, 1.0, 1.0, smooth)
-    return pixels.checked(mean_over_classes(losses, class_weights))
+    return pixels.nan_if_invalid(mean_over_classes(losses, class_weights))
 
 
 def tversky(
@@ -120,9 +120,9 @@ def tversky(
     *,
     where: Where | None = None,
     multilabel: bool = False,
-    alpha: Scalar = 0.3,
-    beta: Scalar = 0.7,
-    smooth: Scalar = 1.0,
+    alpha: Number = 0.3,
+    beta: Number = 0.7,
+    smooth: Number = 1.0,
     class_weights: ClassWeights = None,
     pooled: bool = False,
 ) -> LossValue:
@@ -132,8 +132,8 @@ def tversky(
 
     Salehi et al., "Tversky loss function for image segmentation using 3D fully convolutional deep
     networks", 2017; the defaults are its best values. ``alpha = beta = 0.5`` is Dice with twice the
-    smoothing, ``1`` is Jaccard. Agrees with MONAI's `TverskyLoss` on hard labels, on probabilities
-    with its ``soft_label=True``; and with segmentation_models_pytorch's on hard labels at
+    smoothing, ``1`` is Jaccard. Agrees with MONAI's `TverskyLoss` on class ids, on probabilities
+    with its ``soft_label=True``; and with segmentation_models_pytorch's on class ids at
     ``pooled=True`` if all classes are present: there an absent class has loss 0.
 
     See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
@@ -148,7 +148,7 @@ def tversky(
     """
     pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
     losses = _tversky_losses(pixels, alpha, beta, smooth)
-    return pixels.checked(mean_over_classes(losses, class_weights))
+    return pixels.nan_if_invalid(mean_over_classes(losses, class_weights))
 
 
 def focal_tversky(
@@ -157,10 +157,10 @@ def focal_tversky(
     *,
     where: Where | None = None,
     multilabel: bool = False,
-    alpha: Scalar = 0.3,
-    beta: Scalar = 0.7,
-    gamma: Scalar = 0.75,
-    smooth: Scalar = 1.0,
+    alpha: Number = 0.3,
+    beta: Number = 0.7,
+    gamma: Number = 0.75,
+    smooth: Number = 1.0,
     class_weights: ClassWeights = None,
     pooled: bool = False,
 ) -> LossValue:
@@ -170,7 +170,7 @@ def focal_tversky(
 
     Abraham and Khan, "A novel focal Tversky loss function with improved attention U-Net for lesion
     segmentation", 2019; the paper writes the exponent as :math:`1 / \gamma` with
-    :math:`\gamma = 4/3`. On hard labels and K = 1 it agrees with segmentation_models_pytorch's
+    :math:`\gamma = 4/3`. On class ids and K = 1 it agrees with segmentation_models_pytorch's
     ``TverskyLoss(gamma=...)`` at ``pooled=True``; for K > 1 that raises the mean over classes, not
     each class.
 
@@ -186,12 +186,12 @@ def focal_tversky(
     Returns:
         In [0, 1]. An empty mask has loss ``(alpha fp / (alpha fp + s)) ** gamma``.
     """
-    gamma = scalar("gamma", gamma)
+    gamma = check_number("gamma", gamma)
     pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
     losses = _tversky_losses(pixels, alpha, beta, smooth)
     # Linear below the floor: for gamma < 1 the power has no finite derivatives at 0.
     powers = losses * jnp.maximum(losses, 1e-10) ** (gamma - 1)
-    return pixels.checked(mean_over_classes(powers, class_weights))
+    return pixels.nan_if_invalid(mean_over_classes(powers, class_weights))
 
 
 def generalized_dice(
@@ -200,7 +200,7 @@ def generalized_dice(
     *,
     where: Where | None = None,
     multilabel: bool = False,
-    smooth: Scalar = 1.0,
+    smooth: Number = 1.0,
     pooled: bool = False,
 ) -> LossValue:
     r"""Generalized Dice loss: one Dice over all classes, weighted by inverse squared size.
@@ -215,7 +215,7 @@ def generalized_dice(
 
     Sudre et al., "Generalised Dice overlap as a deep learning loss function for highly unbalanced
     segmentations", 2017. Agrees with MONAI's `GeneralizedDiceLoss` for K > 1 at ``smooth=0`` on
-    hard labels, on probabilities with its ``soft_label=True``. MONAI does not scale the weights, so
+    class ids, on probabilities with its ``soft_label=True``. MONAI does not scale the weights, so
     that its smoothing of 1e-5 acts as ``1e-5 * min(T)^2`` pixels.
     `optax.losses.multiclass_generalized_dice_loss` is a weighted mean of one Dice per class
     instead.
@@ -232,14 +232,16 @@ def generalized_dice(
     tp, fp, fn = _overlap(pixels)
     if tp.shape[-1] == 1:
         # Background: its true positives are the rest, and errors change sides.
-        tn = pixels.size() - tp - fp - fn
+        tn = pixels.sum_of_weights() - tp - fp - fn
         tp, fp, fn = (jnp.concatenate(pair, -1) for pair in [(tn, tp), (fn, fp), (fp, fn)])
     sizes = tp + fn
     present = sizes > 0
     smallest = jnp.where(present, sizes, jnp.inf).min(-1, keepdims=True)
     weights = jnp.where(present, jnp.square(smallest / jnp.where(present, sizes, 1.0)), 1.0)
     wrong, right = (weights * (fp + fn)).sum(-1), (weights * tp).sum(-1)
-    return pixels.checked(ratio(wrong, 2 * right + wrong + scalar("smooth", smooth)))
+    return pixels.nan_if_invalid(
+        floored_divide(wrong, 2 * right + wrong + check_number("smooth", smooth))
+    )
 
 
 def log_cosh_dice(
@@ -248,7 +250,7 @@ def log_cosh_dice(
     *,
     where: Where | None = None,
     multilabel: bool = False,
-    smooth: Scalar = 1.0,
+    smooth: Number = 1.0,
     class_weights: ClassWeights = None,
     pooled: bool = False,
 ) -> LossValue:
@@ -269,7 +271,7 @@ def log_cosh_dice(
     pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
     dice = mean_over_classes(_dice_losses(pixels, smooth), class_weights)
     # cosh x - 1 = 2 sinh(x / 2)^2 keeps the digits of a small x.
-    return pixels.checked(jnp.log1p(2 * jnp.square(jnp.sinh(dice / 2))))
+    return pixels.nan_if_invalid(jnp.log1p(2 * jnp.square(jnp.sinh(dice / 2))))
 
 
 def _overlap(pixels: Pixels) -> Overlap:
@@ -280,12 +282,12 @@ def _overlap(pixels: Pixels) -> Overlap:
     return Overlap(pixels.sum(pixels.targets) - fn, fp, fn)
 
 
-def _dice_losses(pixels: Pixels, smooth: Scalar) -> PerClass:
+def _dice_losses(pixels: Pixels, smooth: Number) -> PerClass:
     tp, fp, fn = _overlap(pixels)
-    return ratio(fp + fn, 2 * tp + fp + fn + scalar("smooth", smooth))
+    return floored_divide(fp + fn, 2 * tp + fp + fn + check_number("smooth", smooth))
 
 
-def _tversky_losses(pixels: Pixels, alpha: Scalar, beta: Scalar, smooth: Scalar) -> PerClass:
+def _tversky_losses(pixels: Pixels, alpha: Number, beta: Number, smooth: Number) -> PerClass:
     tp, fp, fn = _overlap(pixels)
-    wrong = scalar("alpha", alpha) * fp + scalar("beta", beta) * fn
-    return ratio(wrong, tp + wrong + scalar("smooth", smooth))
+    wrong = check_number("alpha", alpha) * fp + check_number("beta", beta) * fn
+    return floored_divide(wrong, tp + wrong + check_number("smooth", smooth))

@@ -13,30 +13,33 @@ from jaxtyping import Float32
 from jaxseg.losses.inputs import (
     ClassWeights,
     LossValue,
+    Number,
     Pixels,
-    Scalar,
     Targets,
-    divide,
+    check_number,
     prepare,
     read_class_weights,
-    scalar,
+    safe_divide,
     sum_over_classes,
 )
 from jaxseg.types import Logits, Where
 
 
 class Classes(NamedTuple):
-    """Some or all classes of a pixel.
+    """Probabilities of a group of classes.
+
+    A softmax has one group of K classes. A binary problem has two groups, background and
+    foreground, with one class for each channel.
 
     Attributes:
         targets: Probability of each class in the labels.
         log_p: Log of its predicted probability p.
-        others: ``1 - p``.
+        one_minus_p: ``1 - p``.
     """
 
     targets: Float32[jax.Array, "B K N"]
     log_p: Float32[jax.Array, "B K N"]
-    others: Float32[jax.Array, "B K N"]
+    one_minus_p: Float32[jax.Array, "B K N"]
 
 
 def cross_entropy(
@@ -46,7 +49,7 @@ def cross_entropy(
     where: Where | None = None,
     multilabel: bool = False,
     class_weights: ClassWeights = None,
-    label_smoothing: Scalar = 0.0,
+    label_smoothing: Number = 0.0,
     pooled: bool = False,
 ) -> LossValue:
     r"""Cross entropy, the mean over valid pixels.
@@ -84,7 +87,7 @@ def cross_entropy(
         >>> print(np.asarray(losses.cross_entropy(logits, labels, where=labels == 0)).round(3))
         [0.127]
     """
-    epsilon = scalar("label_smoothing", label_smoothing, most=1.0)
+    epsilon = check_number("label_smoothing", label_smoothing, most=1.0)
     pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
     groups = _class_groups(pixels)
     num_classes = 2 if pixels.binary else logits.shape[-1]
@@ -92,14 +95,14 @@ def cross_entropy(
         weights = [read_class_weights(class_weights, logits.shape[-1])] * 2
     else:
         weights = jnp.split(read_class_weights(class_weights, num_classes), len(groups))
-    total = weight = jnp.zeros((), jnp.float32)
+    total = weight = jnp.zeros((), jnp.float32)  # Of all groups of classes.
     for (targets, log_p, _), w in zip(groups, weights, strict=True):
         smoothed = (1 - epsilon) * targets + epsilon / num_classes
         total += sum_over_classes(pixels.sum(-smoothed * log_p), w)
         weight += sum_over_classes(pixels.sum(targets), w)
     if class_weights is None:
-        weight = _sum_of_weights(pixels)
-    return pixels.checked(divide(total, weight))
+        weight = _denominator(pixels)
+    return pixels.nan_if_invalid(safe_divide(total, weight))
 
 
 def focal(
@@ -108,8 +111,8 @@ def focal(
     *,
     where: Where | None = None,
     multilabel: bool = False,
-    gamma: Scalar = 2.0,
-    alpha: Scalar | ClassWeights = None,
+    gamma: Number = 2.0,
+    alpha: Number | ClassWeights = None,
     pooled: bool = False,
 ) -> LossValue:
     r"""Focal loss: cross entropy with a smaller weight on confident, correct pixels.
@@ -145,16 +148,16 @@ def focal(
         >>> print(np.asarray(losses.focal(logits, labels, gamma=2.0)).round(3))
         [0.044]
     """
-    gamma = scalar("gamma", gamma)
+    gamma = check_number("gamma", gamma)
     pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
     groups = _class_groups(pixels)
     weights = _read_alpha(alpha, logits.shape[-1], multilabel)
     total = jnp.zeros((), jnp.float32)
-    for (targets, log_p, others), w in zip(groups, weights, strict=True):
+    for (targets, log_p, one_minus_p), w in zip(groups, weights, strict=True):
         # The addend keeps derivatives of the power finite. Where it matters, the loss is almost 0.
-        modulation = (others + 1e-12) ** gamma
+        modulation = (one_minus_p + 1e-12) ** gamma
         total += sum_over_classes(pixels.sum(-targets * modulation * log_p), w)
-    return pixels.checked(divide(total, _sum_of_weights(pixels)))
+    return pixels.nan_if_invalid(safe_divide(total, _denominator(pixels)))
 
 
 def _class_groups(pixels: Pixels) -> list[Classes]:
@@ -170,17 +173,17 @@ def _class_groups(pixels: Pixels) -> list[Classes]:
     return [Classes(targets, log_p, jax.nn.relu(1 - jnp.exp(log_p)))]
 
 
-def _sum_of_weights(pixels: Pixels) -> Float32[jax.Array, "*rows"]:
+def _denominator(pixels: Pixels) -> Float32[jax.Array, "*rows"]:
     """Sum of the pixels' weights, once for every channel of a multilabel loss."""
     problems = pixels.logits.shape[1] if pixels.multilabel else 1
-    return problems * pixels.size()[..., 0]
+    return problems * pixels.sum_of_weights()[..., 0]
 
 
 def _read_alpha(alpha: Any, channels: int, multilabel: bool) -> list[Float32[jax.Array, "_"]]:
     """The class weights of each group."""
     num_classes = 2 if multilabel else max(channels, 2)
     if alpha is not None and not isinstance(alpha, Sequence) and np.ndim(alpha) == 0:
-        alpha = scalar("alpha", alpha, most=1.0)
+        alpha = check_number("alpha", alpha, most=1.0)
         weights = jnp.stack([1 - alpha, *[alpha] * (num_classes - 1)])
     elif multilabel:
         foreground = read_class_weights(alpha, channels, name="alpha")

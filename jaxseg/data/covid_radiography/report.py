@@ -1,181 +1,239 @@
-"""What a build found and made of it: facts kept with the data set, and the text made of them."""
+"""Inspects an archive before it is built, and reports what it holds as metadata and as text."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
-from jaxseg.data.archive import RELEASE_COUNTS
-from jaxseg.data.inspection import Inspection
-from jaxseg.data.likeness import BITS, NEAR
-from jaxseg.data.splits import SPLITS, split_alone
+import numpy as np
+
+from jaxseg.data.archive import IMAGE_SIZE, MASK_SIZE, RELEASE_COUNTS, Archive, Pair
+from jaxseg.data.images import read_image, read_mask, size_and_mode
+from jaxseg.data.near_duplicates import (
+    BITS,
+    MAX_HASH_DISTANCE,
+    near_duplicate_pairs,
+    perceptual_hash,
+)
+from jaxseg.data.splits import SPLITS, group_images, grouped_split
+from jaxseg.data.threads import in_threads
+from jaxseg.errors import InputError, refuse_files
 
 FILE = "report.md"
-"""The report's name, beside the prepared data."""
+"""The report's name in the folder of the prepared data."""
 
-NO_SHEET = "no metadata sheet"
-NO_ROW = "no row in the sheet"
-NO_SOURCE = "no address in the sheet"
-
-_MOST_SOURCES = 30
-"""Sources of a class that the text names; the facts hold all."""
+_LISTED_SOURCES = 30
 
 
-def facts(inspection: Inspection, classes: Sequence[str]) -> dict[str, Any]:
-    """What the report says, as plain values; of groups those with a film of these classes.
+class Inspected(NamedTuple):
+    """An image of the archive with its split.
+
+    Attributes:
+        pair: The image and its mask.
+        content: The sha256 of the image file, in hexadecimal.
+        source: The address of its source, or empty text.
+        split: Its split.
+    """
+
+    pair: Pair
+    content: str
+    source: str
+    split: str
+
+
+class _Look(NamedTuple):
+    content: str
+    hash: np.ndarray
+    unusual: tuple[str, ...]
+
+
+def inspect(
+    archive: Archive,
+    classes: Sequence[str],
+    *,
+    skip_bad: bool = False,
+    progress: Callable[[], None] | None = None,
+) -> tuple[list[Inspected], dict[str, Any]]:
+    """Decodes every image and mask of an archive, and splits the images.
+
+    Images of other classes are decoded too: the groups, and so the splits, are the same whichever
+    classes are used. Faults of other classes are not reported.
+
+    Args:
+        archive: The archive.
+        classes: Names of class folders.
+        skip_bad: Skip files that cannot be used, instead of raising an error.
+        progress: Called after each image.
 
     Returns:
-        ``films``: by class, ``{split: count}``. ``sources``: by class, ``{source: count}``.
-        ``duplicates``: lists of ids of films with the same bytes. ``near_duplicates``: ``[id, id,
-        bits that differ]`` of films with other bytes. ``groups``: ``films``, ``split``, and under
-        ``alone`` the films that would be in another split by themselves. ``bridges``: the ``film``,
-        the ``groups`` that it joined, named by their first films, and ``moved``, the first films of
-        those that are in another split for it. ``oddities``: ``{what: count}``. ``faults``: each a
-        ``film`` (or empty) and a ``message``.
+        The images of ``classes``, and the metadata: ``images`` ``{class: {split: count}}``;
+        ``sources`` ``{class: {source: count}}``; ``duplicates``, lists of ids of identical images;
+        ``near_duplicates``, ``[id, id, bits that differ]`` of other near-duplicates; ``groups``,
+        each with its ``images`` and its ``split``; ``unusual`` ``{what: count}``; ``skipped``,
+        messages.
+
+    Raises:
+        InputError: A class is absent; or, unless ``skip_bad``, files cannot be used.
     """
-    ids = [inspected.film.id for inspected in inspection.films]
-    of_config = [inspected.film.class_name in classes for inspected in inspection.films]
-    contents = [inspected.content for inspected in inspection.films]
-    films: Counter[tuple[str, str]] = Counter()
-    sources: dict[str, Counter] = {name: Counter() for name in classes}
-    for index, inspected in enumerate(inspection.films):
-        name = inspected.film.class_name
-        if name in classes:
-            films[name, inspection.split(index)] += 1
-            missing = NO_ROW if name in inspection.sheets else NO_SHEET
-            sources[name][inspection.sources.get(ids[index], missing) or NO_SOURCE] += 1
-
-    def kept(members: Sequence[int]) -> bool:
-        return len(members) > 1 and any(of_config[film] for film in members)
-
-    return {
-        "films": {name: {split: films[name, split] for split in SPLITS} for name in classes},
-        "sources": {name: dict(counts.most_common()) for name, counts in sources.items()},
-        "duplicates": [[ids[film] for film in same] for same in _alike(contents) if kept(same)],
+    wanted, bad = archive.pairs(classes)
+    sources = _sources(archive, classes, wanted, bad)
+    everything, _ = archive.pairs(archive.classes)
+    pairs, looks = [], []
+    for pair, look in zip(everything, in_threads(partial(_look, archive), everything), strict=True):
+        if isinstance(look, _Look):
+            pairs.append(pair)
+            looks.append(look)
+        elif pair.class_name in classes:
+            bad.append(look)
+        if progress is not None:
+            progress()
+    if not skip_bad:
+        refuse_files(archive.path, bad)
+    contents = [look.content for look in looks]
+    hashes = np.stack([look.hash for look in looks]) if looks else np.zeros((0, 128), np.uint8)
+    near = near_duplicate_pairs(hashes)
+    first = group_images(contents, [(one, other) for one, other, _ in near])
+    split = grouped_split(contents, first)
+    inspected = [
+        Inspected(pair, look.content, sources.get(pair.id, ""), name)
+        for pair, look, name in zip(pairs, looks, split, strict=True)
+        if pair.class_name in classes
+    ]
+    ids = [pair.id for pair in pairs]
+    is_used = [pair.class_name in classes for pair in pairs]
+    unusual = Counter(
+        what for look, used in zip(looks, is_used, strict=True) if used for what in look.unusual
+    )
+    groups = _members(first, is_used)
+    return inspected, {
+        "images": {
+            name: {part: count[part] for part in SPLITS}
+            for name in classes
+            for count in [Counter(i.split for i in inspected if i.pair.class_name == name)]
+        },
+        "sources": {
+            name: dict(count.most_common())
+            for name in classes
+            for count in [
+                Counter(i.source or "unknown" for i in inspected if i.pair.class_name == name)
+            ]
+        },
+        "duplicates": [[ids[i] for i in same] for same in _members(contents, is_used)],
         "near_duplicates": [
             [ids[one], ids[other], bits]
-            for one, other, bits in inspection.near
-            if contents[one] != contents[other] and kept((one, other))
+            for one, other, bits in near
+            if contents[one] != contents[other] and (is_used[one] or is_used[other])
         ],
         "groups": [
-            {
-                "films": [ids[film] for film in group],
-                "split": (split := inspection.split(group[0])),
-                "alone": {
-                    ids[film]: alone
-                    for film in group
-                    if (alone := split_alone(contents[film])) != split
-                },
-            }
-            for group in _alike(inspection.grouping.first)
-            if kept(group)
+            {"images": [ids[i] for i in group], "split": split[group[0]]} for group in groups
         ],
-        "bridges": [
-            {
-                "film": ids[bridge.film],
-                "groups": [ids[first] for first in bridge.groups],
-                "moved": [
-                    ids[first]
-                    for first in bridge.groups[1:]
-                    if split_alone(contents[first]) != split_alone(contents[bridge.groups[0]])
-                ],
-            }
-            for bridge in inspection.grouping.bridges
-            if kept((bridge.film, *bridge.groups))
-        ],
-        "oddities": dict(inspection.oddities),
-        "faults": [fault._asdict() for fault in inspection.faults],
+        "unusual": dict(sorted(unusual.items())),
+        "skipped": bad,
     }
 
 
-def markdown(name: str, facts: Mapping[str, Any]) -> str:
-    """The report as text in Markdown.
+def _members(values: Sequence[Any], is_used: Sequence[bool]) -> list[list[int]]:
+    """The indices of every value that several images have, at least one of them used."""
+    members: dict[Any, list[int]] = {}
+    for index, value in enumerate(values):
+        members.setdefault(value, []).append(index)
+    return [m for m in members.values() if len(m) > 1 and any(is_used[i] for i in m)]
+
+
+def markdown(name: str, metadata: Mapping[str, Any]) -> str:
+    """Returns the report as Markdown.
 
     Args:
-        name: the data set's.
-        facts: as the function of that name gives them, and the archive's ``fingerprint``.
+        name: The name of the dataset.
+        metadata: As `inspect` returns it, and the archive's ``fingerprint``.
     """
-    lines = [
-        f"# {name}",
-        "",
-        f"Built from the archive with the fingerprint {facts['fingerprint'][:16]}.",
-        "",
-        *_films(facts["films"]),
-        "## Sources",
-        "",
-        "| class | source | films |",
-        "|---|---|---|",
-        *_sources(facts["sources"]),
-        "",
-        *_groups(facts),
-        "## Irregular files",
-        "",
-        *(f"- {what}: {count}" for what, count in sorted(facts["oddities"].items())),
-        *([] if facts["oddities"] else ["None."]),
-        "",
-        "## Left out",
-        "",
-        *_faults(facts["faults"]),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _films(films: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    yield "| class | in the release | here | " + " | ".join(SPLITS) + " |"
-    yield "|---" * (3 + len(SPLITS)) + "|"
-    totals = {split: sum(counts[split] for counts in films.values()) for split in SPLITS}
-    released = {name: RELEASE_COUNTS[name] for name in films}
-    rows = [(name, released[name], films[name]) for name in films]
-    for name, release, counts in [*rows, ("all", sum(released.values()), totals)]:
-        cells = [name, release, sum(counts.values()), *(counts[split] for split in SPLITS)]
-        yield "| " + " | ".join(map(str, cells)) + " |"
-    yield ""
-
-
-def _sources(sources: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    for class_name, counts in sources.items():
-        rows = list(counts.items())
-        for source, count in rows[:_MOST_SOURCES]:
-            yield f"| {class_name} | {source} | {count} |"
-        if rest := rows[_MOST_SOURCES:]:
-            yield f"| {class_name} | {len(rest)} more | {sum(count for _, count in rest)} |"
-
-
-def _groups(facts: Mapping[str, Any]) -> Iterator[str]:
-    groups, duplicates, near = facts["groups"], facts["duplicates"], facts["near_duplicates"]
-    yield "## Films that share a split"
-    yield ""
-    yield (
-        f"{len(groups)} groups of {sum(len(group['films']) for group in groups)} films: "
-        f"{len(duplicates)} times the same bytes, {len(near)} pairs of near duplicates "
-        f"(at most {NEAR} of {BITS} bits differ)."
+    images, groups, skipped = (metadata[key] for key in ("images", "groups", "skipped"))
+    rows = [(key, RELEASE_COUNTS[key], *counts.values()) for key, counts in images.items()]
+    total = ("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:]))
+    sources = []
+    for key, counts in metadata["sources"].items():
+        listed = list(counts.items())[:_LISTED_SOURCES]
+        sources += [(key, source, count) for source, count in listed]
+        if rest := len(counts) - len(listed):
+            more = sum(counts.values()) - sum(count for _, count in listed)
+            sources.append((key, f"{rest} more", more))
+    near = metadata["near_duplicates"]
+    return "\n".join(
+        [
+            f"# {name}\n",
+            f"Built from the archive with the fingerprint {metadata['fingerprint'][:16]}.\n",
+            *_table(("class", "in the release", *SPLITS), [*rows, total]),
+            "\n## Sources\n",
+            *_table(("class", "source", "images"), sources),
+            "\n## Images that share a split\n",
+            f"{len(groups)} groups of {sum(len(group['images']) for group in groups)} images: "
+            f"{len(metadata['duplicates'])} sets of identical files and {len(near)} pairs of "
+            f"near-duplicates (at most {MAX_HASH_DISTANCE} of {BITS} bits differ).\n",
+            *(f"- {group['split']}: {', '.join(group['images'])}" for group in groups),
+            *(f"- near-duplicates: {a} and {b}, {bits} bits differ" for a, b, bits in near),
+            "\n## Unusual files\n",
+            *([f"- {what}: {count}" for what, count in metadata["unusual"].items()] or ["None."]),
+            "\n## Skipped files\n",
+            *([f"- {message}" for message in skipped] or ["None."]),
+            "",
+        ]
     )
-    yield ""
-    for group in groups:
-        alone = "".join(f"; {film} alone: {split}" for film, split in group["alone"].items())
-        yield f"- {group['split']}: {', '.join(group['films'])}{alone}"
-    for one, other, bits in near:
-        yield f"- near duplicates: {one} and {other}, {bits} bits differ"
-    for bridge in facts["bridges"]:
-        moved = ", ".join(bridge["moved"]) or "none"
-        yield (
-            f"- {bridge['film']} bridges the groups of {', '.join(bridge['groups'])}; "
-            f"in another split for it: {moved}"
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+
+
+def _sources(
+    archive: Archive, classes: Sequence[str], pairs: Sequence[Pair], bad: list[str]
+) -> dict[str, str]:
+    """The source of every image that a metadata sheet names, by id."""
+    sources = {}
+    for class_name in classes:
+        try:
+            named = archive.sources(class_name)
+        except InputError as error:
+            bad.append(_without_path(error, archive))
+            continue
+        ids = [pair.id for pair in pairs if pair.class_name == class_name]
+        if named is not None:
+            sources |= {id: named[id.lower()] for id in ids if id.lower() in named}
+            bad += [
+                f"{class_name}.metadata.xlsx has no row for {id}"
+                for id in ids
+                if id.lower() not in named
+            ]
+    return sources
+
+
+def _look(archive: Archive, pair: Pair) -> _Look | str:
+    """Decodes an image and its mask; a message if one cannot be used."""
+    try:
+        content, mask = archive.read(pair.image), archive.read(pair.mask)
+        unusual = [
+            *_unusual(content, "image", pair.image, IMAGE_SIZE),
+            *_unusual(mask, "mask", pair.mask, MASK_SIZE),
+        ]
+        pixels = read_image(content, name=pair.image)
+        if not read_mask(mask, name=pair.mask).labels.any():
+            unusual.append("mask without lung")
+    except InputError as error:
+        return _without_path(error, archive)
+    look = perceptual_hash(pixels[..., 0])
+    return _Look(hashlib.sha256(content).hexdigest(), look, tuple(unusual))
+
+
+def _unusual(content: bytes, what: str, name: str, expected: tuple[int, int]) -> list[str]:
+    size, mode = size_and_mode(content, name)
+    if size != expected:
+        raise InputError(
+            f"{name}: has {size[0]} x {size[1]} pixels; every {what} of the release has "
+            f"{expected[0]} x {expected[1]}"
         )
-    if groups:
-        yield ""
+    return [] if mode == "L" else [f"{what} stored as {mode}"]
 
 
-def _faults(faults: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    dropped = {fault["film"] for fault in faults} - {""}
-    yield f"{len(dropped)} films left out; {len(faults)} files will not do."
-    if faults:
-        yield ""
-    yield from (f"- {fault['message']}" for fault in faults)
-
-
-def _alike(values: Sequence[Any]) -> list[list[int]]:
-    """The indices of every value, values in the order of their first."""
-    indices: dict[Any, list[int]] = {}
-    for index, value in enumerate(values):
-        indices.setdefault(value, []).append(index)
-    return list(indices.values())
+def _without_path(error: InputError, archive: Archive) -> str:
+    return str(error).removeprefix(f"{archive.path}: ")

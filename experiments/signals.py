@@ -1,0 +1,93 @@
+"""Ends a command on SIGTERM or Ctrl-C, at once or between two batches.
+
+Python runs a signal handler in the main thread: not while XLA compiles, and at any other time
+between two instructions. An exception that is raised there can be lost in a callback of JAX, and an
+ordinary exit while another thread compiles can crash. So the handlers here do nothing. A thread
+learns of the signal and ends the process at once, without cleaning up, unless a loop has asked to
+look at signals itself. A second signal always ends the process.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+PREEMPTED = 75
+"""What sysexits.h calls a temporary failure: run the command again, ``train`` with --resume."""
+INTERRUPTED = 130
+
+STATUS = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
+"""Exit status of a command that a signal ended."""
+
+_MESSAGES = {
+    signal.SIGTERM: "preempted: saved files are kept; run the command again, train with --resume",
+    signal.SIGINT: "interrupted",
+}
+
+
+class Looking:
+    """Whether a loop looks at signals itself, and the signal that came meanwhile."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.signal: int | None = None
+
+    def status(self) -> int | None:
+        """The exit status for the signal that came, or None."""
+        return None if self.signal is None else STATUS[signal.Signals(self.signal)]
+
+
+_looking = Looking()
+
+
+@contextlib.contextmanager
+def looked_at() -> Iterator[Looking]:
+    """Lets a loop look at signals itself, from setting ``active`` to the end of the block."""
+    _looking.active, _looking.signal = False, None
+    try:
+        yield _looking
+    finally:
+        _looking.active = False
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Watches for SIGTERM and Ctrl-C while the block lasts; the main thread only."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    previous = {number: signal.signal(number, _ignore) for number in STATUS}
+    previous_fd = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(read, _end), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous_fd)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        os.close(write)  # Ends the thread.
+
+
+def _watch(read: int, end: Callable[[signal.Signals], None]) -> None:
+    with open(read, "rb", buffering=0) as file:
+        while received := file.read(1):
+            if received[0] not in STATUS:
+                continue
+            if _looking.active and _looking.signal is None:
+                _looking.signal = received[0]
+            else:
+                end(signal.Signals(received[0]))
+
+
+def _end(number: signal.Signals) -> None:
+    """Ends the process. Other threads may hold the locks of the streams, so nothing waits long."""
+    flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
+    flushing.start()
+    flushing.join(timeout=1)
+    os.write(2, f"\n{_MESSAGES[number]}\n".encode())
+    os._exit(STATUS[number])
+
+
+def _ignore(*_: object) -> None:
+    """The thread of `watched` acts instead."""

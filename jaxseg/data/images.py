@@ -1,0 +1,459 @@
+"""Reads image files as uint8 arrays and mask files as class ids.
+
+PNG, JPEG, TIFF, BMP and DICOM files are read here and nowhere else.
+"""
+
+import contextlib
+import io
+import struct
+import unicodedata
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageChops, ImageOps
+
+from jaxseg.data import dicom
+from jaxseg.data.preprocessing import stretch
+from jaxseg.errors import DataWarning, InputError
+
+Resize = Literal["bilinear", "nearest"]
+Source = Path | str | bytes
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+"""Suffixes of image files, in lower case. Files of other names are read if they are DICOM."""
+
+IGNORED = 255
+"""Class id of pixels that are left out of losses and metrics."""
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
+_DEEP_GRAY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_LOSSY = ("JPEG", "MPO")
+
+# The largest difference between the channels of a mask that counts as gray.
+_NEARLY_GRAY = 16
+
+
+class ImageAndSpacing(NamedTuple):
+    """An image and its scale.
+
+    Attributes:
+        pixels: uint8 ``[H, W, C]``.
+        spacing_mm: Distance between pixel centers along height and width, or None if unknown.
+    """
+
+    pixels: UInt8[np.ndarray, "H W C"]
+    spacing_mm: tuple[float, float] | None
+
+
+class Mask(NamedTuple):
+    """A mask as class ids.
+
+    Attributes:
+        labels: uint8 ``[H, W]``; 0 is background and `IGNORED` is left out.
+        object_pixels: Number of pixels that are neither background nor ignored.
+        unnamed_pixels: How many of these have a value that no class names. They are labeled 0.
+        unnamed_values: The smallest of these values, at most five.
+    """
+
+    labels: UInt8[np.ndarray, "H W"]
+    object_pixels: int
+    unnamed_pixels: int
+    unnamed_values: tuple[int, ...]
+
+
+def find_images(folder: Path | str, *, suffix: str = "") -> dict[str, Path]:
+    """Lists the image files of a folder by stem.
+
+    Args:
+        folder: A folder. Its subfolders are not searched.
+        suffix: Text at the end of every stem that is not part of the name, such as ``_mask``.
+
+    Returns:
+        The files, sorted by name. A stem is in Unicode's composed form, so that names from
+        different systems match. Symbolic links that lead nowhere are included; reading one fails.
+
+    Raises:
+        InputError: There is no such folder, it holds no image, or two images have the same stem.
+
+    Warns:
+        jaxseg.errors.DataWarning: The folder holds other files. Hidden files are skipped silently.
+    """
+    folder, suffix = Path(folder), unicodedata.normalize("NFC", suffix)
+    try:
+        files = sorted(folder.iterdir())
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: there is no such folder") from error
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+    found: dict[str, Path] = {}
+    skipped = []
+    for file in files:
+        if file.name.startswith("."):
+            continue
+        stem = image_stem(file.name)
+        if file.is_dir() or not is_image(file) or not stem.endswith(suffix):
+            skipped.append(file.name)
+            continue
+        stem = stem.removesuffix(suffix)
+        if (other := found.setdefault(stem, file)) != file:
+            raise InputError(f"{file}: has the same name as {other.name}. Rename one of them")
+    if not found:
+        named = f" whose name ends in {suffix!r}" if suffix else ""
+        raise InputError(f"{folder}: holds no PNG, JPEG, TIFF, BMP or DICOM file{named}")
+    if skipped:
+        warnings.warn(
+            f"{folder}: skipped {len(skipped)} other {'file' if len(skipped) == 1 else 'files'}: "
+            f"{_listed(skipped)}",
+            DataWarning,
+            stacklevel=2,
+        )
+    return found
+
+
+def is_image(path: Path) -> bool:
+    """Returns whether a file has the suffix of an image or is a DICOM file."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or dicom.is_dicom(path)
+
+
+def image_stem(name: str) -> str:
+    r"""Returns a file's name without an image suffix, in Unicode's composed form.
+
+    Bytes that are not UTF-8 become escapes such as ``\udcff``, so that the result can be written.
+    """
+    name = printable(unicodedata.normalize("NFC", name))
+    path = Path(name)
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def read_image(source: Source, *, channels: int = 1, name: str = "") -> UInt8[np.ndarray, "H W C"]:
+    """Reads an image of any kind as 8-bit gray or RGB.
+
+    Color becomes luminance if ``channels`` is 1, and gray is repeated if it is 3. Transparent
+    pixels become black. The orientation that a camera noted is applied. Gray images of more than
+    8 bits are stretched as in `jaxseg.data.preprocessing.stretch`. Of a 16-bit color PNG only the
+    upper 8 bits are used. DICOM files are read as in `jaxseg.data.dicom.read_dicom`.
+
+    Args:
+        source: A file, or its content.
+        channels: 1 for gray or 3 for RGB.
+        name: The name of the content in errors.
+
+    Returns:
+        uint8 ``[H, W, channels]``, 0 to 255.
+
+    Raises:
+        InputError: The file cannot be read, is damaged, or holds several frames.
+    """
+    return read_image_and_spacing(source, channels=channels, name=name).pixels
+
+
+def read_image_and_spacing(source: Source, *, channels: int = 1, name: str = "") -> ImageAndSpacing:
+    """Reads an image as in `read_image`, and the pixel spacing that a DICOM file states."""
+    with open_image(source, channels=channels, name=name) as image:
+        return ImageAndSpacing(as_array(image), image.info.get(_SPACING))
+
+
+def read_resized(
+    source: Source,
+    size: int,
+    *,
+    channels: int = 1,
+    resize: Resize = "bilinear",
+    name: str = "",
+    verify: bool = True,
+) -> UInt8[np.ndarray, "S S C"]:
+    """Reads an image as in `read_image` and resizes it as in `resize_image`.
+
+    Args:
+        source: A file, or its content.
+        size: Height and width in pixels.
+        channels: 1 for gray or 3 for RGB.
+        resize: As in `resize_image`.
+        name: The name of the content in errors.
+        verify: Whether to compare the checksums of a PNG.
+    """
+    with open_image(source, channels=channels, name=name, verify=verify) as image:
+        return as_array(_resized(image, size, resize))
+
+
+def read_mask(
+    source: Source,
+    *,
+    classes: Sequence[Collection[int]] | None = None,
+    background: Collection[int] | None = (0,),
+    ignore: Collection[int] = (),
+    name: str = "",
+    verify: bool = True,
+) -> Mask:
+    """Reads a mask as class ids.
+
+    The value of a pixel is its index in a palette image if ``classes`` are given, and its gray
+    value otherwise, 8 or 16 bits. Transparent pixels are black.
+
+    Args:
+        source: A file, or its content.
+        classes: The values of class 1, of class 2 and so on. None: one class, the gray values above
+            127.
+        background: Values of the background, if ``classes`` are given; None for all other values.
+        ignore: Values of pixels to leave out.
+        name: The name of the content in errors.
+        verify: Whether to compare the checksums of a PNG.
+
+    Returns:
+        Class ids, and how many pixels have a value that is not named.
+
+    Raises:
+        InputError: The file cannot be read; it is a JPEG or has colors although values are named;
+            or no values are named and the mask is colored, has its object in its transparency, or
+            has values above 0 but none above 127.
+    """
+    if classes is not None and len(classes) >= IGNORED:
+        raise InputError(f"{len(classes)} classes are named; at most {IGNORED - 1} are supported")
+    unnamed = np.zeros(0)
+    with _opened(source, name, verify=verify) as image:
+        name = name or str(source)
+        if classes is None:
+            values = _gray_values(image, name, ignore)
+            labels = (values > 127).astype(np.uint8)
+        else:
+            values = _exact_values(image, name)
+            labels = np.zeros(values.shape, np.uint8)
+            for label, of_class in enumerate(classes, 1):
+                labels[np.isin(values, list(of_class))] = label
+            if background is not None:
+                unnamed = values[(labels == 0) & ~np.isin(values, [*background, *ignore])]
+    if ignore:
+        labels[np.isin(values, list(ignore))] = IGNORED
+    objects = int(((labels > 0) & (labels < IGNORED)).sum()) + unnamed.size
+    return Mask(labels, objects, unnamed.size, tuple(np.unique(unnamed)[:5].tolist()))
+
+
+def size_and_mode(content: bytes, name: str) -> tuple[tuple[int, int], str]:
+    """Returns width and height in pixels and Pillow's mode, such as ``RGB``. Decodes no pixels."""
+    with _opened(content, name, verify=False) as image:
+        return image.size, image.mode
+
+
+def resize_image(
+    image: UInt8[np.ndarray, "H W *C"], size: int, resize: Resize = "bilinear"
+) -> UInt8[np.ndarray, "S S *C"]:
+    """Resizes an image to a square. Proportions are not kept.
+
+    Args:
+        image: ``[H, W]``, or ``[H, W, C]`` with 1 or 3 channels.
+        size: Height and width of the result in pixels, 1 or more.
+        resize: ``bilinear``, antialiased where the image shrinks, or ``nearest``.
+
+    Returns:
+        uint8 ``[size, size]`` or ``[size, size, C]``; the same array if it has that size.
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    resized = as_array(_resized(_pillow(image), size, resize))
+    return resized if image.ndim == 3 else resized[..., 0]
+
+
+def resize_mask(mask: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, "S S"]:
+    """Resizes a mask to a square by nearest neighbor, so that no new value arises."""
+    return resize_image(mask, size, "nearest")
+
+
+def to_gray(image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W"]:
+    """Returns the luminance of an image of 1 or 3 channels."""
+    return np.asarray(_pillow(image).convert("L"))
+
+
+def png_bytes(pixels: UInt8[np.ndarray, "H W"]) -> bytes:
+    """Encodes a gray image as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def gray_png(content: bytes, name: str) -> bytes:
+    """Converts an image file to an 8-bit gray PNG; one that is that already is returned as it is.
+
+    Raises:
+        InputError: As `read_image`.
+    """
+    with _opened(content, name) as image:
+        if _is_plain_gray_png(image, content):
+            image.load()
+            return content
+    return png_bytes(read_image(content, name=name)[..., 0])
+
+
+@contextlib.contextmanager
+def open_image(
+    source: Source, *, channels: int = 1, name: str = "", verify: bool = True
+) -> Iterator[Image.Image]:
+    """Opens an image as `read_image` does, as a Pillow image of mode ``L`` or ``RGB``."""
+    if channels not in (1, 3):
+        raise InputError(f"channels={channels}: must be 1 (gray) or 3 (RGB)")
+    mode = "L" if channels == 1 else "RGB"
+    if dicom.is_dicom(source):
+        read = dicom.read_dicom(source, name)
+        image = Image.fromarray(read.pixels).convert(mode)
+        image.info[_SPACING] = read.spacing_mm
+        yield image
+        return
+    with _opened(source, name, verify=verify) as image:
+        is_deep_color = image.format == "PNG" and _raw_mode(image).endswith(";16B")
+        if image.mode in _DEEP_GRAY:
+            values = np.asarray(ImageOps.exif_transpose(image), dtype=np.float64)
+            image = Image.fromarray(stretch(values))
+        else:
+            image = _upright(image)
+            if is_deep_color and mode == "L":
+                image = Image.fromarray(stretch(np.asarray(image.convert("L"), np.float64)))
+        yield image.convert(mode) if image.mode != mode else image
+
+
+def as_array(image: Image.Image) -> UInt8[np.ndarray, "H W C"]:
+    """Returns the pixels of a Pillow image of mode ``L`` or ``RGB``."""
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+_SPACING = "jaxseg_spacing_mm"
+
+
+def _pillow(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+
+
+def _resized(image: Image.Image, size: int, resize: Resize) -> Image.Image:
+    return image.resize((size, size), _RESAMPLING[resize])
+
+
+@contextlib.contextmanager
+def _opened(source: Source, name: str, *, verify: bool = True) -> Iterator[Image.Image]:
+    """Opens a file with Pillow and turns whatever Pillow raises for a bad one into InputError."""
+    name = name or str(source)
+
+    def file() -> io.BytesIO | Path | str:
+        return io.BytesIO(source) if isinstance(source, bytes) else source
+
+    try:
+        if verify:
+            with Image.open(file()) as image:
+                # Pillow does not compare a PNG's checksums when it decodes the pixels.
+                if image.format == "PNG":
+                    image.verify()
+        with Image.open(file()) as image:
+            frames = getattr(image, "n_frames", 1)
+            # A phone's JPEG (MPO) carries a preview as its second frame.
+            if frames > 1 and image.format != "MPO":
+                raise InputError(f"{name}: holds {frames} frames. Save each as its own file")
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: there is no such file") from error
+    # Pillow raises SyntaxError for broken PNG chunks, ValueError for impossible modes, struct.error
+    # and others for broken EXIF.
+    except (
+        OSError, EOFError, SyntaxError, ValueError, struct.error, IndexError, KeyError, TypeError,
+        Image.DecompressionBombError,
+    ) as error:  # fmt: skip
+        reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
+        raise InputError(f"{name}: cannot be read as an image{reason}") from error
+
+
+def _gray_values(image: Image.Image, name: str, ignore: Collection[int]) -> np.ndarray:
+    """Gray values of a mask whose object is bright."""
+    if ignore and image.format in _LOSSY:
+        raise InputError(f"{name}: JPEG changes values, so none can be ignored. Save masks as PNG")
+    if image.mode in _DEEP_GRAY:
+        values = np.asarray(ImageOps.exif_transpose(image))
+    else:
+        _check_not_colored(image, name)
+        values = np.asarray(_upright(image).convert("L"))
+    largest = np.where(np.isin(values, list(ignore)), 0, values).max(initial=0)
+    if 0 < largest <= 127:
+        if image.format in _LOSSY:
+            advice = "JPEG changes values, so class ids are lost; save masks as PNG"
+        else:
+            advice = f"If {largest} is the value of an object, name the values of each class"
+        raise InputError(f"{name}: has values up to {largest} but none above 127. {advice}")
+    return values
+
+
+def _exact_values(image: Image.Image, name: str) -> np.ndarray:
+    """Values of a mask whose classes are named by value."""
+    if image.format in _LOSSY:
+        raise InputError(
+            f"{name}: JPEG changes values, so they cannot name classes. Save masks as PNG"
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode in (*_DEEP_GRAY, "L", "P"):
+        return np.asarray(image)
+    if image.mode == "1":
+        return np.asarray(image.convert("L"))
+    red, green, blue = np.moveaxis(np.asarray(_upright(image).convert("RGB")), -1, 0)
+    if (red != green).any() or (green != blue).any():
+        raise InputError(
+            f"{name}: is colored. Save class ids as gray values or as indices of a palette"
+        )
+    return red
+
+
+def _check_not_colored(image: Image.Image, name: str) -> None:
+    """Refuses colors, some of which would count as object and some not by their brightness."""
+    if image.mode in ("1", "L") or image.format in _LOSSY:
+        return
+    # Pillow's arithmetic is fast: the release has 21,165 RGB masks.
+    *colors, alpha = image.convert("RGBA").split()
+    visible = alpha.point([0] + [255] * 255)
+    red, green, blue = (ImageChops.multiply(color, visible) for color in colors)
+    pairs = ((red, green), (green, blue), (blue, red))
+    if max(_largest(ImageChops.difference(*pair)) for pair in pairs) > _NEARLY_GRAY:
+        raise InputError(
+            f"{name}: is colored. Make the object white on black, or name the values of each class"
+        )
+    fraction = visible.histogram()[255] / (image.width * image.height)
+    if 0 < fraction < 0.5 and not any(map(_largest, (red, green, blue))):
+        raise InputError(f"{name}: is black wherever it is not transparent. Make the object white")
+
+
+def _largest(plane: Image.Image) -> int:
+    return int(np.max(plane.getextrema()))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation and puts transparent images on black."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        colors = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), colors)
+    return image
+
+
+def _is_plain_gray_png(image: Image.Image, content: bytes) -> bool:
+    return (
+        image.format == "PNG"
+        and _raw_mode(image) == "L"
+        and "transparency" not in image.info
+        # Asking Pillow for the orientation would decode the pixels.
+        and b"eXIf" not in content
+    )
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the pixels of an image just opened are packed in its file."""
+    tiles = getattr(image, "tile", [])
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(printable, names[:most])) + more
+
+
+def printable(name: str) -> str:
+    """Returns a name that can be printed, whatever bytes the file system gave."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,61 @@
+"""Brings images and masks to the size at which a network is trained."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxseg.data.images import Resize, Source, read_image, read_resized, resize_image, resize_mask
+from jaxseg.data.preprocessing import Preprocessing, preprocess
+from jaxseg.errors import InputError
+
+Pixels = UInt8[np.ndarray, "S S C"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images and masks are resized.
+
+    Attributes:
+        size: Height and width of images in pixels, 1 or more. Proportions are not kept.
+        label_size: Height and width of labels; None for the images' size.
+        channels: 1 for gray or 3 for RGB.
+        resize: How images are resized, ``bilinear`` (antialiased) or ``nearest``. Masks are always
+            resized by nearest neighbor.
+        preprocessing: A change of gray values before resizing.
+    """
+
+    size: int
+    label_size: int | None = None
+    channels: int = 1
+    resize: Resize = "bilinear"
+    preprocessing: Preprocessing = "none"
+
+    def __post_init__(self) -> None:
+        """Checks the sizes.
+
+        Raises:
+            InputError: A size is below 1, or ``channels`` is neither 1 nor 3.
+        """
+        for name in ("size", "label_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name}={value}: must be 1 or more pixels")
+        if self.channels not in (1, 3):
+            raise InputError(f"channels={self.channels}: must be 1 (gray) or 3 (RGB)")
+
+    def image(self, source: Source, *, name: str = "", verify: bool = True) -> Pixels:
+        """Reads an image, see `jaxseg.data.images.read_image`, and resizes it."""
+        if self.preprocessing == "none":
+            return read_resized(
+                source, self.size, channels=self.channels, resize=self.resize, name=name,
+                verify=verify,
+            )  # fmt: skip
+        return self.resized(read_image(source, channels=self.channels, name=name))
+
+    def resized(self, image: UInt8[np.ndarray, "H W C"]) -> Pixels:
+        """Preprocesses and resizes an image that was read."""
+        return resize_image(preprocess(image, self.preprocessing), self.size, self.resize)
+
+    def label(self, mask: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "L L"]:
+        """Resizes a mask to the labels' size."""
+        return resize_mask(mask, self.label_size or self.size)

@@ -1,0 +1,125 @@
+"""SIGTERM and Ctrl-C end a command with their status, whatever it is doing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import command, signals
+
+ROOT = Path(__file__).parents[1]
+
+BUSY = """
+import sys, time
+from experiments import command, signals
+
+def in_c_code():
+    import zlib
+    data = bytes(range(256)) * 4_000_000
+    print("ready", flush=True)
+    zlib.compress(data, 9)  # Releases the interpreter's lock, as a compiler does.
+    time.sleep(60)
+
+def in_python():
+    print("ready", flush=True)
+    while True:
+        sum(range(1000))
+
+def with_output_in_the_buffer():
+    print("ready", flush=True)
+    sys.stdout.write("a line in the buffer")
+    time.sleep(60)
+
+def looking():
+    with signals.looked_at() as looking:
+        looking.active = True
+        print("ready", flush=True)
+        while looking.signal is None:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        print("saved", flush=True)
+        kind = command.Interrupted if looking.status() == 130 else command.Preempted
+        raise kind("saved")
+
+def looking_but_stuck():
+    with signals.looked_at() as looking:
+        looking.active = True
+        print("ready", flush=True)
+        time.sleep(60)
+
+command.run(globals()[sys.argv[1]])
+"""
+
+
+@pytest.fixture
+def start():
+    processes = []
+
+    def started(name: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUSY, name], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )  # fmt: skip
+        processes.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("work", "sent", "status"),
+    [
+        ("in_c_code", signal.SIGTERM, 75),
+        ("in_python", signal.SIGINT, 130),
+        ("with_output_in_the_buffer", signal.SIGTERM, 75),
+    ],
+)
+def test_a_signal_ends_a_command_at_once(work, sent, status, start):
+    process = start(work)
+    began = time.monotonic()
+    process.send_signal(sent)
+    out, error = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert time.monotonic() - began < 5
+    assert "Traceback" not in error
+    assert error.strip().startswith("preempted" if status == 75 else "interrupted")
+    if work == "with_output_in_the_buffer":
+        assert out == "a line in the buffer"
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_loop_that_looks_at_signals_saves_first(sent, status, start):
+    process = start("looking")
+    process.send_signal(sent)
+    out, error = process.communicate(timeout=20)
+    assert (process.returncode, out) == (status, "saved\n")
+    assert error.splitlines()[-1].endswith(": saved")
+
+
+def test_a_second_signal_always_ends_the_process(start):
+    process = start("looking_but_stuck")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+
+
+def test_the_handlers_of_before_are_put_back():
+    before = {number: signal.getsignal(number) for number in signals.STATUS}
+    with signals.watched():
+        assert all(signal.getsignal(number) is not before[number] for number in before)
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert os.EX_TEMPFAIL == command.PREEMPTED
