@@ -100,7 +100,8 @@ def evaluate(options: Options) -> None:
     )
     draw_examples(out / "evaluation.png", predict, state, arrays, indices, scores, mend=mend)
     print(report.one_line(summary))
-    print(f"written: {out / 'evaluation.json'}, per_image.csv, evaluation.png")
+    drawn = ", evaluation.png" if (out / "evaluation.png").exists() else ""
+    print(f"written: {out / 'evaluation.json'}, per_image.csv{drawn}")
 
 
 def films_to_score(

@@ -18,7 +18,7 @@ from jaxseg import metrics, parallel, surface
 from jaxseg.data.arrays import ImageArrays
 from jaxseg.data.images import IGNORED
 from jaxseg.parallel import Preemption
-from jaxseg.resizing import resize_logits
+from jaxseg.resizing import resize_logits, resize_logits_on_host
 from jaxseg.types import Array, Images, Logits
 
 COLUMNS = ("dice", "iou", "hd95", "assd", "pixel_accuracy", "precision", "recall")
@@ -133,7 +133,7 @@ def score(
     """Scores films against their masks.
 
     Logits are resized bilinearly to the reference mask's own grid and there cut at sigmoid 0.5, or
-    decided by the largest.
+    decided by the largest. Masks of several sizes share a canvas, so that few programs compile.
 
     Args:
         predict: The network, or several as one.
@@ -158,11 +158,11 @@ def score(
     score_rows = _compiled(predict, mesh, also or {}, mend)
     parts: list[tuple[np.ndarray, Any]] = []
     with progress_bar("scoring", len(indices)) as bar:
-        for batch in _batches_of_one_grid(arrays, indices, rows):
+        for batch, canvas in _batches(arrays, indices, rows):
             if stop is not None and stop.noticed():
                 raise Preempted("while scoring; add --resume to score again")
             films = {name: array[batch] for name, array in arrays.trained_on().items()}
-            films["masks"] = np.stack([arrays.masks[int(i)] for i in batch])
+            films |= _on_canvas([np.asarray(arrays.masks[int(i)]) for i in batch], canvas)
             places = np.pad(np.arange(len(batch)), (0, rows - len(batch)), constant_values=-1)
             taken = parallel.take_batch(films, places, mesh, padded=True)
             result = parallel.gather_to_host(score_rows(state, taken))
@@ -244,14 +244,18 @@ def draw_examples(
     ranks |= dict(zip(order, ("worst", "2nd worst", "3rd worst"), strict=False))
     chosen = [row for row in order if row in ranks]
     if not chosen:
+        path.unlink(missing_ok=True)  # An older picture would pass for this one.
         return
     compiled, state = jax.jit(predict), parallel.local_copy(state)
     films = [arrays.images[indices[row]] for row in chosen]
     logits = compiled(state, np.stack(films))
     truths = [np.asarray(arrays.masks[int(indices[row])]) for row in chosen]
-    resized = (resize_logits(logits[i : i + 1], truth.shape) for i, truth in enumerate(truths))
-    decide = mend or (lambda own: np.asarray(metrics.predicted_labels(own[None]))[0])
-    predictions = [decide(np.asarray(own[0])) for own in resized]
+    # On the host: JAX would compile a program for every size.
+    resized = [
+        resize_logits_on_host(own, truth.shape)
+        for own, truth in zip(np.asarray(logits), truths, strict=True)
+    ]
+    predictions = [(mend or _largest_logit)(own) for own in resized]
     captions = [
         f"{ranks[row]}: {scores.ids[row]}\nDice {scores.columns['dice'][row]:.3f}\n"
         f"HD95 {scores.columns['hd95'][row]:.1f} px"
@@ -262,16 +266,63 @@ def draw_examples(
     write_bytes(path, pictures.examples(images, truths, predictions, captions, names=names))
 
 
-def _batches_of_one_grid(
+def _largest_logit(logits: np.ndarray) -> np.ndarray:
+    """Labels ``[H, W]`` of one image's logits, 0 where a logit is NaN."""
+    labels = logits[..., 0] > 0 if logits.shape[-1] == 1 else logits.argmax(axis=-1)
+    return np.where(np.isnan(logits).any(axis=-1), 0, labels).astype(np.int32)
+
+
+def _batches(
     arrays: ImageArrays, indices: np.ndarray, rows: int
-) -> Iterator[np.ndarray]:
-    """Batches of films whose masks have one size, so that each size is compiled once."""
-    by_grid: dict[tuple[int, ...], list[int]] = {}
-    for i in indices:
-        by_grid.setdefault(arrays.mask_size(i), []).append(i)
-    for films in by_grid.values():
-        for start in range(0, len(films), rows):
-            yield np.asarray(films[start : start + rows])
+) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+    """Batches of images, with a canvas that holds their masks.
+
+    A program is compiled for each canvas: that of all masks, halved as often as a mask still fits.
+    """
+    sizes = np.array([arrays.mask_size(int(i)) for i in indices])
+    largest = sizes.max(axis=0)
+    halvings = np.log2(largest / sizes).min(axis=1).astype(int)
+    for halving in np.unique(halvings):
+        height, width = (-(-side // 2**halving) for side in largest.tolist())
+        chosen = indices[halvings == halving]
+        for start in range(0, len(chosen), rows):
+            yield chosen[start : start + rows], (height, width)
+
+
+def _on_canvas(masks: Sequence[np.ndarray], canvas: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Masks in the upper left corner of a canvas of background, and their sizes."""
+    padded = np.zeros((len(masks), *canvas), np.uint8)
+    for row, mask in zip(padded, masks, strict=True):
+        row[: mask.shape[0], : mask.shape[1]] = mask
+    return {"masks": padded, "sizes": np.array([mask.shape for mask in masks], np.int32)}
+
+
+def _is_inside(sizes: Array, canvas: tuple[int, int]) -> jax.Array:
+    """Which pixels of a canvas belong to each image, bool ``[B, *canvas]``."""
+    rows, columns = (
+        jnp.arange(length)[None] < sizes[:, i, None] for i, length in enumerate(canvas)
+    )
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _resize_each(logits: Array, sizes: Array, canvas: tuple[int, int]) -> jax.Array:
+    """Resizes each image's logits to its own size as `resize_logits`, on a canvas."""
+
+    def resize(logits: Array, size: Array) -> Array:
+        for axis, length in enumerate(canvas):
+            given = logits.shape[axis]
+            scale = given / size[axis].astype(jnp.float32)
+            position = (jnp.arange(length, dtype=jnp.float32) + 0.5) * scale - 0.5
+            position = jnp.clip(position, 0.0, given - 1.0)
+            before = position.astype(jnp.int32)
+            after = jnp.minimum(before + 1, given - 1)
+            weight = jnp.expand_dims(position - before.astype(jnp.float32), (1, 2))
+            weight = weight.swapaxes(0, axis)
+            first = jnp.take(logits, before, axis)
+            logits = first + weight * (jnp.take(logits, after, axis) - first)
+        return logits
+
+    return jax.vmap(resize)(logits, sizes)
 
 
 def _hd95_and_assd(distances: surface.SurfaceDistances) -> tuple[Array, Array]:
@@ -303,32 +354,35 @@ def _compiled(
     also: Mapping[str, Measure],
     mend: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Callable[..., Any]:
-    def decided(logits: jax.Array) -> Array:
+    def decided(logits: jax.Array, sizes: jax.Array) -> Array:
         if mend is None:
             return metrics.predicted_labels(logits)
         shape = jax.ShapeDtypeStruct(logits.shape[:3], jnp.int32)
-        return jax.pure_callback(functools.partial(_mended, mend), shape, logits)
+        return jax.pure_callback(functools.partial(_mended, mend), shape, logits, sizes)
 
     def score_rows(
         state: Any, films: dict[str, jax.Array]
     ) -> tuple[dict[str, Array], metrics.SoftDiceSums, metrics.CalibrationSums]:
         logits, masks = predict(state, films["images"]), films["masks"].astype(jnp.int32)
         labels, where = films["labels"].astype(jnp.int32), films.get("where")
-        valid = None if where is None else masks != IGNORED
+        canvas, sizes = (masks.shape[1], masks.shape[2]), films["sizes"]
+        # Beyond its mask the canvas is background, which a boundary may have next to it.
+        is_inside = _is_inside(sizes, canvas)
+        is_known = None if where is None else masks != IGNORED
+        valid = is_inside if is_known is None else is_inside & is_known
         count = functools.partial(metrics.count, num_classes=logits.shape[-1])
         at_labels = resize_logits(logits, (labels.shape[1], labels.shape[2]))
         at_network_size = foreground(
             count(metrics.predicted_labels(at_labels), labels, where=where)
         )
-        height, width = masks.shape[1:]
-        resized = resize_logits(logits, (height, width))
-        predicted = decided(resized)
+        resized = _resize_each(logits, sizes, canvas)
+        predicted = jnp.where(is_inside, decided(resized, sizes), 0)
         counts = count(predicted, masks, where=valid)
         objects = foreground(counts)
         # A film with pixels of no class has no distances either.
         hd95, assd = (
             jnp.where(objects.outside > 0, jnp.nan, values)
-            for values in _distances(predicted, masks, valid, objects.tp.shape[-1])
+            for values in _distances(predicted, masks, is_known, objects.tp.shape[-1])
         )
         return (
             {
@@ -351,7 +405,10 @@ def _compiled(
     return parallel.jit_batched(score_rows, mesh)
 
 
-def _mended(mend: Callable[[np.ndarray], np.ndarray], logits: Array) -> np.ndarray:
+def _mended(mend: Callable[[np.ndarray], np.ndarray], logits: Array, sizes: Array) -> np.ndarray:
     """Labels of a batch's logits; no class where a logit is NaN, as `metrics.predicted_labels`."""
-    labels = np.stack([mend(film) for film in np.asarray(logits)])
+    logits = np.asarray(logits)
+    labels = np.zeros(logits.shape[:3], np.int32)
+    for row, image, (height, width) in zip(labels, logits, np.asarray(sizes), strict=True):
+        row[:height, :width] = mend(image[:height, :width])
     return np.where(np.isnan(logits).any(axis=-1), np.int32(-1), labels)

@@ -269,18 +269,25 @@ def stopped(options, run, signal_number):
     return out, error, started.returncode
 
 
+@pytest.fixture(scope="session")
+def unbroken(films, tmp_path_factory):
+    """The options of a run of many short steps, and the run."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    options = ["phantom", "--manual-dir", films, "--data-dir", folder / "data", *SMALL]
+    options += ["--epochs", "12", "--batch-size", "1", "--dropout", "0.3"]
+    ended(process("train", *options, "--workdir", folder / "run"))
+    return options, RunDirectory(folder / "run")
+
+
 @pytest.mark.slow
-def test_a_run_killed_in_mid_epoch_resumes_and_ends_with_the_same_bits(films, tmp_path):
-    options = ["phantom", "--manual-dir", films, "--data-dir", tmp_path / "data", *SMALL]
-    options += ["--epochs", "40", "--batch-size", "1", "--dropout", "0.3"]
-    ended(process("train", *options, "--workdir", tmp_path / "unbroken"))
+def test_a_run_killed_in_mid_epoch_resumes_and_ends_with_the_same_bits(unbroken, tmp_path):
+    options, unbroken = unbroken
     broken = RunDirectory(tmp_path / "broken")
     stopped(options, broken, signal.SIGKILL)
     assert broken.read_summary() is None
     out = ended(process("train", *options, "--workdir", broken.path, "--resume"))
     assert "resuming after step" in out
 
-    unbroken = RunDirectory(tmp_path / "unbroken")
     states = [trained.load(directory).state for directory in (broken, unbroken)]
     jax.tree.map(np.testing.assert_array_equal, *((s.params, s.opt_state) for s in states))
     clocked = {"images_per_second": 0, "train_seconds": 0}
@@ -540,16 +547,20 @@ def test_a_run_that_gives_no_finite_numbers_any_more_ends_and_keeps_its_checkpoi
 
 
 @pytest.mark.slow
-def test_a_preempted_run_ends_with_its_status_and_resumes_to_the_same_bits(films, tmp_path):
-    options = ["phantom", "--manual-dir", films, "--data-dir", tmp_path / "data", *SMALL]
-    options += ["--epochs", "40", "--batch-size", "1"]
-    ended(process("train", *options, "--workdir", tmp_path / "unbroken"))
+@pytest.mark.parametrize(
+    ("sent", "status", "word"), [(signal.SIGTERM, 75, "preempted"), (signal.SIGINT, 130, "interr")]
+)
+def test_a_stopped_run_saves_ends_with_its_status_and_resumes_to_the_same_bits(
+    sent, status, word, unbroken, tmp_path
+):
+    options, unbroken = unbroken
     told = RunDirectory(tmp_path / "told")
-    _, error, status = stopped(options, told, signal.SIGTERM)
-    assert status == command.PREEMPTED
-    assert error.splitlines()[-1].startswith("preempted: saved step ")
+    _, error, found = stopped(options, told, sent)
+    assert found == status
+    assert error.splitlines()[-1].startswith(word)
+    assert "saved step " in error
     ended(process("train", *options, "--workdir", told.path, "--resume"))
-    states = [trained.load(RunDirectory(tmp_path / name)).state for name in ("told", "unbroken")]
+    states = [trained.load(directory).state for directory in (told, unbroken)]
     jax.tree.map(np.testing.assert_array_equal, *((s.params, s.opt_state) for s in states))
 
 
