@@ -153,7 +153,7 @@ def films_to_score(
         ignore=configuration.ignore,
         mask_suffix=configuration.mask_suffix,
         table=None if elsewhere.groups is None else read_table(elsewhere.groups),
-        near_duplicate_bits=None,
+        test_only=True,
         resize=configuration.film_resize,
         preprocessing=configuration.preprocessing,
         progress=command.bar("reading films"),

@@ -51,7 +51,11 @@ def alone_in(run: RunDirectory) -> Iterator[None]:
     with parallel.all_or_none("opening the run"):
         held = run.hold() if jax.process_index() == 0 else nullcontext()
     with held:
-        yield
+        try:
+            yield
+        finally:
+            if jax.process_index() == 0:
+                run.remove_if_unused()
 
 
 def check_batch_size(configuration: Configuration, images: int, mesh: Mesh) -> int:

@@ -1,5 +1,6 @@
 """A run's folder: what lies in it, who may use it, how its files are written."""
 
+import contextlib
 import errno
 import json
 import math
@@ -114,6 +115,13 @@ class RunDirectory:
             self.path / ".lock", f"--workdir: another job trains in {self.path}; wait for its end"
         )
 
+    def remove_if_unused(self) -> None:
+        """Removes what `hold` made, if no run was started here."""
+        if not self.config.exists():
+            (self.path / ".lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Other files are in it.
+                self.path.rmdir()
+
     def read_config(self) -> dict[str, Any]:
         """What `start` wrote."""
         values = read_json(self.config)
@@ -198,6 +206,11 @@ def take_lock(path: Path, taken: str) -> IO[str]:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
             lock.close()
             raise
+    # The job that held it before may have removed it meanwhile.
+    if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+        lock.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return take_lock(path, taken)
     return lock
 
 

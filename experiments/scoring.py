@@ -308,7 +308,7 @@ def _is_inside(sizes: Array, canvas: tuple[int, int]) -> jax.Array:
 def _resize_each(logits: Array, sizes: Array, canvas: tuple[int, int]) -> jax.Array:
     """Resizes each image's logits to its own size as `resize_logits`, on a canvas."""
 
-    def resize(logits: Array, size: Array) -> Array:
+    def resize(logits: jax.Array, size: jax.Array) -> jax.Array:
         for axis, length in enumerate(canvas):
             given = logits.shape[axis]
             scale = given / size[axis].astype(jnp.float32)
@@ -322,7 +322,7 @@ def _resize_each(logits: Array, sizes: Array, canvas: tuple[int, int]) -> jax.Ar
             logits = first + weight * (jnp.take(logits, after, axis) - first)
         return logits
 
-    return jax.vmap(resize)(logits, sizes)
+    return jax.vmap(resize)(jnp.asarray(logits), jnp.asarray(sizes))
 
 
 def _hd95_and_assd(distances: surface.SurfaceDistances) -> tuple[Array, Array]:

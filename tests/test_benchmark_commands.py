@@ -74,7 +74,7 @@ def test_peers_of_surface_distances_are_timed_beside_jaxseg_in_their_convention(
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("likeness", ["--manual-dir", "/nowhere"]),
+        ("near_duplicates", ["--manual-dir", "/nowhere"]),
         ("input_pipeline", ["loaders", "--manual-dir", "/nowhere"]),
         ("predict", ["/nowhere", "--images", "/nowhere"]),
         ("bare_rate", ["/nowhere"]),

@@ -332,12 +332,13 @@ def test_one_job_at_a_time_has_a_run(finished, films, capsys, monkeypatch):
 
 
 def folders_of_films(path, names):
-    """White films and masks of these names, in two folders."""
+    """Bright images and white masks of these names, in two folders."""
     folders = path / "images", path / "masks"
-    for folder in folders:
+    for folder, value in zip(folders, (250, 255), strict=True):
         folder.mkdir()
-        for name in names:
-            Image.new("L", (64, 64), 255).save(folder / f"{name}.png")
+        for i, name in enumerate(names):
+            shade = 255 if value == 255 else value - i
+            Image.new("L", (64, 64), shade).save(folder / f"{name}.png")
     return folders
 
 
@@ -528,7 +529,7 @@ def test_a_checkpoint_folder_that_cannot_be_written_is_named_before_training(
 def put_a_file_in_the_way(directory, configuration, fingerprint):
     """Starts a run whose checkpoints' folder is a file."""
     del configuration, fingerprint
-    directory.path.mkdir(parents=True)
+    directory.path.mkdir(parents=True, exist_ok=True)
     directory.checkpoints.write_text("")
 
 

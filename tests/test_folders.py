@@ -239,6 +239,13 @@ def test_too_few_groups_for_a_validation_split_warn(splits, folders):
     assert found.arrays.split == (splits * 4)[:4]
 
 
+def test_an_external_test_set_has_test_images_only(folders):
+    fill(folders, "ab")
+    arrays = load_folders(*folders, size=8, test_only=True).arrays
+    assert arrays.split == ["test", "test"]
+    assert arrays.groups == ["a", "b"]
+
+
 @pytest.mark.parametrize("cause", ["a group of the table", "identical images"])
 def test_a_table_that_separates_the_images_of_a_group_warns(cause, folders):
     fill(folders, "abcd")

@@ -71,6 +71,7 @@ def load_folders(
     mask_suffix: str = "",
     table: ImageTable | None = None,
     near_duplicate_bits: int | None = MAX_HASH_DISTANCE,
+    test_only: bool = False,
     skip_bad: bool = False,
     resize: Resize = "bilinear",
     preprocessing: Preprocessing = "none",
@@ -100,6 +101,8 @@ def load_folders(
             differ; see `jaxseg.data.near_duplicates`. The default is measured on chest X-rays. If
             all images share an outline, as the round field of a fundus camera, use less. None
             looks for no near-duplicates.
+        test_only: Make all images test images, as for an external test set. Groups are those of
+            ``table`` and identical images.
         skip_bad: Skip files that cannot be used, instead of raising an error.
         resize: How images are resized.
         preprocessing: A change of gray values before resizing.
@@ -152,7 +155,15 @@ def load_folders(
         raise InputError(f"{images_dir}: no image can be used; the first: {bad[0]}")
     _check_values(masks_dir, loaded, classes)
     names, items = list(loaded), list(loaded.values())
-    split, groups = _split(names, items, table, near_duplicate_bits)
+    split, groups = _split(names, items, table, None if test_only else near_duplicate_bits)
+    if test_only:
+        split = ["test"] * len(names)
+    elif "validation" not in split:
+        warnings.warn(
+            f"no image is left for validation: {len(names)} images in {len(set(groups))} groups",
+            DataWarning,
+            stacklevel=2,
+        )
     labels = np.stack([item.label for item in items])
     is_valid = labels != IGNORED
     arrays = ImageArrays(
@@ -286,12 +297,6 @@ def _split(
                 DataWarning,
                 stacklevel=3,
             )
-    if "validation" not in split:
-        warnings.warn(
-            f"no image is left for validation: {len(names)} images in {len(set(groups))} groups",
-            DataWarning,
-            stacklevel=3,
-        )
     return split, groups
 
 
