@@ -360,7 +360,7 @@ def test_films_from_elsewhere_may_be_of_patients(tmp_path):
     arrays, _ = evaluate.films_to_score(run, elsewhere)
     assert arrays.groups == ["a", "b", "a"]
     table.write_text("image,group\na,P1\nb,P2\n")
-    with pytest.raises(InputError, match=r"c\.png: is in no group"):
+    with pytest.raises(InputError, match=r"c\.png: is not in the table"):
         evaluate.films_to_score(run, elsewhere)
     with pytest.raises(InputError, match="--groups: goes with --images"):
         evaluate.films_to_score(run, evaluate.Elsewhere(groups=table))
