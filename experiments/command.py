@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,6 +21,9 @@ from jaxseg.errors import InputError
 
 BAD_INPUT = 2
 DIVERGED = 3
+
+MIN_COLUMNS = 60
+"""Help is not wrapped at fewer columns than this."""
 
 
 class Preempted(Exception):
@@ -73,6 +78,9 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def _run(main: Callable[[], None]) -> NoReturn:
+    if shutil.get_terminal_size().columns < MIN_COLUMNS:
+        # The option parser never ends on a terminal of a few columns.
+        os.environ["COLUMNS"] = str(MIN_COLUMNS)
     for stream in (sys.stdout, sys.stderr):
         # A terminal may not know the letters of a file's name.
         if isinstance(stream, io.TextIOWrapper):

@@ -215,6 +215,10 @@ class Configuration:
             raise InputError(f"--classes: {min(twice)} stands for two classes")
         return named
 
+    def key(self) -> jax.Array:
+        """The random key of a run, of one generator whatever JAX's default is."""
+        return jax.random.key(self.seed, impl="threefry2x32")
+
     def sampling(self) -> Sampling:
         """How images and masks are resized."""
         return Sampling(
@@ -264,6 +268,9 @@ class Configuration:
         """Plain values for ``config.json``; the loss by its name."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["loss"] = loss_name(self.loss)
+        for name in PLACES:
+            # A run may be used from another working directory.
+            values[name] = None if values[name] is None else Path(values[name]).absolute()
         values["augment"] = dataclasses.asdict(self.augment)
         return json.loads(json.dumps(values, default=str))
 
@@ -284,8 +291,17 @@ def with_defaults(kept: Mapping[str, Any]) -> dict[str, Any]:
     """What `Configuration.as_json` wrote, maybe before there were some of today's options.
 
     A run from before there was an option is as one that leaves it at its default.
+
+    Raises:
+        InputError: An option is unknown.
     """
     defaults = Configuration(name=kept["name"]).as_json()
+    unknown = [
+        *(kept.keys() - defaults.keys()),
+        *(kept.get("augment", {}).keys() - defaults["augment"].keys()),
+    ]
+    if unknown:
+        raise InputError(f"config.json: has unknown options: {', '.join(sorted(unknown))}")
     return defaults | dict(kept) | {"augment": defaults["augment"] | kept.get("augment", {})}
 
 

@@ -157,6 +157,8 @@ def _load(runs: Sequence[Path], *, own_films: bool) -> list[trained.Trained]:
     """The runs, which must see films in the same way, and of their own test on the same."""
     if len(runs) < 2:
         raise InputError("RUN: an ensemble is of two or more runs")
+    if len({path.resolve() for path in runs}) < len(runs):
+        raise InputError("RUN: a run is there twice")
     members = [trained.load(RunDirectory(path)) for path in runs]
 
     def must_share(run: RunDirectory) -> dict[str, Any]:

@@ -230,6 +230,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
             unfinished.chmod(0o666 & ~_UMASK)
             unfinished.replace(path)
+        except OSError as error:
+            # The error of a full disk names no file.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         finally:
             unfinished.unlink(missing_ok=True)
 

@@ -111,8 +111,8 @@ def _train(
     steps_per_epoch = len(images.train) // batch_size
     steps = steps_per_epoch * configuration.epochs
     model, tx = configuration.model(), configuration.optimizer(steps)
-    key, ema = jax.random.key(configuration.seed), configuration.ema_decay is not None
-    state = TrainState.create(model, tx, key, images.arrays.images, ema=ema)
+    ema = configuration.ema_decay is not None
+    state = TrainState.create(model, tx, configuration.key(), images.arrays.images, ema=ema)
     state = parallel.replicate(state, mesh)
     train_step = make_train_step(
         model,

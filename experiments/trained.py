@@ -43,7 +43,7 @@ def load(run: RunDirectory) -> Trained:
         like = TrainState.create(
             model,
             configuration.optimizer(1),
-            jax.random.key(configuration.seed),
+            configuration.key(),
             images,
             ema=configuration.ema_decay is not None,
         )

@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -121,3 +122,11 @@ def test_too_few_members_are_refused():
         inference.disagreement(members(1, count=1))
     with pytest.raises(InputError, match="of 1 or more networks"):
         inference.ensemble_logits(members(1, count=0))
+
+
+def test_a_run_that_is_there_twice_is_refused(tmp_path, monkeypatch):
+    from experiments import ensemble
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="a run is there twice"):
+        ensemble._load([tmp_path / "run", Path("run")], own_films=True)

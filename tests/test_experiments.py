@@ -17,7 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import command, evaluate, opening, predict, report, train, trained
+from experiments import (
+    command,
+    evaluate,
+    opening,
+    predict,
+    report,
+    run_directory,
+    train,
+    trained,
+)
 from experiments.configurations import CONFIGURATIONS
 from experiments.run_directory import RunDirectory
 from jaxseg import parallel
@@ -316,6 +325,64 @@ def test_a_run_from_before_there_was_an_option_can_go_on(tmp_path):
     assert run.check_usable(phantoms, resume=True)
     with pytest.raises(InputError, match="skip_bad is False there and True here"):
         run.check_usable(dataclasses.replace(phantoms, skip_bad=True), resume=True)
+
+
+def test_an_unknown_option_of_a_run_is_refused(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.start(CONFIGURATIONS["phantom"], "")
+    kept = run.read_config()
+    kept["configuration"] |= {"fold": 3}
+    kept["configuration"]["augment"]["elastic"] = 1.0
+    run.config.write_text(json.dumps(kept))
+    with pytest.raises(InputError, match="unknown options: elastic, fold"):
+        run.configuration()
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"a": NaN'])
+def test_a_damaged_file_of_a_run_is_named(name, content, tmp_path):
+    run = RunDirectory(tmp_path)
+    run.start(CONFIGURATIONS["phantom"], "")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=rf"{name}: is damaged"):
+        run.read_summary() if name == "summary.json" else run.configuration()
+
+
+def test_a_run_finds_its_images_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = {"images": Path("images"), "masks": Path("masks")}
+    run = RunDirectory(tmp_path / "run")
+    run.start(dataclasses.replace(CONFIGURATIONS["own"], **here), "")
+    monkeypatch.chdir("/")
+    assert run.configuration().images == tmp_path / "images"
+
+
+def test_a_run_has_the_same_keys_whatever_the_default_generator_is():
+    keys = []
+    for generator in ("threefry2x32", "rbg"):
+        with jax.default_prng_impl(generator):
+            keys.append(jax.random.key_data(CONFIGURATIONS["phantom"].key()))
+    np.testing.assert_array_equal(*keys)
+
+
+def test_a_file_that_a_full_disk_refuses_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "summary.json").write_text("before")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*summary\.json"):
+        run_directory.write_json(tmp_path / "summary.json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+    assert (tmp_path / "summary.json").read_text() == "before"
+
+
+@pytest.mark.parametrize("columns", ["1", "5", "200"])
+def test_help_ends_on_a_terminal_of_any_width(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    code, text, _ = run(train, ["--help"], capsys, monkeypatch)
+    assert code == 0
+    assert "--learning-rate" in text
 
 
 def test_a_folder_in_which_a_kill_left_a_half_written_file_is_a_new_one(tmp_path):
