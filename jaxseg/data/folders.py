@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -125,30 +125,17 @@ def load_folders(
             of a group.
     """
     sampling = Sampling(size, label_size, channels, resize, preprocessing)
-    images, masks = _files(images_dir, masks_dir, mask_suffix)
-    bad = [f"{images[name]}: has no mask in {masks_dir}" for name in images if name not in masks]
-    bad += [f"{masks[name]}: has no image in {images_dir}" for name in masks if name not in images]
-    names = sorted(images.keys() & masks.keys(), key=natural_key)
-    for listed in (table.groups, table.splits) if table else ():
-        if listed:
-            bad += [f"{images[name]}: is not in the table" for name in names if name not in listed]
-            names = [name for name in names if name in listed]
+    images, masks, bad = _pair_files(images_dir, masks_dir, mask_suffix, table)
     read = partial(read_mask, classes=classes, background=background, ignore=ignore)
-
-    def load(name: str) -> _Loaded | str:
-        try:
-            return _load(images[name], masks[name], sampling, read)
-        except InputError as error:
-            return str(error)
-
     loaded: dict[str, _Loaded] = {}
-    for done, (name, result) in enumerate(zip(names, in_threads(load, names), strict=True), 1):
-        if isinstance(result, str):
-            bad.append(result)
+    results = _load_all({name: (images[name], masks[name]) for name in images}, sampling, read)
+    for done, (name, result) in enumerate(results, 1):
+        if isinstance(result, InputError):
+            bad.append(str(result))
         else:
             loaded[name] = result
         if progress is not None:
-            progress(done, len(names))
+            progress(done, len(images))
     if not skip_bad:
         refuse_files(images_dir, bad)
     if not loaded:
@@ -180,13 +167,36 @@ def load_folders(
     return FolderDataset(arrays, _fingerprint(names, items, table), bad)
 
 
-def _files(
-    images_dir: Path | str, masks_dir: Path | str, mask_suffix: str
-) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The image and the mask files by name."""
+def _pair_files(
+    images_dir: Path | str, masks_dir: Path | str, mask_suffix: str, table: ImageTable | None
+) -> tuple[dict[str, Path], dict[str, Path], list[str]]:
+    """The image and the mask files by name, and a message for every file without a partner."""
     if Path(images_dir).exists() and Path(images_dir).resolve() == Path(masks_dir).resolve():
         raise InputError(f"{masks_dir}: images and masks are in the same folder. Use two folders")
-    return find_images(images_dir), find_images(masks_dir, suffix=mask_suffix)
+    images, masks = find_images(images_dir), find_images(masks_dir, suffix=mask_suffix)
+    bad = [f"{images[name]}: has no mask in {masks_dir}" for name in images if name not in masks]
+    bad += [f"{masks[name]}: has no image in {images_dir}" for name in masks if name not in images]
+    names = images.keys() & masks.keys()
+    for listed in (table.groups, table.splits) if table else ():
+        missing = names - listed.keys() if listed else set()
+        bad += [f"{images[name]}: is not in the table" for name in sorted(missing)]
+        names -= missing
+    return {name: images[name] for name in names}, masks, bad
+
+
+def _load_all(
+    files: Mapping[str, tuple[Path, Path]], sampling: Sampling, read: partial[Mask]
+) -> Iterator[tuple[str, _Loaded | InputError]]:
+    """Each image with its mask, or why they cannot be used, in natural order of the names."""
+
+    def load(name: str) -> _Loaded | InputError:
+        try:
+            return _load(*files[name], sampling, read)
+        except InputError as error:
+            return error
+
+    names = sorted(files, key=natural_key)
+    yield from zip(names, in_threads(load, names), strict=True)
 
 
 def _load(image_file: Path, mask_file: Path, sampling: Sampling, read: partial[Mask]) -> _Loaded:

@@ -100,37 +100,41 @@ def inspect(
         for pair, look, name in zip(pairs, looks, split, strict=True)
         if pair.class_name in classes
     ]
-    ids = [pair.id for pair in pairs]
     is_used = [pair.class_name in classes for pair in pairs]
     unusual = Counter(
         what for look, used in zip(looks, is_used, strict=True) if used for what in look.unusual
     )
+
+    def ids(groups: Sequence[Sequence[int]]) -> list[list[str]]:
+        return [[pairs[i].id for i in group] for group in groups]
+
     groups = _members(first, is_used)
     return inspected, {
-        "images": {
-            name: {part: count[part] for part in SPLITS}
-            for name in classes
-            for count in [Counter(i.split for i in inspected if i.pair.class_name == name)]
-        },
-        "sources": {
-            name: dict(count.most_common())
-            for name in classes
-            for count in [
-                Counter(i.source or "unknown" for i in inspected if i.pair.class_name == name)
-            ]
-        },
-        "duplicates": [[ids[i] for i in same] for same in _members(contents, is_used)],
+        **_counts(inspected, classes),
+        "duplicates": ids(_members(contents, is_used)),
         "near_duplicates": [
-            [ids[one], ids[other], bits]
+            [pairs[one].id, pairs[other].id, bits]
             for one, other, bits in near
             if contents[one] != contents[other] and (is_used[one] or is_used[other])
         ],
         "groups": [
-            {"images": [ids[i] for i in group], "split": split[group[0]]} for group in groups
+            {"images": members, "split": split[group[0]]}
+            for group, members in zip(groups, ids(groups), strict=True)
         ],
         "unusual": dict(sorted(unusual.items())),
         "skipped": bad,
     }
+
+
+def _counts(inspected: Sequence[Inspected], classes: Sequence[str]) -> dict[str, Any]:
+    """The number of images by class and split, and by class and source."""
+    images, sources = {}, {}
+    for name in classes:
+        of_class = [image for image in inspected if image.pair.class_name == name]
+        counts = Counter(image.split for image in of_class)
+        images[name] = {split: counts[split] for split in SPLITS}
+        sources[name] = dict(Counter(image.source or "unknown" for image in of_class).most_common())
+    return {"images": images, "sources": sources}
 
 
 def _members(values: Sequence[Any], is_used: Sequence[bool]) -> list[list[int]]:
