@@ -317,6 +317,11 @@ def test_masks_may_have_a_suffix_and_files_without_it_are_skipped_with_a_warning
     suffixed = load_folders(*folders, size=8, mask_suffix="_mask")
     assert suffixed.fingerprint == plain.fingerprint
     np.testing.assert_array_equal(suffixed.arrays.labels, plain.arrays.labels)
+    one = folders[0].parent / "one"
+    shutil.copytree(folders[0], one)
+    shutil.copytree(folders[1], one, dirs_exist_ok=True)
+    together = load_folders(one, one, size=8, mask_suffix="_mask")
+    assert together.fingerprint == plain.fingerprint
     noise(3).save(folders[1] / "a_preview.png")
     (folders[0] / "notes.txt").write_text("")
     with (

@@ -1,6 +1,7 @@
 """Loads a folder of images and a folder of masks as a dataset with splits."""
 
 import hashlib
+import unicodedata
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -95,7 +96,8 @@ def load_folders(
             above 127.
         background: Mask values of the background, if ``classes`` are given; None for all others.
         ignore: Mask values of pixels to leave out. They become False in ``where``.
-        mask_suffix: Text at the end of the masks' names, such as ``_mask``.
+        mask_suffix: Text at the end of the masks' names, such as ``_mask``. Images and masks may
+            then be in one folder.
         table: Groups and splits, from `jaxseg.data.tables.read_table`.
         near_duplicate_bits: The largest number of bits in which the hashes of near-duplicates
             differ; see `jaxseg.data.near_duplicates`. The default is measured on chest X-rays. If
@@ -171,9 +173,17 @@ def _pair_files(
     images_dir: Path | str, masks_dir: Path | str, mask_suffix: str, table: ImageTable | None
 ) -> tuple[dict[str, Path], dict[str, Path], list[str]]:
     """The image and the mask files by name, and a message for every file without a partner."""
-    if Path(images_dir).exists() and Path(images_dir).resolve() == Path(masks_dir).resolve():
-        raise InputError(f"{masks_dir}: images and masks are in the same folder. Use two folders")
-    images, masks = find_images(images_dir), find_images(masks_dir, suffix=mask_suffix)
+    images, suffix = find_images(images_dir), unicodedata.normalize("NFC", mask_suffix)
+    if Path(images_dir).resolve() != Path(masks_dir).resolve():
+        masks = find_images(masks_dir, suffix=suffix)
+    elif suffix:
+        masks = {name: images.pop(name) for name in list(images) if name.endswith(suffix)}
+        masks = {name.removesuffix(suffix): file for name, file in masks.items()}
+    else:
+        raise InputError(
+            f"{masks_dir}: images and masks are in the same folder. Use two folders, or name the "
+            "masks by a suffix"
+        )
     bad = [f"{images[name]}: has no mask in {masks_dir}" for name in images if name not in masks]
     bad += [f"{masks[name]}: has no image in {images_dir}" for name in masks if name not in images]
     names = images.keys() & masks.keys()
