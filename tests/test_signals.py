@@ -86,6 +86,7 @@ def start():
 )
 def test_a_signal_ends_a_command_at_once(work, sent, status, start):
     process = start(work)
+    time.sleep(0.5)  # So that it is at work.
     began = time.monotonic()
     process.send_signal(sent)
     out, error = process.communicate(timeout=20)
