@@ -32,6 +32,7 @@ IGNORED = 255
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
 _DEEP_GRAY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _LOSSY = ("JPEG", "MPO")
+_MAY_CHANGE_PIXELS = {"transparency", "exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 
 # The largest difference between the channels of a mask that counts as gray.
 _NEARLY_GRAY = 16
@@ -228,7 +229,7 @@ def read_mask(
                 unnamed = values[(labels == 0) & ~np.isin(values, [*background, *ignore])]
     if ignore:
         labels[np.isin(values, list(ignore))] = IGNORED
-    objects = int(((labels > 0) & (labels < IGNORED)).sum()) + unnamed.size
+    objects = int(np.count_nonzero(labels) - np.count_nonzero(labels == IGNORED)) + unnamed.size
     return Mask(labels, objects, unnamed.size, tuple(np.unique(unnamed)[:5].tolist()))
 
 
@@ -373,7 +374,8 @@ def _gray_values(image: Image.Image, name: str, ignore: Collection[int]) -> np.n
     else:
         _check_not_colored(image, name)
         values = np.asarray(_upright(image).convert("L"))
-    largest = np.where(np.isin(values, list(ignore)), 0, values).max(initial=0)
+    seen = np.where(np.isin(values, list(ignore)), 0, values) if ignore else values
+    largest = seen.max(initial=0)
     if 0 < largest <= 127:
         if image.format in _LOSSY:
             advice = "JPEG changes values, so class ids are lost; save masks as PNG"
@@ -426,6 +428,9 @@ def _largest(plane: Image.Image) -> int:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Applies the EXIF orientation and puts transparent images on black."""
+    image.load()  # Some chunks of a PNG follow its pixels.
+    if image.mode == "L" and not _MAY_CHANGE_PIXELS & image.info.keys():
+        return image
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         colors = image.convert("RGBA")
