@@ -4,8 +4,8 @@ import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time is compiling, which takes half as long without optimization. Set XLA_FLAGS to test
-# what users run; CI does.
+# Most of the time is compiling, which takes half as long without optimization. Set XLA_FLAGS to
+# test what users run; CI does.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
