@@ -72,7 +72,8 @@ def test_a_new_run_warns_of_flips_with_one_sided_classes():
 
 @pytest.mark.parametrize(("classes", "channels"), [((), 1), (("a=1",), 1), (("a=1", "b=2,3"), 3)])
 def test_the_network_has_a_channel_for_each_class_and_the_background(classes, channels):
-    configuration = Configuration(name="own", classes=classes, **FOLDERS)
+    folders = {name: folder.absolute() for name, folder in FOLDERS.items()}
+    configuration = Configuration(name="own", classes=classes, **folders)
     assert configuration.model().num_classes == channels
     assert from_json(json.loads(json.dumps(configuration.as_json())), configuration) == (
         configuration
