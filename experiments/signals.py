@@ -34,10 +34,6 @@ class Looking:
         self.active = False
         self.signal: int | None = None
 
-    def status(self) -> int | None:
-        """The exit status for the signal that came, or None."""
-        return None if self.signal is None else STATUS[signal.Signals(self.signal)]
-
 
 _looking = Looking()
 

@@ -92,23 +92,27 @@ def monai_loss(
     return lambda logits, target: loss(logits, target).reshape(rows, -1).mean(1).squeeze()
 
 
+MONAI_OVERLAP_LOSSES: list[Any] = [
+    (partial(losses.soft_dice, smooth=1e-5), "DiceLoss", {}),
+    (
+        partial(losses.jaccard, smooth=1e-5),
+        "DiceLoss",
+        {"jaccard": True, "smooth_nr": 2e-5, "smooth_dr": 2e-5},
+    ),
+    (
+        partial(losses.tversky, alpha=0.2, beta=0.9, smooth=0.5),
+        "TverskyLoss",
+        {"alpha": 0.2, "beta": 0.9, "smooth_nr": 0.5, "smooth_dr": 0.5},
+    ),
+]
+"""Our loss, MONAI's class and its options."""
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize(
     ("ours", "name", "options"),
-    [
-        (partial(losses.soft_dice, smooth=1e-5), "DiceLoss", {}),
-        (
-            partial(losses.jaccard, smooth=1e-5),
-            "DiceLoss",
-            {"jaccard": True, "smooth_nr": 2e-5, "smooth_dr": 2e-5},
-        ),
-        (
-            partial(losses.tversky, alpha=0.2, beta=0.9, smooth=0.5),
-            "TverskyLoss",
-            {"alpha": 0.2, "beta": 0.9, "smooth_nr": 0.5, "smooth_dr": 0.5},
-        ),
-    ],
+    MONAI_OVERLAP_LOSSES,
     ids=["soft_dice", "jaccard", "tversky"],
 )
 def test_overlap_losses_agree_with_monai(ours, name, options, pooled, channels):
@@ -461,17 +465,7 @@ def test_deep_supervision_agrees_with_monai():
 @pytest.mark.parametrize(
     ("ours", "name", "options"),
     [
-        (partial(losses.soft_dice, smooth=1e-5), "DiceLoss", {}),
-        (
-            partial(losses.jaccard, smooth=1e-5),
-            "DiceLoss",
-            {"jaccard": True, "smooth_nr": 2e-5, "smooth_dr": 2e-5},
-        ),
-        (
-            partial(losses.tversky, alpha=0.2, beta=0.9, smooth=0.5),
-            "TverskyLoss",
-            {"alpha": 0.2, "beta": 0.9, "smooth_nr": 0.5, "smooth_dr": 0.5},
-        ),
+        *MONAI_OVERLAP_LOSSES,
         (
             partial(losses.generalized_dice, smooth=0.0),
             "GeneralizedDiceLoss",

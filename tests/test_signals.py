@@ -42,7 +42,7 @@ def looking():
             time.sleep(0.01)
         time.sleep(0.5)
         print("saved", flush=True)
-        kind = command.Interrupted if looking.status() == 130 else command.Preempted
+        kind = command.Interrupted if signals.STATUS[looking.signal] == 130 else command.Preempted
         raise kind("saved")
 
 def looking_but_stuck():

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from jaxtyping import Bool, UInt8
 from jaxseg.data.images import Resize
 from jaxseg.data.preprocessing import Preprocessing
 from jaxseg.data.sampling import Sampling
-from jaxseg.data.stored import Sample, StoredImages
+from jaxseg.data.stored import StoredImages
 from jaxseg.data.threads import in_threads
 from jaxseg.errors import InputError
 
@@ -155,14 +155,6 @@ def load_arrays(
     return ImageArrays(**arrays, **json.loads((directory / _METADATA).read_text()))
 
 
-def counted(samples: Iterable[Sample], total: int, progress: Progress | None) -> Iterable[Sample]:
-    """Passes samples on and reports progress after each."""
-    for done, sample in enumerate(samples, 1):
-        yield sample
-        if progress is not None:
-            progress(done, total)
-
-
 def _write(
     directory: Path, builder: "Builder", sampling: Sampling, progress: Progress | None
 ) -> None:
@@ -185,9 +177,11 @@ def _write(
         with contextlib.ExitStack() as stack:
             # Not a memory map: on a full disk, writing to one kills the process.
             files = [stack.enter_context((complete / f"{name}.npy").open("wb")) for name in _ARRAYS]
-            for sample in counted(samples, len(stored), progress):
+            for done, sample in enumerate(samples, 1):
                 for file, array in zip(files, sample, strict=True):
                     _append(file, array, len(stored))
+                if progress is not None:
+                    progress(done, len(stored))
         (complete / _METADATA).write_text(json.dumps(metadata))
         (complete / _CHECKSUMS).write_text(json.dumps(_checksums(complete)))
         if directory.exists() and not _is_whole(directory):
