@@ -10,30 +10,22 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
-from jaxseg.data import anatomy, radiograph
+from jaxseg.data import radiograph
+from jaxseg.data.archive import FOLDER_NAME
 from jaxseg.errors import InputError
 
 CLASSES = tuple(radiograph.FINDINGS)
 """COVID, Lung_Opacity, Normal, Viral Pneumonia."""
 
-IMAGES = dict.fromkeys(CLASSES, 120)
-"""Default number of images per class in `write_archive`."""
-
-FOLDER = "COVID-19_Radiography_Dataset"
-
-_README = """\
-Phantoms: synthetic chest X-rays with their lung masks.
-No image shows a person, and nothing here may serve a medical purpose.
-The folders, names, sizes and unusual files are those of the COVID-19 Radiography Database.
-"""
+_README = b"Phantoms: no image shows a person, and nothing here may serve a medical purpose.\n"
 _TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _SOURCES = ("first-hospital", "second-hospital", "teaching-collection")
 
@@ -48,29 +40,6 @@ class Sample(NamedTuple):
 
     image: UInt8[np.ndarray, "H W"]
     mask: UInt8[np.ndarray, "h w"]
-
-
-def rasterize(outline: np.ndarray, size: int) -> Bool[np.ndarray, "H W"]:
-    """Returns which pixel centers are inside a polygon, by the even-odd rule.
-
-    Args:
-        outline: Corners (x, y), ``[N, 2]``. The image is the unit square and y points down. Corners
-            may be outside it. No corners give an empty mask.
-        size: Height and width in pixels.
-
-    Returns:
-        bool ``[size, size]``.
-    """
-    start = outline * size - 0.5
-    stop = np.roll(start, -1, axis=0)
-    rows = np.arange(size)
-    edge, row = np.nonzero((start[:, 1, None] <= rows) != (stop[:, 1, None] <= rows))
-    part = (row - start[edge, 1]) / (stop[edge, 1] - start[edge, 1])
-    x = start[edge, 0] + part * (stop[edge, 0] - start[edge, 0])
-    # Every crossing turns inside to outside, or back, for the rest of its row.
-    column = np.clip(np.ceil(x), 0, size).astype(np.int64)
-    turns = np.bincount(row * (size + 1) + column, minlength=size * (size + 1))
-    return np.cumsum(turns.reshape(size, size + 1)[:, :size], axis=1) % 2 == 1
 
 
 def generate(
@@ -104,78 +73,9 @@ def generate(
     if seed < 0 or number < 0:
         raise InputError(f"seed {seed} and image number {number} must not be negative")
     rng = np.random.default_rng([seed, CLASSES.index(class_name), number])
-    patient = anatomy.sample_patient(rng)
-    right, left = (rasterize(anatomy.lung(patient, side), mask_size) for side in anatomy.SIDES)
-    image = radiograph.render(rng, patient, class_name, image_size)
-    return Sample(image, (right | left).astype(np.uint8) * 255)
-
-
-def _speckled(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The mask with a few stray specks."""
-    mask = mask.copy()
-    for _ in range(rng.integers(1, 4)):
-        row, column, tall, wide = rng.integers((0, 0, 1, 1), (*mask.shape, 4, 4))
-        mask[row : row + tall, column : column + wide] = 255
-    return mask
-
-
-def _png(pixels: np.ndarray, mode: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _pair(seed: int, class_name: str, number: int) -> tuple[bytes, bytes]:
-    """The files of an image and of its mask, with what is unusual in the release.
-
-    The fifth of every sixty images repeats its predecessor; every tenth Viral Pneumonia image is
-    RGB, and so are all masks; one mask in 25 has specks.
-    """
-    if number % 60 == 5:
-        return _pair(seed, class_name, number - 1)
-    image, mask = generate(seed, class_name, number)
-    if number % 25 == 7:
-        mask = _speckled(mask, np.random.default_rng([seed, CLASSES.index(class_name), number, 1]))
-    is_rgb = class_name == "Viral Pneumonia" and number % 10 == 3
-    return _png(image, "RGB" if is_rgb else "L"), _png(mask, "RGB")
-
-
-def _workbook(rows: Sequence[Sequence[str]]) -> bytes:
-    """One sheet of text cells as .xlsx, without the time of writing."""
-    import openpyxl
-
-    book, written, buffer = openpyxl.Workbook(), io.BytesIO(), io.BytesIO()
-    for row in rows:
-        book.worksheets[0].append(list(row))
-    book.save(written)
-    with zipfile.ZipFile(written) as parts, zipfile.ZipFile(buffer, "w") as archive:
-        for name in parts.namelist():
-            _store(archive, name, _TIME.sub(b"1980-01-01T00:00:00Z", parts.read(name)))
-    return buffer.getvalue()
-
-
-def _sheet(class_name: str, count: int) -> bytes:
-    """A class's metadata sheet. As in the release, the size is wrong and NORMAL is upper case."""
-    stem = class_name.upper() if class_name == "Normal" else class_name
-    rows = [("FILE NAME", "FORMAT", "SIZE", "URL")]
-    for number in range(1, count + 1):
-        source = f"https://phantom.example.org/{_SOURCES[number % len(_SOURCES)]}"
-        rows.append((f"{stem}-{number}", "PNG", "256*256", source))
-    return _workbook(rows)
-
-
-def _store(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """Adds a file to a zip with nothing of the day, the user or the system in its entry."""
-    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    entry.create_system, entry.external_attr = 3, 0o100644 << 16
-    archive.writestr(entry, content)
-
-
-def _files(images: Mapping[str, int], seed: int) -> Iterator[tuple[str, bytes, bytes]]:
-    for class_name, count in images.items():
-        for number in range(1, count + 1):
-            name = f"{FOLDER}/{class_name}/{{}}/{class_name}-{number}.png"
-            yield name, *_pair(seed, class_name, number)
+    chest = radiograph.Chest(rng)
+    mask = 255 * chest.lungs(mask_size).astype(np.uint8)
+    return Sample(radiograph.render(rng, chest, class_name, image_size), mask)
 
 
 def write_archive(
@@ -188,15 +88,15 @@ def write_archive(
     """Generates images and writes them as ``archive.zip``, as Kaggle gives the release.
 
     For each class there are ``<class>/images/<class>-N.png``, ``<class>/masks/<class>-N.png`` and
-    ``<class>.metadata.xlsx``, and also ``README.md.txt``. Images are 299x299 and masks 256x256. A
-    few images repeat their predecessor, some Viral Pneumonia images and all masks are RGB, some
-    masks have specks, and the sheets state the wrong size. The same seed gives the same bytes (with
-    the same NumPy, Pillow, zlib and openpyxl), and image N does not depend on how many there are.
+    ``<class>.metadata.xlsx``. Images are 299x299 and masks 256x256. A few images repeat their
+    predecessor, some Viral Pneumonia images and all masks are RGB, and the sheets state the wrong
+    size. The same seed gives the same bytes (with the same NumPy, Pillow, zlib and openpyxl), and
+    image N does not depend on how many there are.
 
     Args:
         directory: Made if absent. An ``archive.zip`` in it is replaced when the new one is
             complete; a killed run leaves at most a folder ``.phantom-*``.
-        images: Number of images per class, 1 or more. Default: `IMAGES`, 480 in all.
+        images: Number of images per class, 1 or more. Default: 120 of each.
         seed: Random seed, not negative.
         progress: Called after each image with the number of images done and of all images.
 
@@ -207,26 +107,69 @@ def write_archive(
         InputError: A class is unknown, a count is below 1, there is no class, the seed is negative,
             or the archive cannot be written.
     """
-    images = IMAGES if images is None else images
+    images = dict.fromkeys(CLASSES, 120) if images is None else images
     if not images or any(count < 1 for count in images.values()):
         raise InputError(f"images={dict(images)} must name a class, and 1 or more images of each")
-    directory = Path(directory)
-    path, total = directory / "archive.zip", sum(images.values())
+    keys = [(name, number) for name, count in images.items() for number in range(1, count + 1)]
+    path = Path(directory, "archive.zip")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".phantom-", dir=directory) as scratch:
-            unfinished = Path(scratch, path.name)
-            with zipfile.ZipFile(unfinished, "w") as archive:
-                for done, (name, image, mask) in enumerate(_files(images, seed), start=1):
-                    _store(archive, name.format("images"), image)
-                    _store(archive, name.format("masks"), mask)
+            with zipfile.ZipFile(Path(scratch, path.name), "w") as archive:
+                for done, (name, number) in enumerate(keys, 1):
+                    for kind, content in _pair(seed, name, number).items():
+                        _store(archive, f"{FOLDER_NAME}/{name}/{kind}/{name}-{number}.png", content)
                     if progress is not None:
-                        progress(done, total)
-                for class_name, count in images.items():
-                    sheet = _sheet(class_name, count)
-                    _store(archive, f"{FOLDER}/{class_name}.metadata.xlsx", sheet)
-                _store(archive, f"{FOLDER}/README.md.txt", _README.encode())
-            os.replace(unfinished, path)
+                        progress(done, len(keys))
+                for name, count in images.items():
+                    _store(archive, f"{FOLDER_NAME}/{name}.metadata.xlsx", _sheet(name, count))
+                _store(archive, f"{FOLDER_NAME}/README.md.txt", _README)
+            os.replace(Path(scratch, path.name), path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     return path
+
+
+def _pair(seed: int, class_name: str, number: int) -> dict[str, bytes]:
+    """The files of an image and of its mask, with what is unusual in the release.
+
+    The fifth of every sixty images repeats its predecessor; every tenth Viral Pneumonia image is
+    RGB, and so are all masks.
+    """
+    if number % 60 == 5:
+        return _pair(seed, class_name, number - 1)
+    image, mask = generate(seed, class_name, number)
+    is_rgb = class_name == "Viral Pneumonia" and number % 10 == 3
+    return {"images": _png(image, "RGB" if is_rgb else "L"), "masks": _png(mask, "RGB")}
+
+
+def _png(pixels: np.ndarray, mode: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _sheet(class_name: str, count: int) -> bytes:
+    """A class's metadata sheet. As in the release, the size is wrong and NORMAL is upper case."""
+    import openpyxl
+
+    book, written, buffer = openpyxl.Workbook(), io.BytesIO(), io.BytesIO()
+    sheet = book.worksheets[0]
+    sheet.append(["FILE NAME", "FORMAT", "SIZE", "URL"])
+    stem = class_name.upper() if class_name == "Normal" else class_name
+    for number in range(1, count + 1):
+        source = f"https://phantom.example.org/{_SOURCES[number % len(_SOURCES)]}"
+        sheet.append([f"{stem}-{number}", "PNG", "256*256", source])
+    book.save(written)
+    # The sheet is a zip of XML, packed again without the time of writing.
+    with zipfile.ZipFile(written) as parts, zipfile.ZipFile(buffer, "w") as archive:
+        for name in parts.namelist():
+            _store(archive, name, _TIME.sub(b"1980-01-01T00:00:00Z", parts.read(name)))
+    return buffer.getvalue()
+
+
+def _store(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Adds a file to a zip with nothing of the day, the user or the system in its entry."""
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.create_system, entry.external_attr = 3, 0o100644 << 16
+    archive.writestr(entry, content)

@@ -1,305 +1,301 @@
-"""Renders a synthetic chest X-ray: shadows add up along the beam, then exposure, grain, lettering.
+"""Renders a synthetic chest X-ray: shadows add up along the beam, then exposure, grain, a marker.
 
-A layer is a float32 picture [size, size] of how much of something the beam passes, 0..1; lengths
-and radii are fractions of the image's side.
+In body coordinates x is 0 on the midline and 1 at the widest rib, and y is 0 at the tips of the
+lungs and 1 at the costophrenic angles. The heart is at x > 0, on the right of the image. A layer
+is an array of 0 to 1, ``[size, size]``. Widths and radii of layers are fractions of the image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from jaxseg.data import anatomy
-from jaxseg.data.anatomy import SIDES, Patient, Shadow, ease
+Stroke = tuple[np.ndarray, float, float]
+"""A line ``[N, 2]`` in image coordinates (0 to 1, y down), its width, and its value, 0 to 1."""
 
-COARSE = 75
-"""Side of the grid on which soft things are rendered before they are enlarged."""
+FINDINGS = {
+    "COVID": ((1, 5), (0.6, 0.95), (0.35, 0.95), (0.15, 0.4), (0.1, 0.28), (0.35, 0.9)),
+    "Lung_Opacity": ((1, 3), (0.3, 0.8), (0.2, 0.9), (0.2, 0.6), (0.15, 0.4), (0.8, 1.0)),
+    "Normal": ((0, 1), (0, 0), (0, 0), (1, 1), (1, 1), (0, 0)),
+    "Viral Pneumonia": ((2, 7), (0.2, 0.65), (0.3, 0.85), (0.08, 0.25), (0.05, 0.16), (0.3, 0.85)),
+}
+"""By class, ranges of the patches in a lung: number, center x and y, radii, density."""
 
-# Strokes on a grid 4 wide and 6 high, two digits a point, a space where the pen lifts.
-_GLYPHS = {
-    "A": "062046 1434", "B": "06003041423303 3344453606", "E": "40000646 0333",
-    "K": "0006 4003 1346", "L": "000646", "O": "103041453616050110", "P": "06003041423303",
-    "R": "06003041423303 2346", "T": "0040 2026", "V": "002640", "-": "1333", ":": "2122 2425",
-    "0": "103041453616050110", "1": "112026", "2": "01103041420646",
-    "3": "011030414233 23334445361605", "4": "300444 3036", "5": "400003334445361605",
-    "6": "3010010516364544331304", "7": "004016", "8": "13020110304142331304051636454433",
-    "9": "1636454130100102133342",
-}  # fmt: skip
+_ARMS = (
+    ((1.25, 0.15), (1.55, 0.1), (1.6, 0.9), (1.8, 2.2)),
+    ((1.0, 0.05), (1.4, 0.05), (2.0, -0.05), (2.8, 0.0)),
+    ((1.0, 0.1), (1.4, 0.1), (1.5, -0.6), (1.7, -1.5)),
+)  # Hanging, held out, and (children) above the head.
+_CLAVICLE = ((0.1, 0.1), (0.4, 0.0), (0.7, 0.1), (0.9, -0.15), (1.32, -0.03))
+_TRACHEA = ((0.0, -0.8), (0.0, 0.0), (-0.03, 0.36))
+_R = (((0, 1), (0, 0), (0.5, 0), (0.65, 0.1), (0.65, 0.4), (0.5, 0.5), (0, 0.5)),
+      ((0.35, 0.5), (0.65, 1)))  # fmt: skip
 
 
-def paint(shadows: Sequence[Shadow], size: int, *, finer: int = 2) -> np.ndarray:
-    """Fills outlines, later ones over earlier ones; edges are averaged over finer pixels."""
-    picture = Image.new("L", (finer * size, finer * size))
+class Chest:
+    """The shape of one thorax and its position in the image."""
+
+    def __init__(self, rng: np.random.Generator):
+        """Samples a patient and a posture."""
+        u = rng.uniform
+        self.is_adult = rng.random() < 0.55
+        self.scale = float(np.exp(np.clip(rng.normal(0, 0.13), -0.5, 0.35)))
+        width = 0.385 * self.scale * u(0.93, 1.07)
+        height = (0.72 if self.is_adult else 0.76) * self.scale * u(0.86, 1.12)
+        angle = np.deg2rad(np.clip(rng.normal(0, 2.2), -8, 8))
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        self.linear = rotation @ np.diag([width, height])
+        # Lungs too long for the image are cut off, as in many real images.
+        self.center = 0.5 + rng.normal(0, (0.018, 0.045))
+        self.tip = u(0.32, 0.42) if self.is_adult else u(0.26, 0.34)
+        self.shoulder = u(2.3, 3.2) if self.is_adult else u(1.9, 2.4)
+        self.inner = u(0.13, 0.18), u(0.16, 0.22)
+        self.heart = u(0.08, 0.19), u(0.42, 0.7) if self.is_adult else u(0.5, 0.74)
+        self.knob = u(0.02, 0.1) if self.is_adult else 0.0
+        self.dome = u(0.74, 0.83), u(0.78, 0.88)
+        self.peak, self.fall = u(0.34, 0.5), u(2.0, 3.4)
+        self.wave = u(0, 6), u(0, 6)
+        self.pitch = u(0.092, 0.115)
+        self.drop = u(0.4, 0.58) if self.is_adult else u(0.32, 0.5)
+        self.twist = rng.normal(0, 0.025)
+        self.rib = u(0.024, 0.031) * self.scale
+
+    def place(self, points: np.ndarray | Sequence[tuple[float, float]]) -> np.ndarray:
+        """Takes points ``[..., 2]`` from body to image coordinates."""
+        return (np.asarray(points) - (0, 0.5)) @ self.linear.T + self.center
+
+    def grid(self, size: int) -> np.ndarray:
+        """Body coordinates (x, y) of the pixel centers, ``[2, size, size]``."""
+        axis = (np.arange(size) + 0.5) / size
+        x, y = np.meshgrid(axis - self.center[0], axis - self.center[1])
+        (a, b), (c, d) = np.linalg.inv(self.linear)
+        return np.stack([a * x + b * y, c * x + d * y + 0.5])
+
+    def lateral(self, y: np.ndarray) -> np.ndarray:
+        """Distance of a lung's outer border, and so of the ribs, from the midline."""
+        up = 1 - np.clip(y, 0, 1)
+        return self.tip + (1 - self.tip) * (1 - up**self.shoulder) ** 0.8
+
+    def medial(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Distance of the inner border, along vessels and heart, of the lung on x's side."""
+        y, one, two = np.clip(y, -0.2, 0.9), *self.wave
+        left = (self.heart[1] - self.inner[1]) * ease(y, 0.22, 0.82) ** 0.85
+        left += self.knob * np.exp(-(((y - 0.25) / 0.06) ** 2))
+        inner = np.where(x > 0, self.inner[1], self.inner[0])
+        inner += 0.008 * ease(y, 0.1, 0.4) * (np.sin(17 * y + one) + 0.6 * np.sin(37 * y + two))
+        reach = np.where(x > 0, left, self.heart[0] * ease(y, 0.3, 0.62))
+        tip = np.clip(1 - y / 0.12, 0, 1)
+        return inner + reach + (self.tip - inner) * (1 - np.sqrt(1 - tip**2))
+
+    def diaphragm(self, x: np.ndarray) -> np.ndarray:
+        """Height of the diaphragm."""
+        top, far = np.where(x > 0, self.dome[1], self.dome[0]), np.abs(x)
+        outer, inner = np.clip((far - self.peak) / (1 - self.peak), 0, 1), 1 - far / self.peak
+        return top + (1 - top) * outer**self.fall + 0.05 * np.clip(inner, 0, 1) ** 2
+
+    def depths(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """How far pixels are inside a lung's outer, inner and lower border; below 0 is outside."""
+        far = np.abs(x)
+        return self.lateral(y) - far, far - self.medial(x, y), self.diaphragm(x) - y
+
+    def lungs(self, size: int) -> np.ndarray:
+        """Whether each pixel's center is in a lung, bool ``[size, size]``."""
+        x, y = self.grid(size)
+        return (np.minimum.reduce(self.depths(x, y)) > 0) & (y > 0)
+
+
+def ease(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    """0 up to ``low``, 1 from ``high`` on, and a smooth step between."""
+    part = np.clip((value - low) * (1 / (high - low)), 0, 1)
+    return part * part * (3 - 2 * part)
+
+
+def edge(depth: np.ndarray, width: float) -> np.ndarray:
+    """A layer of what is inside a border, which is blurred over a width in body coordinates."""
+    return np.clip(depth * (1 / width) + 0.5, 0, 1)
+
+
+def blob(
+    x: np.ndarray, y: np.ndarray, center: Sequence[float], radii: tuple[float, float]
+) -> np.ndarray:
+    """Distance from a center; 1 is on an ellipse."""
+    return np.hypot((x - center[0]) / radii[0], (y - center[1]) / radii[1])
+
+
+def curve(points: Sequence[tuple[float, float]], count: int = 24) -> np.ndarray:
+    """A Bézier curve ``[count, 2]``."""
+    t = np.linspace(0, 1, count)[:, None]
+    lines = [np.array(point) for point in points]
+    while len(lines) > 1:
+        lines = [(1 - t) * one + t * other for one, other in pairwise(lines)]
+    return lines[0]
+
+
+def draw(strokes: Iterable[Stroke], size: int) -> np.ndarray:
+    """A layer of lines, later ones over earlier ones."""
+    picture = Image.new("L", (2 * size, 2 * size))
     pen = ImageDraw.Draw(picture)
-    for outline, value in shadows:
-        pen.polygon((outline * (finer * size)).ravel().tolist(), fill=round(255 * value))
-    return _values(picture.reduce(finer))
-
-
-def _values(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture, np.float32) * np.float32(1 / 255)
-
-
-def _picture(layer: np.ndarray) -> Image.Image:
-    return Image.fromarray((np.clip(layer, 0, 1) * 255 + 0.5).astype(np.uint8))
+    for points, width, value in strokes:
+        line = (points * 2 * size).ravel().tolist()
+        pen.line(line, round(255 * value), max(1, round(width * 2 * size)))
+    return np.asarray(picture.reduce(2), np.float32) / 255
 
 
 def soften(layer: np.ndarray, radius: float) -> np.ndarray:
-    """Blurs a layer of values in 0..1 by a Gaussian, a wide one on as coarse a grid as will do."""
-    size = len(layer)
-    coarser = max(1, int(radius * size))
-    picture = _picture(layer)
-    if coarser > 1:
-        picture = picture.resize((size // coarser, size // coarser), Image.Resampling.BOX)
-    picture = picture.filter(ImageFilter.GaussianBlur(radius * picture.width))
-    return enlarge(_values(picture), size) if coarser > 1 else _values(picture)
-
-
-def enlarge(coarse: np.ndarray, size: int) -> np.ndarray:
-    """Brings a coarse layer to the image's size."""
-    picture = Image.fromarray(coarse.astype(np.float32))
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
+    """Blurs a layer by a Gaussian."""
+    picture = Image.fromarray((np.clip(layer, 0, 1) * 255).astype(np.uint8))
+    blurred = picture.filter(ImageFilter.GaussianBlur(radius * len(layer)))
+    return np.asarray(blurred, np.float32) / 255
 
 
 def clouds(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
     """Smooth noise, of unit variance where the cells have their centers."""
-    return enlarge(rng.standard_normal((cells, cells), np.float32), size)
+    coarse = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def body_grid(patient: Patient, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Body coordinates x and y of the pixels, float32 [size, size] each."""
-    axis = ((np.arange(size) + 0.5) / size).astype(np.float32)
-    frame = patient.frame.astype(np.float32)
-    right, down = axis[None, :] - frame[0, 2], axis[:, None] - frame[1, 2]
-    inverse = np.linalg.inv(frame[:, :2])
-    x = inverse[0, 0] * right + inverse[0, 1] * down
-    return x, inverse[1, 0] * right + inverse[1, 1] * down
+def lesions(rng: np.random.Generator, finding: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A layer of how much of the lungs' air disease has filled."""
+    u, (count, *ranges) = rng.uniform, FINDINGS[finding]
+    rough = 0.4 * clouds(rng, 8, len(x)) + 0.25 * clouds(rng, 25, len(x))
+    one_lung = int(rng.choice((-1, 1)))
+    filled = np.zeros_like(x)
+    for side in (one_lung,) if finding == "Lung_Opacity" else (-1, 1):
+        # Patches stop at the midline, and two do not fill the same air twice.
+        for _ in range(rng.integers(*count)):
+            *center, width, height, density = (u(*span) for span in ranges)
+            patch = ease(1.3 - blob(x * side, y, center, (width, height)) + 0.5 * rough, 0.0, 1.2)
+            filled = np.maximum(filled, density * patch * (x * side > 0))
+    if rng.random() < {"Normal": 0, "Lung_Opacity": 0.35}.get(finding, 0.12):
+        # Fluid up to a level, which climbs along the chest wall.
+        climb = 0.16 * np.clip((x * one_lung - 0.45) / 0.55, 0, 1.2) ** 2
+        fluid = ease(y - u(0.5, 0.92) + climb + 0.012 * rough, -0.03, 0.05)
+        filled = np.maximum(filled, fluid * (x * one_lung > 0))
+    return filled
 
 
-class Lesions:
-    """What disease has filled of the lungs' air, on the coarse grid."""
-
-    def __init__(self, rng: np.random.Generator, patient: Patient):
-        """Starts from healthy lungs."""
-        self.x, self.y = body_grid(patient, COARSE)
-        self.rough = 0.4 * clouds(rng, 8, COARSE) + 0.25 * clouds(rng, 25, COARSE)
-        self.filled = np.zeros((COARSE, COARSE), np.float32)
-
-    def patch(
-        self, side: int, place: tuple[float, float], reach: tuple[float, float], dense: float
-    ) -> None:
-        """A cloud about a place; where it is dense, the lung's border is lost from sight."""
-        (x, y), (width, height) = place, reach
-        distance = np.hypot((self.x * side - x) / width, (self.y - y) / height)
-        cover = dense * ease(1.3 - distance + 0.5 * self.rough, 0.0, 1.2)
-        # A lung's disease stops at the midline, and two clouds do not fill the same air twice.
-        self.filled = np.maximum(self.filled, cover * (self.x * side > 0))
-
-    def effusion(self, side: int, level: float) -> None:
-        """Fluid up to a level, which climbs along the chest wall."""
-        depth = self.y - level + 0.16 * np.clip((self.x * side - 0.45) / 0.55, 0, 1.2) ** 2
-        cover = ease(depth + 0.012 * self.rough, -0.03, 0.05)
-        self.filled = np.maximum(self.filled, cover * (self.x * side > 0))
+def ribs(rng: np.random.Generator, chest: Chest) -> tuple[list[Stroke], list[Stroke]]:
+    """The posterior and the anterior halves of the ribs: tilted rings, seen from the front."""
+    halves: tuple[list[Stroke], list[Stroke]] = ([], [])
+    lift = rng.uniform(0.025, 0.06)
+    for index in range(11):
+        spinal = -0.03 + chest.pitch * (index + rng.normal(0, 0.04))
+        drop = chest.drop * min(1, 0.55 + 0.09 * index)
+        reach = chest.lateral(np.array([spinal + drop / 2])) + 0.035
+        for side in (-1, 1):
+            uneven, value = rng.normal(0, 0.006), rng.uniform(0.65, 1)
+            for half, turn, wide in ((halves[0], (0.1, 1.72), 1), (halves[1], (1.45, 2.65), 1.4)):
+                t = np.linspace(*turn, 20)
+                y = spinal + drop * (1 - np.cos(t)) / 2 - lift * min(1, index / 3) * np.sin(2 * t)
+                line = chest.place(np.column_stack([side * reach * np.sin(t), y + uneven]))
+                width = wide * chest.rib * rng.uniform(0.85, 1.15)
+                # Marrow between two cortices: the rim is brighter than the middle.
+                half += [(line, width, value), (line, 0.7 * width, 0.66 * value)]
+    return halves
 
 
-def peripheral_haze(lesions: Lesions, rng: np.random.Generator) -> None:
-    """Ground glass in the outer parts of both lungs, now and then everywhere."""
-    u = rng.uniform
-    for side in SIDES:
-        for _ in range(rng.integers(1, 5)):
-            place, reach = (u(0.6, 0.95), u(0.35, 0.95)), (u(0.15, 0.4), u(0.1, 0.28))
-            lesions.patch(side, place, reach, u(0.35, 0.9))
-    if rng.random() < 0.25:
-        for side in SIDES:
-            lesions.patch(side, (0.5, u(0.6, 0.9)), (0.7, u(0.3, 0.6)), u(0.4, 0.85))
+def clavicles(rng: np.random.Generator, chest: Chest) -> list[Stroke]:
+    """The clavicles, brighter at their rims as ribs are."""
+    lines = curve(_CLAVICLE) * (1, rng.uniform(0.7, 1.8))
+    shapes = [chest.place(lines * (side, 1) + (0, rng.normal(0, 0.02))) for side in (-1, 1)]
+    rims = ((1.0, 1.0), (0.6, 0.72))
+    return [(shape, width * chest.rib, value) for shape in shapes for width, value in rims]
 
 
-def consolidation(lesions: Lesions, rng: np.random.Generator) -> None:
-    """One or two dense consolidations, effusions or a white lung."""
-    u = rng.uniform
-    for _ in range(rng.integers(1, 3)):
-        side, kind = int(rng.choice(SIDES)), rng.random()
-        if kind < 0.4:
-            lesions.effusion(side, u(0.45, 0.9))
-        elif kind < 0.9:
-            place, reach = (u(0.3, 0.8), u(0.2, 0.9)), (u(0.2, 0.5), u(0.12, 0.3))
-            lesions.patch(side, place, reach, u(0.75, 1.0))
-        else:
-            lesions.patch(side, (0.5, 0.5), (1.2, 1.0), u(0.85, 1.0))
+def spine(chest: Chest, x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
+    """A layer of vertebral bodies, brighter at their rims, with two pedicles each."""
+    across, cell = np.abs(x - chest.twist), (y + 0.05) / chest.pitch
+    up = (cell - np.floor(cell) - 0.5) * chest.pitch
+    tall = 0.42 * chest.pitch
+    body = edge(0.125 - across, pixel) * edge(tall - np.abs(up), pixel)
+    marrow = edge(0.105 - across, pixel) * edge(0.85 * tall - np.abs(up), pixel)
+    pedicles = edge(1 - blob(across, up, (0.085, -0.2 * tall), (0.03, 0.4 * tall)), 1.0)
+    return np.maximum(0.75 * body - 0.17 * marrow, pedicles)
 
 
-def scattered_patches(lesions: Lesions, rng: np.random.Generator) -> None:
-    """Many small patches about the hila, at times one that has flowed together."""
-    u = rng.uniform
-    for side in SIDES:
-        for _ in range(rng.integers(2, 7)):
-            place, reach = (u(0.2, 0.65), u(0.3, 0.85)), (u(0.08, 0.25), u(0.05, 0.16))
-            lesions.patch(side, place, reach, u(0.3, 0.85))
-    if rng.random() < 0.3:
-        place, reach = (u(0.3, 0.6), u(0.4, 0.9)), (u(0.3, 0.5), u(0.2, 0.4))
-        lesions.patch(int(rng.choice(SIDES)), place, reach, u(0.7, 1.0))
+def vessels(rng: np.random.Generator, chest: Chest) -> list[Stroke]:
+    """Trees of arteries and veins that fan out from the two hila."""
+    strokes: list[Stroke] = []
+    for side in (-1, 1):
+        tips = rng.normal((0.26, 0.47), (0.03, 0.05), (9, 2))
+        angle = np.linspace(-1.35, 1.45, 9) + rng.normal(0, 0.15, 9)
+        reach, width = 0.08, rng.uniform(0.0075, 0.012)
+        for _ in range(4):
+            bend = angle[:, None] + rng.normal(0, 0.22, (len(tips), 5)).cumsum(axis=1)
+            steps = reach * np.stack([1.15 * np.cos(bend), np.sin(bend)], axis=-1)
+            lines = tips[:, None] + steps.cumsum(axis=1) - steps[:, :1]
+            strokes += [(line, width, 0.24 + 55 * width) for line in chest.place(lines * (side, 1))]
+            turn = rng.uniform(0.25, 0.7, len(lines)) * rng.choice((-1, 1), len(lines))
+            tips = np.concatenate([lines[:, -1], lines[:, 2]])
+            angle = np.concatenate([bend[:, -1] - 0.4 * turn, bend[:, 1] + turn])
+            reach, width = 0.74 * reach, 0.62 * width
+    return strokes
 
 
-def no_finding(lesions: Lesions, rng: np.random.Generator) -> None:
-    """Healthy lungs."""
-
-
-FINDINGS = {
-    "COVID": peripheral_haze,
-    "Lung_Opacity": consolidation,
-    "Normal": no_finding,
-    "Viral Pneumonia": scattered_patches,
-}
-"""What the images of each class show."""
-
-
-def vessel_layer(patient: Patient, rng: np.random.Generator, size: int) -> np.ndarray:
-    """The pulmonary vessels of both lungs."""
-    picture = Image.new("L", (2 * size, 2 * size))
-    pen = ImageDraw.Draw(picture)
-    for side in SIDES:
-        for lines, width in anatomy.vessels(patient, side, rng):
-            fill, thick = round(min(255, 60 + 14000 * width)), max(1, round(width * 2 * size))
-            for line in (lines * 2 * size).reshape(len(lines), -1).tolist():
-                pen.line(line, fill=fill, width=thick)
-    return soften(_values(picture.reduce(2)), 0.003)
-
-
-def devices(patient: Patient, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Tubes, wires and electrodes, on images of the very ill."""
-    u = rng.uniform
-    full = 2 * size
-    picture = Image.new("L", (full, full))
-    pen = ImageDraw.Draw(picture)
-
-    def wire(points: np.ndarray, width: float, fill: int) -> None:
-        line = anatomy.smooth(points, closed=False) * full
-        pen.line(line.ravel().tolist(), fill=fill, width=max(1, round(width * full)))
-
-    if rng.random() < 0.5:
-        tip = u(0.2, 0.32)
-        for x in (-0.03, 0.03):
-            tube = [(x, -0.9), (x + u(-0.02, 0.02), 0.0), (x - 0.02, tip)]
-            wire(anatomy.place(patient, np.array(tube)), 0.003, 110)
-    if rng.random() < 0.4:
-        tube = [(0.05, -0.9), (0.0, 0.3), (0.03, 0.8), (u(0.2, 0.5), 1.05), (u(0.0, 0.5), 1.2)]
-        wire(anatomy.place(patient, np.array(tube)), 0.005, 90)
-    for _ in range(rng.integers(1, 5)):
-        x, y = u(0.1, 0.9), u(0.1, 0.8)
-        lead = [(x, y), (x + u(-0.2, 0.2), y + u(0, 0.2)), (u(0, 1), u(0.5, 1)), (u(0, 1), 1.1)]
-        wire(np.array(lead), 0.004, 130)
-        for radius, fill in ((0.024, 70), (0.009, 255)):
-            disc = (anatomy.DISC * radius + np.array((x, y))) * full
-            pen.polygon(disc.ravel().tolist(), fill=fill)
-    return _values(picture.reduce(2))
-
-
-def attenuate(rng: np.random.Generator, patient: Patient, finding: str, size: int) -> np.ndarray:
+def attenuation(rng: np.random.Generator, chest: Chest, finding: str, size: int) -> np.ndarray:
     """What the beam passes through on its way, from 0 (air) to about 1 (spine and heart)."""
-    u = rng.uniform
-    lesions = Lesions(rng, patient)
-    FINDINGS[finding](lesions, rng)
-    if finding != "Normal" and rng.random() < 0.12:
-        lesions.effusion(int(rng.choice(SIDES)), u(0.75, 0.92))
-    x, y = body_grid(patient, size)
-    body = soften(paint(anatomy.trunk(patient), size), 0.007)
-    air = paint([(anatomy.lung(patient, side), 1.0) for side in SIDES], size, finer=4)
-    posterior, anterior = (paint(half, size) for half in anatomy.ribs(patient, rng))
-    middle = soften(paint(anatomy.mediastinum(patient), size), 0.025)
-    abdomen = soften(paint(anatomy.abdomen(patient), size), 0.03)
-    folds, gas = (paint(parts, size) for parts in anatomy.soft_parts(patient, rng))
+    u, pixel = rng.uniform, 1 / (0.4 * chest.scale * size)
+    x, y = chest.grid(size).astype(np.float32)
+    far = np.abs(x)
+    arm = curve(_ARMS[rng.integers(2 if chest.is_adult else 3)])
+    thick = chest.linear[0, 0]
+    limbs = [(chest.place(arm * (side, 1)), 0.42 * thick, 1.0) for side in (-1, 1)]
+    neck = 0.28 + 0.95 * ease(y, -0.3, 0.12)
+    body = ease(soften(np.maximum(far < neck, draw(limbs, size)), 0.02), 0.3, 0.7)
+    outer, inner, lower = chest.depths(x, y)
+    # The border is crisp at the ribs, and the heartbeat blurs it next to the heart.
+    air = edge(outer, pixel) * edge(inner, u(0.02, 0.06)) * edge(lower, u(0.02, 0.04)) * (y > 0)
     trunk = np.exp(-np.square(np.square(x / u(0.9, 1.08))))
-    # The border is crisp at the ribs and beaten to a blur beside the heart.
-    outer = ease(np.abs(x), 0.3, 0.75)
-    aerated = outer * air + (1 - outer) * soften(air, u(0.002, 0.008))
-    aerated *= (0.6 + 0.4 * soften(air, 0.035)) * (0.3 + 0.7 * trunk)
-    aerated *= 1 - np.clip(enlarge(lesions.filled, size), 0, 1)
+    aerated = air * (0.6 + 0.4 * soften(air, 0.035)) * (0.3 + 0.7 * trunk)
+    aerated *= 1 - lesions(rng, finding, x, y)
+    middle = edge(-inner, 0.12) * (1 - ease(y, 1.0, 1.2))
+    posterior, anterior = (draw(half, size) for half in ribs(rng, chest))
+    trachea = draw([(chest.place(curve(_TRACHEA)), 0.1 * thick, 1.0)], size)
 
     path = (u(0.05, 0.22) + u(0.4, 0.5) * trunk) * (0.35 + 0.65 * soften(body, 0.03))
     path += 0.015 * clouds(rng, 7, size) + 0.007 * clouds(rng, 25, size)
-    path += u(0.1, 0.2) * middle + u(0.05, 0.16) * abdomen - u(0.3, 0.42) * aerated
-    # The column is a soft band; its bones stand out from it.
-    path += u(0.05, 0.14) * np.exp(-np.square(np.square((x - patient.twist) / 0.14)))
-    path += u(0.05, 0.12) * paint(anatomy.spine(patient), size)
+    path += u(0.1, 0.2) * middle + u(0.05, 0.16) * edge(-lower, 0.15) - u(0.3, 0.42) * aerated
+    path += u(0.05, 0.14) * np.exp(-np.square(np.square((x - chest.twist) / 0.14)))
+    path += u(0.05, 0.12) * spine(chest, x, y, pixel)
     path += u(0.09, 0.15) * posterior * (1 - 0.35 * middle) * (1 - ease(y, 1.0, 1.3))
-    path += u(0.05, 0.1) * anterior * outer * (1 - ease(y, 0.75, 1.1))
-    path += u(0.07, 0.13) * paint(anatomy.shoulder_girdle(patient, rng), size)
-    path -= u(0.06, 0.14) * soften(paint(anatomy.airways(patient), size), 0.008)
-    path += u(0.03, 0.08) * soften(folds, 0.006) - u(0.1, 0.2) * soften(gas, 0.012)
-    texture = 0.5 * clouds(rng, 40, size) + 0.5 * clouds(rng, 100, size)
-    hila = np.exp(-np.square((np.abs(x) - 0.24) / 0.12) - np.square((y - 0.47) / 0.13))
-    texture = u(0.015, 0.04) * texture + u(0.03, 0.1) * hila
-    path += aerated * (u(0.06, 0.14) * vessel_layer(patient, rng, size) + texture)
-    path = np.clip(path, 0.02, None) * body
-    if rng.random() < 0.3:
-        path += u(0.15, 0.3) * devices(patient, rng, size)
-    return path
+    path += u(0.05, 0.1) * anterior * ease(far, 0.3, 0.75) * (1 - ease(y, 0.75, 1.1))
+    path += u(0.07, 0.13) * draw(clavicles(rng, chest), size)
+    path -= u(0.06, 0.14) * soften(trachea, 0.008)
+    for _ in range(rng.integers(1, 6)):  # Gas in stomach and bowel.
+        gas = blob(x, y, (u(-0.6, 0.8), u(1.0, 1.35)), (u(0.05, 0.25), u(0.03, 0.08)))
+        path -= u(0.03, 0.15) * (1 - ease(gas, 0.6, 1.2)) * edge(-lower, pixel)
+    hila = np.exp(-(blob(far, y, (0.24, 0.47), (0.12, 0.13)) ** 2))
+    texture = u(0.015, 0.04) * (clouds(rng, 40, size) + clouds(rng, 100, size)) / 2
+    tree = soften(draw(vessels(rng, chest), size), 0.003)
+    path += aerated * (u(0.06, 0.14) * tree + texture + u(0.03, 0.1) * hila)
+    return np.maximum(path, 0.02) * body
 
 
 def expose(rng: np.random.Generator, path: np.ndarray) -> np.ndarray:
     """Exposure curve, post-processing of a digital image, unsharpness and grain; values in 0..1."""
     u = rng.uniform
-    size = len(path)
     path = path / float(np.quantile(path[::8, ::8], 0.99))
-    # Digital images come with their detail enhanced and their darkest and brightest drawn together.
+    # Digital images come with their detail enhanced.
     path += u(0.2, 1.0) * (path - soften(path, 0.025)) * np.minimum(path * 4, 1)
     steep = u(0.8, 2.2)
-    value = (1 - np.exp(-steep * np.clip(path, 0, None))) / (1 - np.exp(-steep))
-    value = u(0.0, 0.05) + value * u(0.75, 0.95)
-    value = soften(value, u(0.0012, 0.0034))
-    grain = rng.standard_normal((size, size), np.float32)
-    grain[1:] += grain[:-1]
-    grain[:, 1:] += grain[:, :-1]
-    return value + u(0.0008, 0.0045) * grain
+    value = (1 - np.exp(-steep * np.maximum(path, 0))) / (1 - np.exp(-steep))
+    value = soften(u(0, 0.05) + value * u(0.75, 0.95), u(0.0012, 0.0034))
+    grain = rng.standard_normal(path.shape, np.float32)
+    grain = grain + np.roll(grain, 1, axis=0)
+    return value + u(0.0008, 0.0045) * (grain + np.roll(grain, 1, axis=1))
 
 
-def collimate(rng: np.random.Generator, value: np.ndarray) -> np.ndarray:
-    """Shutters that keep the beam off the image's margins, on some images."""
-    size = len(value)
-    margins = rng.uniform(-0.05, 0.05, 4) + rng.choice((0.0, -0.06), 4, p=(0.3, 0.7))
-    left, right, top, bottom = np.round(np.clip(margins, 0, None) * size).astype(int)
-    inside = np.zeros_like(value)
-    inside[top : size - bottom, left : size - right] = 1
-    return value * (0.03 + 0.97 * inside)
-
-
-def write(
-    pen: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], tall: float, fill: int
-) -> None:
-    """Writes text in strokes from its top left corner on; lengths in pixels of the picture."""
-    unit = tall / 6
-    for index, character in enumerate(text):
-        for stroke in _GLYPHS[character].split():
-            points = np.array([int(digit) for digit in stroke]).reshape(-1, 2)
-            line = corner + unit * (points + np.array((5.6 * index, 0)))
-            pen.line(line.ravel().tolist(), fill=fill, width=max(1, round(0.8 * unit)))
-
-
-def lettering(rng: np.random.Generator, size: int) -> np.ndarray:
-    """The side marker, and what else people and machines write on images."""
-    u = rng.uniform
-    full = 2 * size
-    picture = Image.new("L", (full, full))
-    pen = ImageDraw.Draw(picture)
-    fill = int(rng.integers(200, 256))
+def render(rng: np.random.Generator, chest: Chest, finding: str, size: int) -> np.ndarray:
+    """The image of a patient, uint8 ``[size, size]``, bright where the tissue absorbs most."""
+    value = expose(rng, attenuation(rng, chest, finding, size))
+    if rng.random() < 0.2:  # Shutters keep the beam off the margins.
+        left, right, top, bottom = (size * rng.uniform(0, 0.05, 4)).astype(int)
+        inside = np.zeros_like(value)
+        inside[top : size - bottom, left : size - right] = 1
+        value = value * (0.03 + 0.97 * inside)
     if rng.random() < 0.85:
-        text, left = ("R", u(0.0, 0.12)) if rng.random() < 0.75 else ("L", u(0.86, 0.93))
-        write(pen, text, (left * full, u(0.01, 0.3) * full), u(0.04, 0.1) * full, fill)
-    if rng.random() < 0.15:
-        text = str(rng.choice(("PORTABLE", "AP", "A-P")))
-        write(pen, text, (u(0.02, 0.6) * full, 0.02 * full), u(0.025, 0.04) * full, fill)
-    if rng.random() < 0.2:
-        hour, minute, second = rng.integers((24, 60, 60))
-        text = f"{hour:02d}:{minute:02d}:{second:02d}"
-        write(pen, text, (0.83 * full, 0.01 * full), 0.021 * full, fill)
-    if rng.random() < 0.2:
-        write(pen, f"KV{rng.integers(55, 95)}", (0.9 * full, 0.965 * full), 0.025 * full, fill)
-    return _values(picture.reduce(2))
-
-
-def render(rng: np.random.Generator, patient: Patient, finding: str, size: int) -> np.ndarray:
-    """The image of a patient, uint8 [size, size], bright where the tissue absorbs most."""
-    value = expose(rng, attenuate(rng, patient, finding, size))
-    if rng.random() < 0.2:
-        value = collimate(rng, value)
-    return np.asarray(_picture(np.maximum(value, lettering(rng, size))))
+        tall, corner, bright = rng.uniform(0.04, 0.1), rng.uniform((0, 0), (0.1, 0.3)), 0.9
+        letter = [(np.array(line) * tall + corner, 0.13 * tall, bright) for line in _R]
+        value = np.maximum(value, draw(letter, size))
+    return (np.clip(value, 0, 1) * 255 + 0.5).astype(np.uint8)
