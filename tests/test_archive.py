@@ -1,7 +1,6 @@
 """Zips and folders as users have them: complete, partial, repacked and damaged."""
 
 import hashlib
-import os
 import shutil
 import struct
 import zipfile
@@ -109,13 +108,12 @@ def test_images_are_paired_with_their_masks_by_class_and_number(path):
 
 
 @pytest.mark.parametrize("method", ["STORED", "DEFLATED", "BZIP2", "LZMA"])
-def test_zip_and_folder_give_the_bytes_and_sizes_of_the_files(folder, tmp_path, method):
+def test_zip_and_folder_give_the_bytes_of_the_files(folder, tmp_path, method):
     path = pack(folder, tmp_path / "archive.zip", getattr(zipfile, f"ZIP_{method}"))
     with open_archive(path) as packed, open_archive(folder) as unpacked:
         for name in (IMAGE, MASK, "Viral Pneumonia/masks/Viral Pneumonia-7.png"):
             expected = (folder / name).read_bytes()
             assert packed.read(name) == unpacked.read(name) == expected
-            assert packed.size(name) == unpacked.size(name) == len(expected)
 
 
 def test_other_files_are_ignored(folder, tmp_path):
@@ -171,9 +169,9 @@ def test_absent_classes_are_named_with_those_present(folder, lost):
 def test_fewer_images_than_the_release_warn_with_both_counts(folder, monkeypatch):
     with open_archive(folder) as archive:
         with pytest.warns(PartialReleaseWarning, match="COVID 3 of 3616, Viral Pneumonia 1 of 134"):
-            archive.warn_if_partial(ALL_CLASSES)
+            archive.warn_if_partial(archive.classes)
         monkeypatch.setattr(archive_module, "RELEASE_COUNTS", dict.fromkeys(ALL_CLASSES, 1))
-        archive.warn_if_partial(ALL_CLASSES)
+        archive.warn_if_partial(archive.classes)
 
 
 @pytest.mark.parametrize("name", [".", "absent"])
@@ -185,17 +183,11 @@ def test_a_directory_without_archive_says_what_to_put_there(tmp_path, name):
 
 
 @pytest.mark.parametrize("keep", [10, 1000, -30])
-def test_a_zip_cut_short_is_called_that(path, keep):
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"archive\.zip: is cut short"):
-        open_archive(path.parent)
-
-
-@pytest.mark.parametrize("data", [b"", b"<html>Sign in</html>"])
-def test_a_file_that_is_no_zip_is_called_that(tmp_path, data):
-    (tmp_path / "archive.zip").write_bytes(data)
-    with pytest.raises(InputError, match=r"archive\.zip: is not a zip"):
-        open_archive(tmp_path)
+def test_a_zip_cut_short_and_a_file_that_is_no_zip_say_what_to_do(path, keep):
+    for content in (path.read_bytes()[:keep], b"", b"<html>Sign in</html>"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"archive\.zip: cannot be read as a zip .*again$"):
+            open_archive(path.parent)
 
 
 @pytest.mark.parametrize(
@@ -207,26 +199,19 @@ def test_a_file_that_is_no_zip_is_called_that(tmp_path, data):
         f"{FOLDER}/COVID/masks/COVID-1.png",
     ],
 )
-def test_a_zip_without_images_says_where_they_belong(tmp_path, name):
+def test_a_zip_without_images_says_what_to_put_there(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as packed:
         packed.writestr(name, b"x")
-    with pytest.raises(InputError, match=rf"holds no images; they belong in {FOLDER}/COVID/images"):
+    with pytest.raises(InputError, match=r"archive\.zip: holds no images; download the"):
         open_archive(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (f"copy/{IMAGE}", rf"holds the images twice, in {FOLDER}/ and in copy/"),
-        (IMAGE, rf"holds the images twice, in \./ and in {FOLDER}/"),
-        (f"{FOLDER}/{MASK}", rf"holds {FOLDER}/{MASK} more than once"),
-    ],
-)
-def test_a_zip_that_holds_something_twice_is_refused(path, name, message):
+@pytest.mark.parametrize("name", [f"copy/{IMAGE}", IMAGE, f"{FOLDER}/{IMAGE}"])
+def test_a_zip_that_holds_something_twice_is_refused(path, name):
     with zipfile.ZipFile(path, "a") as packed:
         packed.writestr(name, b"x")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"holds {IMAGE} twice"):
         open_archive(path)
 
 
@@ -235,7 +220,7 @@ def test_a_zip_without_permission_is_named(path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(zipfile, "ZipFile", refuse)
-    with pytest.raises(InputError, match=r"archive\.zip: cannot be read .*Permission denied"):
+    with pytest.raises(InputError, match=r"archive\.zip: cannot be read as a zip .*denied"):
         open_archive(path)
 
 
@@ -285,15 +270,6 @@ def test_a_damaged_member_is_named(folder, tmp_path, method, position):
         assert archive.read(MASK) == (folder / MASK).read_bytes()
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
-def test_a_file_much_larger_than_any_of_the_release_is_not_read(folder, tmp_path, packed):
-    with (folder / IMAGE).open("ab") as file:
-        os.truncate(file.fileno(), 17 * 10**6)
-    path = pack(folder, tmp_path / "mine.zip", zipfile.ZIP_DEFLATED) if packed else folder
-    with open_archive(path) as archive, pytest.raises(InputError, match=f"{IMAGE} has 17 MB"):
-        archive.read(IMAGE)
-
-
 def test_addresses_are_found_by_image_id_in_lower_case(folder):
     rows = [
         ["Url", "note", " File Name"],
@@ -309,7 +285,7 @@ def test_addresses_are_found_by_image_id_in_lower_case(folder):
             "covid-2": "https://example.org/ü",
             "covid-10": "",
         }
-        assert archive.sources("Viral Pneumonia") is None
+        assert archive.sources("Viral Pneumonia") == {}
 
 
 @pytest.mark.parametrize(

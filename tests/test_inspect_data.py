@@ -67,8 +67,8 @@ def test_the_report_the_leaks_and_the_sheets_are_shown(
     options = ["--manual-dir", archive, "--data-dir", data_dir, "--out", tmp_path / "sheets"]
     code, out, error = run([*options, "--closest", 3], capsys, monkeypatch)
     assert code == 0, error
-    assert "5 groups of 10 images: 4 sets of identical files and 1 pairs of near-dup" in out
-    assert "near-duplicates: COVID-1 and Normal-3" in out
+    assert "## Groups of images that share a split (5)" in out
+    assert "- COVID-1 and Normal-3, " in out
     names = {path.name for path in (tmp_path / "sheets").iterdir()}
     assert names == {"same-bytes-1.png", "near-duplicates-1.png", "next-closest-1.png"}
     with Image.open(tmp_path / "sheets/near-duplicates-1.png") as sheet:

@@ -3,16 +3,15 @@
 import functools
 import hashlib
 import io
-import lzma
 import re
 import warnings
 import zipfile
 import zlib
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from jaxseg.data.splits import natural_key
 from jaxseg.errors import DataWarning, InputError
 
 RELEASE_COUNTS: Mapping[str, int] = {
@@ -29,18 +28,15 @@ IMAGE_SIZE = (299, 299)
 MASK_SIZE = (256, 256)
 """Width and height of the release's images and masks in pixels."""
 
-MAX_FILE_BYTES = 16 * 2**20
-"""Larger files are refused. No file of the release is nearly as large."""
-
 WHERE_TO_GET_IT = (
     'download the "COVID-19 Radiography Database" by tawsifurrahman from Kaggle and put the zip '
     f"there as {', '.join(ZIP_NAMES[:-1])} or {ZIP_NAMES[-1]}, or its unpacked folder {FOLDER_NAME}"
 )
 
-_names = "|".join(map(re.escape, CLASSES))
+_CLASS = "|".join(map(re.escape, CLASSES))
 _IN_PLACE = re.compile(
-    rf"(?P<root>.*/)?(?P<name>(?:{_names})/(?:images|masks)/[^/.][^/]*\.(?i:png)"
-    rf"|(?:{_names})\.metadata\.xlsx)"
+    rf"(?!.*__MACOSX)(?:.*/)?(?P<name>(?:{_CLASS})/(?:images|masks)/[^/.][^/]*\.(?i:png)"
+    rf"|(?:{_CLASS})\.metadata\.xlsx)"
 )
 
 
@@ -75,35 +71,34 @@ class Archive:
         classes: The class folders with at least one image, in the release's order.
     """
 
-    def __init__(self, path: Path, names: Iterable[str], opened: zipfile.ZipFile | None):
-        """Finds the images, masks and metadata sheets among the files.
+    def __init__(
+        self,
+        path: Path,
+        files: Iterable[tuple[str, zipfile.ZipInfo | Path]],
+        opened: zipfile.ZipFile | None = None,
+    ):
+        """Finds the images, masks and metadata sheets among the files, and pairs them.
 
         Args:
             path: The zip or the folder.
-            names: The names of all files.
+            files: The name of every file, and the file.
             opened: The zip, or None for a folder.
 
         Raises:
-            InputError: There are no images, or they are there twice.
+            InputError: There are no images, or a file is there twice.
         """
-        self.path, self._zip = path, opened
-        matches = {
-            name: match
-            for name in names
-            if (match := _IN_PLACE.fullmatch(name)) and "__MACOSX" not in name.split("/")
-        }
-        roots = {match["root"] for match in matches.values() if "/images/" in match["name"]}
-        if not roots:
-            raise InputError(
-                f"{path}: holds no images; they belong in {FOLDER_NAME}/COVID/images and so on"
-            )
-        if len(roots) > 1:
-            first, second, *_ = sorted(root or "./" for root in roots)
-            raise InputError(f"{path}: holds the images twice, in {first} and in {second}")
-        (root,) = roots
-        self._files = {m["name"]: name for name, m in matches.items() if m["root"] == root}
+        self.path = path
+        self._zip: Any = opened
+        self._files: dict[str, zipfile.ZipInfo | Path] = {}
+        for name, file in files:
+            match = _IN_PLACE.fullmatch(name)
+            if match and self._files.setdefault(match["name"], file) is not file:
+                raise InputError(f"{path}: holds {match['name']} twice. Remove one of them")
         present = {name.split("/")[0] for name in self._files if "/images/" in name}
+        if not present:
+            raise InputError(f"{path}: holds no images; {WHERE_TO_GET_IT}")
         self.classes = tuple(name for name in CLASSES if name in present)
+        self._pairs, self._faults = _paired(sorted(self._files))
 
     def __enter__(self) -> "Archive":
         return self
@@ -112,36 +107,18 @@ class Archive:
         if self._zip is not None:
             self._zip.close()
 
-    def size(self, name: str) -> int:
-        """Returns the size of a file in bytes, uncompressed."""
-        if self._zip is not None:
-            return self._zip.getinfo(self._files[name]).file_size
-        return (self.path / self._files[name]).stat().st_size
-
     def read(self, name: str) -> bytes:
         """Reads one file; several threads may.
 
         Raises:
-            InputError: The file is damaged, cannot be read, or exceeds `MAX_FILE_BYTES`.
+            InputError: The file is damaged or cannot be read.
         """
+        file = self._files[name]
         try:
-            if (size := self.size(name)) > MAX_FILE_BYTES:
-                raise InputError(
-                    f"{self.path}: {name} has {size / 1e6:.0f} MB, but no file of the release has "
-                    f"more than {MAX_FILE_BYTES / 1e6:.0f} MB"
-                )
-            if self._zip is not None:
-                return self._zip.read(self._files[name])
-            return (self.path / self._files[name]).read_bytes()
-        except InputError:
-            raise
-        # zipfile raises RuntimeError for encrypted files, NotImplementedError for rare compression,
-        # and what the decompressors raise for damaged data.
-        except (
-            OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error,
-            lzma.LZMAError,
-        ) as error:  # fmt: skip
-            raise InputError(f"{self.path}: {name} cannot be read ({error})") from error
+            return file.read_bytes() if isinstance(file, Path) else self._zip.read(file)
+        # zipfile raises errors of its own, of the system and of each decompressor.
+        except Exception as error:
+            raise InputError(f"{name} cannot be read ({error})") from error
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -150,16 +127,17 @@ class Archive:
         It is the same for the zip and for its unpacked folder. A folder's files are all read.
         """
         digest = hashlib.sha256()
-        for name in sorted(self._files):
-            if self._zip is not None:
-                crc = self._zip.getinfo(self._files[name]).CRC
+        for name, file in sorted(self._files.items()):
+            if isinstance(file, Path):
+                content = self.read(name)
+                size, crc = len(content), zlib.crc32(content)
             else:
-                crc = zlib.crc32((self.path / self._files[name]).read_bytes())
-            digest.update(f"{name}\0{self.size(name)}\0{crc}\n".encode())
+                size, crc = file.file_size, file.CRC
+            digest.update(f"{name}\0{size}\0{crc}\n".encode())
         return digest.hexdigest()
 
     def pairs(self, classes: Sequence[str]) -> tuple[list[Pair], list[str]]:
-        """Pairs the images of some classes with their masks by number. Opens no file.
+        """Returns the images of some classes with their masks.
 
         Args:
             classes: Names of class folders.
@@ -176,79 +154,81 @@ class Archive:
                 f"{self.path}: holds no images of {', '.join(absent)}. The classes present are "
                 f"{', '.join(self.classes)}"
             )
-        found: dict[str, dict[str, str]] = {"images": {}, "masks": {}}
-        faults, ambiguous = [], set()
-        for name in sorted(self._files):
-            folder, _, file = name.rpartition("/")
-            class_name, _, kind = folder.partition("/")
-            if class_name not in classes or kind not in found:
-                continue
-            number = file.rsplit(".", 1)[0].removeprefix(f"{class_name}-")
-            if not (number.isascii() and number.isdecimal()):
-                faults.append(f"{name} is not named {class_name}-NUMBER.png")
-                continue
-            key = f"{class_name}-{int(number)}"
-            if (other := found[kind].setdefault(key, name)) != name:
-                faults.append(f"{name} has the same number as {other}")
-                ambiguous.add(key)
-        images, masks = found["images"], found["masks"]
-        faults += [f"{images[key]} has no mask" for key in images if key not in masks]
-        faults += [f"{masks[key]} has no image" for key in masks if key not in images]
-        pairs = [
-            Pair(Path(images[key]).stem, key.rpartition("-")[0], images[key], masks[key])
-            for key in (images.keys() & masks.keys()) - ambiguous
-        ]
-        return sorted(pairs, key=lambda pair: natural_key(pair.id)), faults
+        pairs = [pair for pair in self._pairs if pair.class_name in classes]
+        return pairs, [fault for fault in self._faults if fault.split("/")[0] in classes]
 
-    def sources(self, class_name: str) -> dict[str, str] | None:
+    def sources(self, class_name: str) -> dict[str, str]:
         """Reads the source of every image of a class from the class's metadata sheet.
 
         Returns:
             Addresses by image id in lower case (the sheets and the files differ in case), empty
-            where the sheet has none; None if the archive has no sheet for the class.
+            where the sheet has none. Without a sheet for the class there are none.
 
         Raises:
             InputError: The sheet cannot be read, or lacks the columns FILE NAME and URL.
         """
         name = f"{class_name}.metadata.xlsx"
         if name not in self._files:
-            return None
+            return {}
         import openpyxl
 
-        content = self.read(name)
+        content = io.BytesIO(self.read(name))
         try:
-            book = openpyxl.load_workbook(io.BytesIO(content), read_only=True)
-            rows = list(book.worksheets[0].iter_rows(values_only=True))
+            sheet = openpyxl.load_workbook(content, read_only=True).worksheets[0]
+            rows = [[str(cell or "").strip() for cell in row] for row in sheet.values]
         # openpyxl has no error of its own for damaged files.
         except Exception as error:
-            raise InputError(f"{self.path}: {name} cannot be read as .xlsx ({error})") from error
-        heading = [str(cell or "").strip().upper() for cell in (rows[0] if rows else ())]
+            raise InputError(f"{name} cannot be read as .xlsx ({error})") from error
+        heading = [cell.upper() for cell in (rows[0] if rows else [])]
         if not {"FILE NAME", "URL"} <= set(heading):
-            raise InputError(
-                f"{self.path}: {name} lacks the columns FILE NAME and URL; it has "
-                f"{', '.join(heading) or 'none'}"
-            )
-        image, url = heading.index("FILE NAME"), heading.index("URL")
+            shown = ", ".join(heading) or "none"
+            raise InputError(f"{name} lacks the columns FILE NAME and URL; it has {shown}")
         # Rows may be shorter than the heading.
-        full = ((*row, *[None] * len(heading)) for row in rows[1:])
-        texts = ((str(row[image] or "").strip(), str(row[url] or "").strip()) for row in full)
-        return {image.lower(): url for image, url in texts if image}
+        cells = (dict(zip(heading, row, strict=False)) for row in rows[1:])
+        named = ((row.get("FILE NAME", ""), row.get("URL", "")) for row in cells)
+        return {image.lower(): url for image, url in named if image}
 
     def warn_if_partial(self, classes: Sequence[str]) -> None:
-        """Warns with both counts if a class has fewer images than the release."""
-        pairs, _ = self.pairs([name for name in classes if name in self.classes])
-        counts = {name: sum(pair.class_name == name for pair in pairs) for name in classes}
+        """Warns with both counts if one of some classes has fewer images than the release.
+
+        Raises:
+            InputError: A class is absent.
+        """
+        counts = Counter(pair.class_name for pair in self.pairs(classes)[0])
         fewer = [
             f"{name} {count} of {RELEASE_COUNTS[name]}"
             for name, count in counts.items()
-            if 0 < count < RELEASE_COUNTS[name]
+            if count < RELEASE_COUNTS[name]
         ]
         if fewer:
-            warnings.warn(
-                f"{self.path} holds fewer images than the release: {', '.join(fewer)}",
-                PartialReleaseWarning,
-                stacklevel=3,
-            )
+            message = f"{self.path} holds fewer images than the release: {', '.join(fewer)}"
+            warnings.warn(message, PartialReleaseWarning, stacklevel=3)
+
+
+def _paired(names: Sequence[str]) -> tuple[list[Pair], list[str]]:
+    """Pairs images and masks by class and number, and says which files have no partner."""
+    numbered: dict[tuple[str, int], dict[str, list[str]]]
+    numbered = defaultdict(lambda: {"images": [], "masks": []})
+    pairs, faults = [], []
+    for name in names:
+        if name.endswith(".xlsx"):
+            continue
+        class_name, kind, file = name.split("/")
+        number = PurePosixPath(file).stem.removeprefix(f"{class_name}-")
+        if re.fullmatch("[0-9]+", number):
+            numbered[class_name, int(number)][kind].append(name)
+        else:
+            faults.append(f"{name} is not named {class_name}-NUMBER.png")
+    for (class_name, _), found in sorted(numbered.items()):
+        images, masks = found["images"], found["masks"]
+        if len(images) == len(masks) == 1:
+            stem = PurePosixPath(images[0]).stem
+            pairs.append(Pair(stem, class_name, images[0], masks[0]))
+        for same in (images, masks):
+            faults += [f"{other} has the same number as {same[0]}" for other in same[1:]]
+        if not (images and masks):
+            faults += [f"{name} has no {'image' if masks else 'mask'}" for name in images or masks]
+    return pairs, faults
 
 
 def open_archive(manual_dir: Path | str) -> Archive:
@@ -265,44 +245,19 @@ def open_archive(manual_dir: Path | str) -> Archive:
         InputError: There is no archive; or it is not a zip, is cut short, has a name twice, or
             holds no images.
     """
-    path = _find(Path(manual_dir).expanduser())
-    if path.is_dir():
+    path = Path(manual_dir).expanduser()
+    inside = (path / name for name in (*ZIP_NAMES, FOLDER_NAME))
+    path = next((file for file in inside if file.exists()), path)
+    if not path.is_file():
         # A glob of fixed depth follows symbolic links to folders; rglob does not.
         patterns = ("*.xlsx", "*/*/*", "*/*.xlsx", "*/*/*/*")
         files = (file for pattern in patterns for file in path.glob(pattern) if file.is_file())
-        return Archive(path, [file.relative_to(path).as_posix() for file in files], None)
+        return Archive(path, ((file.relative_to(path).as_posix(), file) for file in files))
     try:
         opened = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        with path.open("rb") as file:
-            starts_as_zip = file.read(4) == b"PK\x03\x04"
-        what = "is cut short. Copy or download it again" if starts_as_zip else "is not a zip"
-        raise InputError(f"{path}: {what} ({error})") from error
     # zipfile raises NotImplementedError for later formats, ValueError for names that are not text.
-    except (OSError, NotImplementedError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    try:
-        names = opened.namelist()
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{path}: holds {twice} more than once")
-        return Archive(path, names, opened)
-    except InputError:
-        opened.close()
-        raise
-
-
-def _find(manual_dir: Path) -> Path:
-    """The zip, or the folder that holds the class folders."""
-    if manual_dir.is_file():
-        return manual_dir
-    if not manual_dir.is_dir():
-        raise InputError(f"{manual_dir}: there is no such directory; {WHERE_TO_GET_IT}")
-    for name in ZIP_NAMES:
-        if (manual_dir / name).is_file():
-            return manual_dir / name
-    if (manual_dir / FOLDER_NAME).is_dir():
-        return manual_dir / FOLDER_NAME
-    if any((manual_dir / name / "images").is_dir() for name in CLASSES):
-        return manual_dir
-    raise InputError(f"{manual_dir}: holds no archive; {WHERE_TO_GET_IT}")
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a zip ({error}). If it is cut short, download it again"
+        ) from error
+    return Archive(path, ((entry.filename, entry) for entry in opened.infolist()), opened)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,11 +43,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     """
 
     VERSION = tfds.core.Version("3.0.0")
-    RELEASE_NOTES: ClassVar = {
-        "3.0.0": "Masks are stored as 0 and 255. The splits are those of 2.0.0.",
-        "2.0.0": "Near-duplicates belong to a group; groups are the same in every config.",
-        "1.0.0": "Split 70/10/20 by group; a group is the images with the same bytes.",
-    }
+    RELEASE_NOTES: ClassVar = {"3.0.0": "Groups of near-duplicates. Masks are 0 and 255."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"To prepare this dataset, {WHERE_TO_GET_IT}."
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=name, description=f"Images of {', '.join(classes)}.")
@@ -104,29 +101,30 @@ class Builder(tfds.core.ShardBasedBuilder):
         if archive is None:
             archive = open_archive(os.fspath(dl_manager.manual_dir))
             archive.warn_if_partial(classes)
+        steps = count(1)
         total = sum(len(archive.pairs(names)[0]) for names in (archive.classes, classes))
-        step = partial(self._step, iter(range(1, total + 1)), total)
+
+        def step() -> None:
+            if self.progress is not None:
+                self.progress(next(steps), total)
+
         images, metadata = report.inspect(archive, classes, skip_bad=self.skip_bad, progress=step)
         self.report.update(fingerprint=archive.fingerprint, **metadata)
+        images.sort(key=lambda image: (image.content, image.pair.id))
         shards = {}
         for split in SPLITS:
             members = [image for image in images if image.split == split]
-            members.sort(key=lambda image: (image.content, image.pair.id))
             shards[split] = [
                 partial(_examples, archive, members[start : start + _IMAGES_PER_SHARD], step)
                 for start in range(0, len(members), _IMAGES_PER_SHARD)
             ]
         return shards
 
-    def _step(self, done: Iterator[int], total: int) -> None:
-        if self.progress is not None:
-            self.progress(next(done), total)
-
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Also writes the report into the folder, which appears when it is complete."""
         super()._download_and_prepare(*args, **kwargs)
         text = report.markdown(self.info.full_name, self.report)
-        Path(self.data_dir, report.FILE).write_text(text)
+        Path(self.data_dir, "report.md").write_text(text)
 
     def _log_download_bytes(self) -> None:
         """Nothing is downloaded. TFDS would print an unknown size."""

@@ -68,16 +68,12 @@ def prepare(
     if config not in CONFIG_CLASSES:
         raise InputError(f"{config}: no such config. There are {', '.join(CONFIG_CLASSES)}")
     with open_archive(manual_dir) as archive:
-        classes = CONFIG_CLASSES[config]
-        if not skip_bad:
-            refuse_files(archive.path, archive.pairs(classes)[1])
-        archive.warn_if_partial(classes)
+        archive.warn_if_partial(CONFIG_CLASSES[config])
         root = Path(data_dir or default_data_dir()).expanduser() / archive.fingerprint[:16]
         directory = root / Builder.name / config / str(Builder.VERSION)
         try:
             if not _is_whole(directory):
-                if directory.exists():
-                    shutil.rmtree(directory)
+                shutil.rmtree(directory, ignore_errors=True)
                 builder = Builder(config=config, data_dir=root, skip_bad=skip_bad)
                 builder.archive, builder.progress = archive, progress
                 # TFDS makes its download folders although nothing is downloaded.
