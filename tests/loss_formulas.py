@@ -69,16 +69,40 @@ def as_probabilities(labels: np.ndarray, channels: int) -> np.ndarray:
 
 
 @functools.cache
-def compiled(name: str, **options: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """Values ``[B]`` and the gradient of their sum; compiled once for all tests."""
+def jitted(name: str, **options: Any) -> Loss:
+    """The loss with options, compiled once for all tests with arrays of the same shape."""
+    return jax.jit(partial(LOSSES[name], **options))
+
+
+@functools.cache
+def derivatives(name: str, **options: Any) -> Callable[..., tuple[np.ndarray, ...]]:
+    """Values ``[B]``, the gradient of their sum, and the Hessian times a direction."""
     loss = partial(LOSSES[name], **options)
 
     @jax.jit
-    def both(logits: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.Array]:
-        value, pull_back = jax.vjp(lambda x: loss(x, labels, where=where), logits)
-        return value, pull_back(jnp.ones_like(value))[0]
+    def compiled(logits: Any, labels: Any, where: Any) -> Any:
+        def total(logits: jax.Array) -> Any:
+            value = loss(logits, labels, where=where)
+            return value.sum(), value
 
-    return lambda *arrays: jax.device_get(both(*arrays))
+        direction = np.sin(np.arange(logits.size)).reshape(logits.shape)
+        gradient = jax.grad(total, has_aux=True)
+        (first, value), (second, _) = jax.jvp(
+            gradient, (logits,), (jnp.asarray(direction, logits.dtype),)
+        )
+        return value, first, second
+
+    return lambda *arrays: jax.device_get(compiled(*arrays))
+
+
+def compiled(name: str, **options: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Values ``[B]`` and the gradient of their sum; ``where`` as weights, which saves compiling."""
+
+    def both(logits: Any, labels: Any, where: Any) -> tuple[np.ndarray, np.ndarray]:
+        value, gradient, _ = derivatives(name, **options)(logits, labels, np.float32(where))
+        return value, gradient
+
+    return both
 
 
 # One image's valid pixels in float64: probabilities p and targets t as [N, K].
