@@ -3,25 +3,30 @@
 PNG, JPEG, TIFF, BMP and DICOM files are read here and nowhere else.
 """
 
-import contextlib
 import io
-import struct
 import unicodedata
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image
 
 from jaxseg.data import dicom
-from jaxseg.data.preprocessing import stretch
+from jaxseg.data.decoding import (
+    LOSSY,
+    Source,
+    eight_bits,
+    exact_values,
+    gray_values,
+    is_plain_gray,
+    opened,
+)
 from jaxseg.errors import DataWarning, InputError
 
 Resize = Literal["bilinear", "nearest"]
-Source = Path | str | bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 """Suffixes of image files, in lower case. Files of other names are read if they are DICOM."""
@@ -30,12 +35,6 @@ IGNORED = 255
 """Class id of pixels that are left out of losses and metrics."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
-_DEEP_GRAY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-_LOSSY = ("JPEG", "MPO")
-_MAY_CHANGE_PIXELS = {"transparency", "exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-
-# The largest difference between the channels of a mask that counts as gray.
-_NEARLY_GRAY = 16
 
 
 class ImageAndSpacing(NamedTuple):
@@ -85,33 +84,26 @@ def find_images(folder: Path | str, *, suffix: str = "") -> dict[str, Path]:
     """
     folder, suffix = Path(folder), unicodedata.normalize("NFC", suffix)
     try:
-        files = sorted(folder.iterdir())
+        files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
     except FileNotFoundError as error:
         raise InputError(f"{folder}: there is no such folder") from error
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
     found: dict[str, Path] = {}
-    skipped = []
+    skipped: list[str] = []
     for file in files:
-        if file.name.startswith("."):
-            continue
         stem = image_stem(file.name)
         if file.is_dir() or not is_image(file) or not stem.endswith(suffix):
-            skipped.append(file.name)
-            continue
-        stem = stem.removesuffix(suffix)
-        if (other := found.setdefault(stem, file)) != file:
+            skipped.append(printable(file.name))
+        elif (other := found.setdefault(stem.removesuffix(suffix), file)) != file:
             raise InputError(f"{file}: has the same name as {other.name}. Rename one of them")
     if not found:
         named = f" whose name ends in {suffix!r}" if suffix else ""
         raise InputError(f"{folder}: holds no PNG, JPEG, TIFF, BMP or DICOM file{named}")
     if skipped:
-        warnings.warn(
-            f"{folder}: skipped {len(skipped)} other {'file' if len(skipped) == 1 else 'files'}: "
-            f"{_listed(skipped)}",
-            DataWarning,
-            stacklevel=2,
-        )
+        names = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if skipped[5:] else "")
+        message = f"{folder}: skipped {len(skipped)} other files: {names}"
+        warnings.warn(message, DataWarning, stacklevel=2)
     return found
 
 
@@ -130,7 +122,9 @@ def image_stem(name: str) -> str:
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
-def read_image(source: Source, *, channels: int = 1, name: str = "") -> UInt8[np.ndarray, "H W C"]:
+def read_image(
+    source: Source, *, channels: int = 1, name: str = "", verify: bool = True
+) -> UInt8[np.ndarray, "H W C"]:
     """Reads an image of any kind as 8-bit gray or RGB.
 
     Color becomes luminance if ``channels`` is 1, and gray is repeated if it is 3. Transparent
@@ -142,43 +136,37 @@ def read_image(source: Source, *, channels: int = 1, name: str = "") -> UInt8[np
         source: A file, or its content.
         channels: 1 for gray or 3 for RGB.
         name: The name of the content in errors.
+        verify: Whether to compare the checksums of a PNG.
 
     Returns:
         uint8 ``[H, W, channels]``, 0 to 255.
 
     Raises:
-        InputError: The file cannot be read, is damaged, or holds several frames.
+        InputError: The file cannot be read, is damaged, or holds several frames; or ``channels`` is
+            neither 1 nor 3.
     """
-    return read_image_and_spacing(source, channels=channels, name=name).pixels
+    return read_image_and_spacing(source, channels=channels, name=name, verify=verify).pixels
 
 
-def read_image_and_spacing(source: Source, *, channels: int = 1, name: str = "") -> ImageAndSpacing:
+def read_image_and_spacing(
+    source: Source, *, channels: int = 1, name: str = "", verify: bool = True
+) -> ImageAndSpacing:
     """Reads an image as in `read_image`, and the pixel spacing that a DICOM file states."""
-    with open_image(source, channels=channels, name=name) as image:
-        return ImageAndSpacing(as_array(image), image.info.get(_SPACING))
+    check_channels(channels)
+    spacing = None
+    if dicom.is_dicom(source):
+        pixels, spacing = dicom.read_dicom(source, name)
+        pixels = eight_bits(Image.fromarray(pixels), channels)
+    else:
+        with opened(source, name, verify=verify) as image:
+            pixels = eight_bits(image, channels)
+    return ImageAndSpacing(pixels.reshape(*pixels.shape[:2], channels), spacing)
 
 
-def read_resized(
-    source: Source,
-    size: int,
-    *,
-    channels: int = 1,
-    resize: Resize = "bilinear",
-    name: str = "",
-    verify: bool = True,
-) -> UInt8[np.ndarray, "S S C"]:
-    """Reads an image as in `read_image` and resizes it as in `resize_image`.
-
-    Args:
-        source: A file, or its content.
-        size: Height and width in pixels.
-        channels: 1 for gray or 3 for RGB.
-        resize: As in `resize_image`.
-        name: The name of the content in errors.
-        verify: Whether to compare the checksums of a PNG.
-    """
-    with open_image(source, channels=channels, name=name, verify=verify) as image:
-        return as_array(_resized(image, size, resize))
+def check_channels(channels: int) -> None:
+    """Raises InputError unless images have 1 or 3 channels."""
+    if channels not in (1, 3):
+        raise InputError(f"channels={channels}: must be 1 (gray) or 3 (RGB)")
 
 
 def read_mask(
@@ -212,16 +200,15 @@ def read_mask(
             or no values are named and the mask is colored, has its object in its transparency, or
             has values above 0 but none above 127.
     """
-    if classes is not None and len(classes) >= IGNORED:
-        raise InputError(f"{len(classes)} classes are named; at most {IGNORED - 1} are supported")
-    unnamed = np.zeros(0)
-    with _opened(source, name, verify=verify) as image:
-        name = name or str(source)
+    name, unnamed = name or str(source), np.zeros(0)
+    with opened(source, name, verify=verify) as image:
+        if image.format in LOSSY and (classes is not None or ignore):
+            raise InputError(f"{name}: JPEG changes values that name classes. Save as PNG")
         if classes is None:
-            values = _gray_values(image, name, ignore)
+            values = gray_values(image, name, ignore)
             labels = (values > 127).astype(np.uint8)
         else:
-            values = _exact_values(image, name)
+            values = exact_values(image, name)
             labels = np.zeros(values.shape, np.uint8)
             for label, of_class in enumerate(classes, 1):
                 labels[np.isin(values, list(of_class))] = label
@@ -235,7 +222,7 @@ def read_mask(
 
 def size_and_mode(content: bytes, name: str) -> tuple[tuple[int, int], str]:
     """Returns width and height in pixels and Pillow's mode, such as ``RGB``. Decodes no pixels."""
-    with _opened(content, name, verify=False) as image:
+    with opened(content, name, verify=False) as image:
         return image.size, image.mode
 
 
@@ -254,8 +241,9 @@ def resize_image(
     """
     if image.shape[:2] == (size, size):
         return image
-    resized = as_array(_resized(_pillow(image), size, resize))
-    return resized if image.ndim == 3 else resized[..., 0]
+    plane = image[..., 0] if image.shape[2:] == (1,) else image
+    resized = Image.fromarray(plane).resize((size, size), _RESAMPLING[resize])
+    return np.asarray(resized).reshape(size, size, *image.shape[2:])
 
 
 def resize_mask(mask: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, "S S"]:
@@ -265,7 +253,7 @@ def resize_mask(mask: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, 
 
 def to_gray(image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W"]:
     """Returns the luminance of an image of 1 or 3 channels."""
-    return np.asarray(_pillow(image).convert("L"))
+    return image[..., 0] if image.shape[2] == 1 else np.asarray(Image.fromarray(image).convert("L"))
 
 
 def png_bytes(pixels: UInt8[np.ndarray, "H W"]) -> bytes:
@@ -281,182 +269,11 @@ def gray_png(content: bytes, name: str) -> bytes:
     Raises:
         InputError: As `read_image`.
     """
-    with _opened(content, name) as image:
-        if _is_plain_gray_png(image, content):
-            image.load()
+    with opened(content, name) as image:
+        image.load()
+        if image.format == "PNG" and is_plain_gray(image):
             return content
-    return png_bytes(read_image(content, name=name)[..., 0])
-
-
-@contextlib.contextmanager
-def open_image(
-    source: Source, *, channels: int = 1, name: str = "", verify: bool = True
-) -> Iterator[Image.Image]:
-    """Opens an image as `read_image` does, as a Pillow image of mode ``L`` or ``RGB``."""
-    if channels not in (1, 3):
-        raise InputError(f"channels={channels}: must be 1 (gray) or 3 (RGB)")
-    mode = "L" if channels == 1 else "RGB"
-    if dicom.is_dicom(source):
-        read = dicom.read_dicom(source, name)
-        image = Image.fromarray(read.pixels).convert(mode)
-        image.info[_SPACING] = read.spacing_mm
-        yield image
-        return
-    with _opened(source, name, verify=verify) as image:
-        is_deep_color = image.format == "PNG" and _raw_mode(image).endswith(";16B")
-        if image.mode in _DEEP_GRAY:
-            values = np.asarray(ImageOps.exif_transpose(image), dtype=np.float64)
-            image = Image.fromarray(stretch(values))
-        else:
-            image = _upright(image)
-            if is_deep_color and mode == "L":
-                image = Image.fromarray(stretch(np.asarray(image.convert("L"), np.float64)))
-        yield image.convert(mode) if image.mode != mode else image
-
-
-def as_array(image: Image.Image) -> UInt8[np.ndarray, "H W C"]:
-    """Returns the pixels of a Pillow image of mode ``L`` or ``RGB``."""
-    pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-_SPACING = "jaxseg_spacing_mm"
-
-
-def _pillow(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
-
-
-def _resized(image: Image.Image, size: int, resize: Resize) -> Image.Image:
-    return image.resize((size, size), _RESAMPLING[resize])
-
-
-@contextlib.contextmanager
-def _opened(source: Source, name: str, *, verify: bool = True) -> Iterator[Image.Image]:
-    """Opens a file with Pillow and turns whatever Pillow raises for a bad one into InputError."""
-    name = name or str(source)
-
-    def file() -> io.BytesIO | Path | str:
-        return io.BytesIO(source) if isinstance(source, bytes) else source
-
-    try:
-        if verify:
-            with Image.open(file()) as image:
-                # Pillow does not compare a PNG's checksums when it decodes the pixels.
-                if image.format == "PNG":
-                    image.verify()
-        with Image.open(file()) as image:
-            frames = getattr(image, "n_frames", 1)
-            # A phone's JPEG (MPO) carries a preview as its second frame.
-            if frames > 1 and image.format != "MPO":
-                raise InputError(f"{name}: holds {frames} frames. Save each as its own file")
-            yield image
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{name}: there is no such file") from error
-    # Pillow raises SyntaxError for broken PNG chunks, ValueError for impossible modes, struct.error
-    # and others for broken EXIF.
-    except (
-        OSError, EOFError, SyntaxError, ValueError, struct.error, IndexError, KeyError, TypeError,
-        Image.DecompressionBombError,
-    ) as error:  # fmt: skip
-        reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
-        raise InputError(f"{name}: cannot be read as an image{reason}") from error
-
-
-def _gray_values(image: Image.Image, name: str, ignore: Collection[int]) -> np.ndarray:
-    """Gray values of a mask whose object is bright."""
-    if ignore and image.format in _LOSSY:
-        raise InputError(f"{name}: JPEG changes values, so none can be ignored. Save masks as PNG")
-    if image.mode in _DEEP_GRAY:
-        values = np.asarray(ImageOps.exif_transpose(image))
-    else:
-        _check_not_colored(image, name)
-        values = np.asarray(_upright(image).convert("L"))
-    seen = np.where(np.isin(values, list(ignore)), 0, values) if ignore else values
-    largest = seen.max(initial=0)
-    if 0 < largest <= 127:
-        if image.format in _LOSSY:
-            advice = "JPEG changes values, so class ids are lost; save masks as PNG"
-        else:
-            advice = f"If {largest} is the value of an object, name the values of each class"
-        raise InputError(f"{name}: has values up to {largest} but none above 127. {advice}")
-    return values
-
-
-def _exact_values(image: Image.Image, name: str) -> np.ndarray:
-    """Values of a mask whose classes are named by value."""
-    if image.format in _LOSSY:
-        raise InputError(
-            f"{name}: JPEG changes values, so they cannot name classes. Save masks as PNG"
-        )
-    image = ImageOps.exif_transpose(image)
-    if image.mode in (*_DEEP_GRAY, "L", "P"):
-        return np.asarray(image)
-    if image.mode == "1":
-        return np.asarray(image.convert("L"))
-    red, green, blue = np.moveaxis(np.asarray(_upright(image).convert("RGB")), -1, 0)
-    if (red != green).any() or (green != blue).any():
-        raise InputError(
-            f"{name}: is colored. Save class ids as gray values or as indices of a palette"
-        )
-    return red
-
-
-def _check_not_colored(image: Image.Image, name: str) -> None:
-    """Refuses colors, some of which would count as object and some not by their brightness."""
-    if image.mode in ("1", "L") or image.format in _LOSSY:
-        return
-    # Pillow's arithmetic is fast: the release has 21,165 RGB masks.
-    *colors, alpha = image.convert("RGBA").split()
-    visible = alpha.point([0] + [255] * 255)
-    red, green, blue = (ImageChops.multiply(color, visible) for color in colors)
-    pairs = ((red, green), (green, blue), (blue, red))
-    if max(_largest(ImageChops.difference(*pair)) for pair in pairs) > _NEARLY_GRAY:
-        raise InputError(
-            f"{name}: is colored. Make the object white on black, or name the values of each class"
-        )
-    fraction = visible.histogram()[255] / (image.width * image.height)
-    if 0 < fraction < 0.5 and not any(map(_largest, (red, green, blue))):
-        raise InputError(f"{name}: is black wherever it is not transparent. Make the object white")
-
-
-def _largest(plane: Image.Image) -> int:
-    return int(np.max(plane.getextrema()))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation and puts transparent images on black."""
-    image.load()  # Some chunks of a PNG follow its pixels.
-    if image.mode == "L" and not _MAY_CHANGE_PIXELS & image.info.keys():
-        return image
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        colors = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), colors)
-    return image
-
-
-def _is_plain_gray_png(image: Image.Image, content: bytes) -> bool:
-    return (
-        image.format == "PNG"
-        and _raw_mode(image) == "L"
-        and "transparency" not in image.info
-        # Asking Pillow for the orientation would decode the pixels.
-        and b"eXIf" not in content
-    )
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How the pixels of an image just opened are packed in its file."""
-    tiles = getattr(image, "tile", [])
-    return str(tiles[0][3]) if tiles else ""
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(printable, names[:most])) + more
+        return png_bytes(eight_bits(image, 1))
 
 
 def printable(name: str) -> str:

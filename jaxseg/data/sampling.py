@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxseg.data.images import Resize, Source, read_image, read_resized, resize_image, resize_mask
+from jaxseg.data.images import (
+    Resize,
+    Source,
+    check_channels,
+    read_image,
+    resize_image,
+    resize_mask,
+)
 from jaxseg.data.preprocessing import Preprocessing, preprocess
 from jaxseg.errors import InputError
 
@@ -40,17 +47,11 @@ class Sampling:
         for name in ("size", "label_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name}={value}: must be 1 or more pixels")
-        if self.channels not in (1, 3):
-            raise InputError(f"channels={self.channels}: must be 1 (gray) or 3 (RGB)")
+        check_channels(self.channels)
 
     def image(self, source: Source, *, name: str = "", verify: bool = True) -> Pixels:
         """Reads an image, see `jaxseg.data.images.read_image`, and resizes it."""
-        if self.preprocessing == "none":
-            return read_resized(
-                source, self.size, channels=self.channels, resize=self.resize, name=name,
-                verify=verify,
-            )  # fmt: skip
-        return self.resized(read_image(source, channels=self.channels, name=name))
+        return self.resized(read_image(source, channels=self.channels, name=name, verify=verify))
 
     def resized(self, image: UInt8[np.ndarray, "H W C"]) -> Pixels:
         """Preprocesses and resizes an image that was read."""
