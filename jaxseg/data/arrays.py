@@ -5,14 +5,13 @@ Decoding and resizing the whole release takes a minute; reading it back takes a 
 
 import contextlib
 import json
-import shutil
+import os
 import tempfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -31,10 +30,8 @@ Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of all images."""
 
 _ARRAYS = ("images", "labels", "masks")
-_METADATA = "images.json"
-_CHECKSUMS = "crc32.json"
 
-_LAYOUT = 4
+_LAYOUT = 5
 """Part of the cache's name; raise it when the cached files change."""
 
 
@@ -115,8 +112,7 @@ def load_arrays(
     """Returns all images of a prepared dataset at one size, memory-mapped from a cache on disk.
 
     The cache is keyed by the archive's fingerprint, the config, the builder's version and the
-    sampling. It appears only when it is complete. Its checksums are compared at every load, and a
-    damaged cache is written again.
+    sampling. It appears when it is complete and stored on the disk.
 
     Args:
         builder: A prepared ``covid_radiography`` builder.
@@ -133,7 +129,7 @@ def load_arrays(
 
     Raises:
         InputError: The sampling is invalid or needs scikit-image, the cache's folder is full or
-            cannot be written to, or a record of the dataset is damaged.
+            cannot be written to, or the cache or a record of the dataset is damaged.
         ValueError: The builder is not prepared.
     """
     sampling = Sampling(size, label_size, channels, resize, preprocessing)
@@ -144,15 +140,20 @@ def load_arrays(
     key = (builder.fingerprint[:16], *prepared.parts[-2:], size, label_size or size, channels,
            resize, preprocessing, _LAYOUT)  # fmt: skip
     directory = root / "-".join(map(str, key))
-    if not _is_whole(directory):
-        try:
+    try:
+        if not directory.exists():
             _write(directory, builder, sampling, progress)
-        except OSError as error:
-            # Another process may have finished first.
-            if not _is_whole(directory):
-                raise InputError(f"{root}: cannot be written to ({error})") from error
-    arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-    return ImageArrays(**arrays, **json.loads((directory / _METADATA).read_text()))
+    except OSError as error:
+        # Another process may have finished first.
+        if not directory.exists():
+            raise InputError(f"{root}: cannot be written to ({error})") from error
+    try:
+        arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        return ImageArrays(**arrays, **json.loads((directory / "images.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{directory}: is damaged ({error}). Remove the folder to write it again"
+        ) from error
 
 
 def _write(
@@ -173,46 +174,21 @@ def _write(
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
         complete = Path(scratch) / directory.name
         complete.mkdir()
-        samples = in_threads(partial(stored.sample, sampling=sampling), range(len(stored)))
+        (complete / "images.json").write_text(json.dumps(metadata))
+        samples = in_threads(partial(stored.sample, sampling=sampling), range(len(records)))
         with contextlib.ExitStack() as stack:
             # Not a memory map: on a full disk, writing to one kills the process.
             files = [stack.enter_context((complete / f"{name}.npy").open("wb")) for name in _ARRAYS]
             for done, sample in enumerate(samples, 1):
                 for file, array in zip(files, sample, strict=True):
-                    _append(file, array, len(stored))
+                    if done == 1:
+                        shape = (len(records), *array.shape)
+                        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(array.tobytes())
                 if progress is not None:
-                    progress(done, len(stored))
-        (complete / _METADATA).write_text(json.dumps(metadata))
-        (complete / _CHECKSUMS).write_text(json.dumps(_checksums(complete)))
-        if directory.exists() and not _is_whole(directory):
-            shutil.rmtree(directory)
+                    progress(done, len(records))
+        for file in complete.iterdir():
+            with file.open("rb+") as written:
+                os.fsync(written)
         complete.rename(directory)
-
-
-def _append(file: IO[bytes], array: np.ndarray, count: int) -> None:
-    """Writes one of ``count`` uint8 arrays to a ``.npy`` file, after the header if it is first."""
-    if file.tell() == 0:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *array.shape)}
-        np.lib.format.write_array_header_1_0(file, header)
-    file.write(array.tobytes())
-
-
-def _is_whole(directory: Path) -> bool:
-    """Whether the cache is complete and every byte is as it was written."""
-    try:
-        return json.loads((directory / _CHECKSUMS).read_text()) == _checksums(directory)
-    except (OSError, ValueError):
-        return False
-
-
-def _checksums(folder: Path) -> dict[str, int]:
-    files = [*(folder / f"{name}.npy" for name in _ARRAYS), folder / _METADATA]
-    return {file.name: crc for file, crc in zip(files, in_threads(_checksum, files), strict=True)}
-
-
-def _checksum(path: Path) -> int:
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            checksum = zlib.crc32(block, checksum)
-    return checksum

@@ -82,7 +82,7 @@ class StoredImages:
             InputError: The record is damaged.
         """
         record = self.records[index]
-        example = self._example(record.split, record.position, f", the record of {record.id},")
+        example = self._example(record.split, record.position)
         return example["image"], example["mask"]
 
     def sample(self, index: int, sampling: Sampling) -> Sample:
@@ -102,12 +102,12 @@ class StoredImages:
             sampling.image(image, name=name, verify=False), sampling.label(labels), labels
         )
 
-    def _example(self, split: str, index: int, which: str = "") -> Any:
+    def _example(self, split: str, index: int) -> Any:
         try:
             return self._splits[split][index]
         # array_record's reader raises RuntimeError, whatever is wrong with the file.
         except RuntimeError as error:
             raise InputError(
-                f"{self._folder}: record {index} of {split}{which} is damaged ({error}). Remove "
-                "the folder to prepare it again"
+                f"{self._folder}: record {index} of {split} is damaged ({error}). Remove the "
+                "folder to prepare it again"
             ) from error
