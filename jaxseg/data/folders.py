@@ -1,10 +1,11 @@
 """Loads a folder of images and a folder of masks as a dataset with splits."""
 
-import hashlib
 import unicodedata
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ class _Loaded(NamedTuple):
     image: np.ndarray
     label: np.ndarray
     size: tuple[int, int]
-    present: frozenset[int]
+    present: set[int]
     mask: Mask
     image_hash: str
     mask_hash: str
@@ -92,34 +93,29 @@ def load_folders(
             ``preprocessing``.
         label_size: Height and width of labels.
         channels: 1 for gray or 3 for RGB.
-        classes: The mask values of class 1, of class 2 and so on. None: one class, gray values
-            above 127.
+        classes: As in `jaxseg.data.images.read_mask`, as the next.
         background: Mask values of the background, if ``classes`` are given; None for all others.
         ignore: Mask values of pixels to leave out. They become False in ``where``.
         mask_suffix: Text at the end of the masks' names, such as ``_mask``. Images and masks may
             then be in one folder.
         table: Groups and splits, from `jaxseg.data.tables.read_table`.
         near_duplicate_bits: The largest number of bits in which the hashes of near-duplicates
-            differ; see `jaxseg.data.near_duplicates`. The default is measured on chest X-rays. If
-            all images share an outline, as the round field of a fundus camera, use less. None
-            looks for no near-duplicates.
-        test_only: Make all images test images, as for an external test set. Groups are those of
-            ``table`` and identical images.
+            differ; None looks for none. The default is measured on chest X-rays. If all images
+            share an outline, as the round field of a fundus camera, use less.
+        test_only: Make all images test images, and look for no near-duplicates.
         skip_bad: Skip files that cannot be used, instead of raising an error.
         resize: How images are resized.
         preprocessing: A change of gray values before resizing.
         progress: Called after every image.
 
     Returns:
-        The images in natural order of their names. Masks at their own size are read again when
-        they are asked for.
+        The images in natural order of their names. Full-size masks are read when you index them.
 
     Raises:
         InputError: An option is invalid, a folder is missing or empty, or both are the same; a
-            class is in no mask; more than `MAX_UNNAMED` of the object pixels have a value that no
-            class names; or, unless ``skip_bad``, files cannot be used: unreadable, without
-            partner, not in the table, image equal to mask, mask of other proportions than its
-            image, or no value of the mask is named. All are listed.
+            class is in no mask; more than `MAX_UNNAMED` of the object pixels have an unnamed value;
+            or, unless ``skip_bad``, files are unreadable, without partner, not in the table, equal
+            to their mask, of other proportions than it, or no value of the mask is named.
 
     Warns:
         jaxseg.errors.DataWarning: A folder holds other files, object pixels have a value that no
@@ -127,43 +123,39 @@ def load_folders(
             of a group.
     """
     sampling = Sampling(size, label_size, channels, resize, preprocessing)
-    images, masks, bad = _pair_files(images_dir, masks_dir, mask_suffix, table)
+    files, bad = _pair_files(images_dir, masks_dir, mask_suffix, table)
     read = partial(read_mask, classes=classes, background=background, ignore=ignore)
     loaded: dict[str, _Loaded] = {}
-    results = _load_all({name: (images[name], masks[name]) for name in images}, sampling, read)
-    for done, (name, result) in enumerate(results, 1):
-        if isinstance(result, InputError):
-            bad.append(str(result))
+    names = sorted(files, key=natural_key)
+    load = partial(_load, sampling=sampling, read=read)
+    results = in_threads(load, [files[name] for name in names])
+    for done, (name, result) in enumerate(zip(names, results, strict=True), 1):
+        if isinstance(result, str):
+            bad.append(result)
         else:
             loaded[name] = result
         if progress is not None:
-            progress(done, len(images))
+            progress(done, len(names))
     if not skip_bad:
         refuse_files(images_dir, bad)
     if not loaded:
         raise InputError(f"{images_dir}: no image can be used; the first: {bad[0]}")
     _check_values(masks_dir, loaded, classes)
     names, items = list(loaded), list(loaded.values())
-    split, groups = _split(names, items, table, None if test_only else near_duplicate_bits)
-    if test_only:
-        split = ["test"] * len(names)
-    elif "validation" not in split:
-        warnings.warn(
-            f"no image is left for validation: {len(names)} images in {len(set(groups))} groups",
-            DataWarning,
-            stacklevel=2,
-        )
+    near = None if test_only else near_duplicate_bits
+    first = _groups(names, items, table, near)
+    split = ["test"] * len(names) if test_only else _splits(names, items, first, table)
     labels = np.stack([item.label for item in items])
     is_valid = labels != IGNORED
     arrays = ImageArrays(
         images=np.stack([item.image for item in items]),
         labels=np.where(is_valid, labels, np.uint8(0)) if ignore else labels,
-        masks=MaskFiles([item.size for item in items], lambda i: read(masks[names[i]]).labels),
+        masks=MaskFiles([i.size for i in items], lambda i: read(files[names[i]][1]).labels),
         ids=names,
         classes=[""] * len(names),
         sources=[""] * len(names),
         split=split,
-        groups=groups,
+        groups=[names[i] for i in first],
         where=is_valid if ignore else None,
     )
     return FolderDataset(arrays, _fingerprint(names, items, table), bad)
@@ -171,8 +163,8 @@ def load_folders(
 
 def _pair_files(
     images_dir: Path | str, masks_dir: Path | str, mask_suffix: str, table: ImageTable | None
-) -> tuple[dict[str, Path], dict[str, Path], list[str]]:
-    """The image and the mask files by name, and a message for every file without a partner."""
+) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+    """The image and the mask file by name, and a message for every file without a partner."""
     images, suffix = find_images(images_dir), unicodedata.normalize("NFC", mask_suffix)
     if Path(images_dir).resolve() != Path(masks_dir).resolve():
         masks = find_images(masks_dir, suffix=suffix)
@@ -187,82 +179,56 @@ def _pair_files(
     bad = [f"{images[name]}: has no mask in {masks_dir}" for name in images if name not in masks]
     bad += [f"{masks[name]}: has no image in {images_dir}" for name in masks if name not in images]
     names = images.keys() & masks.keys()
-    for listed in (table.groups, table.splits) if table else ():
-        missing = names - listed.keys() if listed else set()
-        bad += [f"{images[name]}: is not in the table" for name in sorted(missing)]
-        names -= missing
-    return {name: images[name] for name in names}, masks, bad
+    for listed in filter(None, table or ()):
+        bad += [f"{images[name]}: is not in the table" for name in sorted(names - listed.keys())]
+        names &= listed.keys()
+    return {name: (images[name], masks[name]) for name in names}, bad
 
 
-def _load_all(
-    files: Mapping[str, tuple[Path, Path]], sampling: Sampling, read: partial[Mask]
-) -> Iterator[tuple[str, _Loaded | InputError]]:
-    """Each image with its mask, or why they cannot be used, in natural order of the names."""
-
-    def load(name: str) -> _Loaded | InputError:
-        try:
-            return _load(*files[name], sampling, read)
-        except InputError as error:
-            return error
-
-    names = sorted(files, key=natural_key)
-    yield from zip(names, in_threads(load, names), strict=True)
-
-
-def _load(image_file: Path, mask_file: Path, sampling: Sampling, read: partial[Mask]) -> _Loaded:
+def _load(files: tuple[Path, Path], sampling: Sampling, read: partial[Mask]) -> _Loaded | str:
+    """An image with its mask, or why they cannot be used."""
+    image_file, mask_file = files
     try:
         content, mask_content = image_file.read_bytes(), mask_file.read_bytes()
+        if content == mask_content:
+            return f"{mask_file}: is the same file as its image"
+        pixels = read_image(content, channels=sampling.channels, name=str(image_file))
+        mask = read(mask_content, name=str(mask_file))
     except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    image_hash, mask_hash = _sha256(content), _sha256(mask_content)
-    if image_hash == mask_hash:
-        raise InputError(f"{mask_file}: is the same file as its image")
-    pixels = read_image(content, channels=sampling.channels, name=str(image_file))
-    mask = read(mask_content, name=str(mask_file))
+        return f"{error.filename}: cannot be read ({error.strerror})"
+    except InputError as error:
+        return str(error)
     if mask.object_pixels == mask.unnamed_pixels > 0:
-        raise InputError(
-            f"{mask_file}: has the values {_values(mask)}, none of which is named as a class"
+        return f"{mask_file}: has the values {_values(mask)}, none of which is named as a class"
+    (height, width), (rows, columns) = pixels.shape[:2], mask.labels.shape
+    # A mask of other proportions is rotated, cropped, or that of another image. A pixel more or
+    # less is rounding. A square mask may have been resized as images are.
+    tolerance = 0.02 * height * columns + max(height, width)
+    if rows != columns and abs(height * columns - width * rows) > tolerance:
+        return (
+            f"{image_file}: has {width} x {height} pixels but its mask {columns} x {rows}, of "
+            "other proportions. Is one of them rotated or cropped?"
         )
-    _check_proportions(image_file, pixels.shape[:2], mask.labels.shape)
     return _Loaded(
         image=sampling.resized(pixels),
         label=sampling.label(mask.labels),
         size=mask.labels.shape,
-        present=frozenset(np.unique(mask.labels).tolist()),
+        present=set(np.unique(mask.labels).tolist()),
         # Only the counts are kept: masks may be large.
         mask=mask._replace(labels=np.zeros((0, 0), np.uint8)),
-        image_hash=image_hash,
-        mask_hash=mask_hash,
+        image_hash=sha256(content).hexdigest(),
+        mask_hash=sha256(mask_content).hexdigest(),
         look=perceptual_hash(to_gray(pixels)),
     )
 
 
-def _check_proportions(image: Path, size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
-    """A mask of other proportions is rotated, cropped, or that of another image.
-
-    A pixel more or less is rounding. A square mask may have been resized as images are.
-    """
-    (height, width), (rows, columns) = size, mask_size
-    if rows == columns:
-        return
-    if abs(height * columns - width * rows) > 0.02 * height * columns + max(height, width):
-        raise InputError(
-            f"{image}: has {width} x {height} pixels but its mask {columns} x {rows}, of other "
-            "proportions. Is one of them rotated or cropped?"
-        )
-
-
 def _check_values(
-    masks_dir: Path | str,
-    loaded: dict[str, _Loaded],
-    classes: Sequence[Collection[int]] | None,
+    masks_dir: Path | str, loaded: dict[str, _Loaded], classes: Sequence[Collection[int]] | None
 ) -> None:
-    masks = [item.mask for item in loaded.values()]
-    objects, unnamed = (sum(getattr(mask, f"{kind}_pixels") for mask in masks)
-                        for kind in ("object", "unnamed"))  # fmt: skip
+    unnamed = sum(item.mask.unnamed_pixels for item in loaded.values())
     if unnamed:
+        fraction = unnamed / sum(item.mask.object_pixels for item in loaded.values())
         worst = max(loaded, key=lambda name: loaded[name].mask.unnamed_pixels)
-        fraction = unnamed / objects
         message = (
             f"{masks_dir}: {fraction:.2%} of the object pixels have values that no class names, "
             f"such as {_values(loaded[worst].mask)} in {worst}"
@@ -274,64 +240,61 @@ def _check_values(
                 "background or ignored"
             )
         warnings.warn(f"{message}; they count as background", DataWarning, stacklevel=3)
-    present = frozenset().union(*(item.present for item in loaded.values()))
+    present = set().union(*(item.present for item in loaded.values()))
     for label, values in enumerate(classes or (), 1):
         if label not in present:
-            raise InputError(
-                f"{masks_dir}: no mask holds any of the values {', '.join(map(str, values))}"
-            )
+            shown = ", ".join(map(str, values))
+            raise InputError(f"{masks_dir}: no mask holds any of the values {shown}")
 
 
-def _split(
-    names: list[str],
-    items: list[_Loaded],
-    table: ImageTable | None,
-    near_duplicate_bits: int | None,
-) -> tuple[list[str], list[str]]:
-    """The split and the group of every image."""
-    given = table.groups if table else {}
-    contents = [item.image_hash for item in items]
+def _groups(
+    names: list[str], items: list[_Loaded], table: ImageTable | None, max_distance: int | None
+) -> list[int]:
+    """The index of the first image of every image's group."""
     pairs: list[tuple[int, int]] = []
-    if near_duplicate_bits is not None:
+    if max_distance is not None:
         looks = np.stack([item.look for item in items])
-        found = near_duplicate_pairs(looks, max_distance=near_duplicate_bits)
-        pairs = [(one, other) for one, other, _ in found]
-    if given:
+        near = near_duplicate_pairs(looks, max_distance=max_distance)
+        pairs = [(one, other) for one, other, _ in near]
+    if table and table.groups:
         leader: dict[str, int] = {}
-        pairs += [(leader.setdefault(given[name], i), i) for i, name in enumerate(names)]
-    first = group_images(contents, pairs)
-    # The name of a group decides, so that its split does not depend on which images it has.
-    deciding = [_sha256(given[name].encode()) for name in names] if given else contents
-    groups = [names[i] for i in first]
-    if table is None or not table.splits:
-        split = fill_empty_splits(deciding, first)
-    else:
+        pairs += [(leader.setdefault(table.groups[name], i), i) for i, name in enumerate(names)]
+    return group_images([item.image_hash for item in items], pairs)
+
+
+def _splits(
+    names: list[str], items: list[_Loaded], first: list[int], table: ImageTable | None
+) -> list[str]:
+    """The split of every image."""
+    if table and table.splits:
         split = [table.splits[name] for name in names]
-        of_group: dict[str, set[str]] = {}
-        for group, name in zip(groups, split, strict=True):
-            of_group.setdefault(group, set()).add(name)
-        if divided := [group for group, found in of_group.items() if len(found) > 1]:
-            warnings.warn(
+        count = Counter(group for group, _ in {*zip(first, split, strict=True)})
+        if divided := [names[group] for group in sorted(count) if count[group] > 1]:
+            message = (
                 f"the given splits separate the images of {len(divided)} groups, such as that of "
-                f"{divided[0]}: scores may be too high",
-                DataWarning,
-                stacklevel=3,
+                f"{divided[0]}: scores may be too high"
             )
-    return split, groups
+            warnings.warn(message, DataWarning, stacklevel=3)
+    else:
+        # The name of a group decides, so that its split does not depend on which images it has.
+        contents = [item.image_hash for item in items]
+        if table and table.groups:
+            contents = [sha256(table.groups[name].encode()).hexdigest() for name in names]
+        split = fill_empty_splits(contents, first)
+    if "validation" not in split:
+        message = f"no image is left for validation: {len(names)} images in {len({*first})} groups"
+        warnings.warn(message, DataWarning, stacklevel=3)
+    return split
 
 
 def _fingerprint(names: list[str], items: list[_Loaded], table: ImageTable | None) -> str:
     given = [listed for listed in table or () if listed]
-    lines = [
-        "\0".join((name, item.image_hash, item.mask_hash, *(listed[name] for listed in given)))
+    rows = (
+        (name, item.image_hash, item.mask_hash, *(listed[name] for listed in given))
         for name, item in zip(names, items, strict=True)
-    ]
-    return _sha256("\n".join(lines).encode())
+    )
+    return sha256("\n".join(map("\0".join, rows)).encode()).hexdigest()
 
 
 def _values(mask: Mask) -> str:
     return ", ".join(map(str, mask.unnamed_values))
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
