@@ -52,6 +52,7 @@ def test_a_linear_window_of_width_1_is_a_threshold_and_invalid_windows_are_none(
     path = written(WindowCenter=2000, WindowWidth=1)
     np.testing.assert_array_equal(read_dicom(path).pixels, np.where(STORED > 1999.5, 255, 0))
     values = STORED.astype(np.float64)
+    np.testing.assert_array_equal(windowed(values, 2000.5, 1.0), values > 2000)
     invalid = [(0.5, "LINEAR"), (0.0, "LINEAR_EXACT"), (-1.0, "SIGMOID"), (9.0, "CUBIC")]
     for width, function in invalid:
         assert windowed(values, 5.0, width, function=function) is None

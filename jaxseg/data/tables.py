@@ -38,7 +38,7 @@ def read_table(path: Path | str) -> ImageTable:
 
     Raises:
         InputError: The file cannot be read; a column is missing or there twice; a row lacks a
-            value; an image is there twice; a split is unknown; or two groups differ only in case.
+            value; an image is there twice; or a split is unknown.
     """
     rows = _rows(path)
     columns = [name.strip().lower() for name in (rows[0] if rows else [])]
@@ -63,41 +63,26 @@ def read_table(path: Path | str) -> ImageTable:
             if stem in values:
                 raise InputError(f"{path}: line {number}: {cells['image']} is there twice")
             values[stem] = cells[name]
-    groups, splits = table.get("group", {}), table.get("split", {})
-    _check_case(groups, path)
+    splits = {stem: split.lower() for stem, split in table.get("split", {}).items()}
     for stem, split in splits.items():
-        if split.lower() not in _SPLIT_NAMES:
+        if split not in _SPLIT_NAMES:
             raise InputError(f"{path}: {stem}: split {split!r} must be one of {', '.join(SPLITS)}")
-    return ImageTable(groups, {stem: _SPLIT_NAMES[split.lower()] for stem, split in splits.items()})
+    named = {stem: _SPLIT_NAMES[split] for stem, split in splits.items()}
+    return ImageTable(table.get("group", {}), named)
 
 
 def _rows(path: Path | str) -> list[list[str]]:
-    lines = _lines(path)
-    delimiter = max(_DELIMITERS, key=lambda d: len(next(csv.reader(lines[:1], delimiter=d), [])))
+    """The cells of every row; empty lines before the first are left out."""
     try:
+        content = Path(path).read_bytes()
+        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = content.decode("utf-16" if utf16 else "utf-8-sig").lstrip().splitlines()
+        delimiter = max(_DELIMITERS, key=lambda d: len(next(csv.reader(lines, delimiter=d), [])))
         # Strict: otherwise a quote that is not closed takes all later rows into its cell.
         return list(csv.reader(lines, delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise InputError(f"{path}: cannot be read as CSV ({error}). Is a quote missing?") from error
-
-
-def _lines(path: Path | str) -> list[str]:
-    """The lines of the table, without empty ones before the first."""
-    try:
-        content = Path(path).read_bytes()
-        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return content.decode("utf-16" if utf16 else "utf-8-sig").lstrip().splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text. Save it as CSV UTF-8") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _check_case(groups: dict[str, str], path: Path | str) -> None:
-    spelled: dict[str, str] = {}
-    for group in groups.values():
-        if (other := spelled.setdefault(group.lower(), group)) != group:
-            raise InputError(
-                f"{path}: the groups {other} and {group} differ only in case. If they are two, "
-                "rename one"
-            )
