@@ -7,11 +7,12 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from jaxseg.data.splits import natural_key
 from jaxseg.errors import DataWarning, InputError
 
 RELEASE_COUNTS: Mapping[str, int] = {
@@ -144,7 +145,7 @@ class Archive:
 
         Returns:
             The pairs, sorted by class and number, and a message for every file without a partner,
-            of another name than its class and a number, or with the number of another file.
+            of another name than its class and a number, or with the name of another file.
 
         Raises:
             InputError: A class is absent.
@@ -206,29 +207,22 @@ class Archive:
 
 
 def _paired(names: Sequence[str]) -> tuple[list[Pair], list[str]]:
-    """Pairs images and masks by class and number, and says which files have no partner."""
-    numbered: dict[tuple[str, int], dict[str, list[str]]]
-    numbered = defaultdict(lambda: {"images": [], "masks": []})
-    pairs, faults = [], []
+    """Pairs images and masks by name, and says which files have no partner."""
+    images: dict[str, str] = {}
+    masks: dict[str, str] = {}
+    faults = []
     for name in names:
-        if name.endswith(".xlsx"):
-            continue
-        class_name, kind, file = name.split("/")
-        number = PurePosixPath(file).stem.removeprefix(f"{class_name}-")
-        if re.fullmatch("[0-9]+", number):
-            numbered[class_name, int(number)][kind].append(name)
-        else:
+        class_name, _, file = name.partition("/")
+        stem = PurePosixPath(file).stem
+        found = images if file.startswith("images/") else masks
+        if file and not re.fullmatch(f"{class_name}-[0-9]+", stem):
             faults.append(f"{name} is not named {class_name}-NUMBER.png")
-    for (class_name, _), found in sorted(numbered.items()):
-        images, masks = found["images"], found["masks"]
-        if len(images) == len(masks) == 1:
-            stem = PurePosixPath(images[0]).stem
-            pairs.append(Pair(stem, class_name, images[0], masks[0]))
-        for same in (images, masks):
-            faults += [f"{other} has the same number as {same[0]}" for other in same[1:]]
-        if not (images and masks):
-            faults += [f"{name} has no {'image' if masks else 'mask'}" for name in images or masks]
-    return pairs, faults
+        elif file and (other := found.setdefault(stem, name)) != name:
+            faults.append(f"{name} has the same name as {other}")
+    faults += [f"{images[stem]} has no mask" for stem in images if stem not in masks]
+    faults += [f"{masks[stem]} has no image" for stem in masks if stem not in images]
+    stems = sorted(images.keys() & masks.keys(), key=natural_key)
+    return [Pair(s, s.rpartition("-")[0], images[s], masks[s]) for s in stems], faults
 
 
 def open_archive(manual_dir: Path | str) -> Archive:

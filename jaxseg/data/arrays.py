@@ -161,33 +161,30 @@ def _write(
 ) -> None:
     """Writes the cache in a temporary folder and renames that when it is complete."""
     stored = StoredImages(builder)
-    records = stored.records
+    ids, classes, sources, split, _ = (list(column) for column in zip(*stored.records, strict=True))
     first = {i: group["images"][0] for group in builder.report["groups"] for i in group["images"]}
+    groups = [first.get(id, id) for id in ids]
     metadata = {
-        "ids": [record.id for record in records],
-        "classes": [record.class_name for record in records],
-        "sources": [record.source for record in records],
-        "split": [record.split for record in records],
-        "groups": [first.get(record.id, record.id) for record in records],
-    }
+        "ids": ids, "classes": classes, "sources": sources, "split": split, "groups": groups,
+    }  # fmt: skip
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
         complete = Path(scratch) / directory.name
         complete.mkdir()
         (complete / "images.json").write_text(json.dumps(metadata))
-        samples = in_threads(partial(stored.sample, sampling=sampling), range(len(records)))
+        samples = in_threads(partial(stored.sample, sampling=sampling), range(len(ids)))
         with contextlib.ExitStack() as stack:
             # Not a memory map: on a full disk, writing to one kills the process.
             files = [stack.enter_context((complete / f"{name}.npy").open("wb")) for name in _ARRAYS]
             for done, sample in enumerate(samples, 1):
                 for file, array in zip(files, sample, strict=True):
                     if done == 1:
-                        shape = (len(records), *array.shape)
+                        shape = (len(ids), *array.shape)
                         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                         np.lib.format.write_array_header_1_0(file, header)
                     file.write(array.tobytes())
                 if progress is not None:
-                    progress(done, len(records))
+                    progress(done, len(ids))
         for file in complete.iterdir():
             with file.open("rb+") as written:
                 os.fsync(written)

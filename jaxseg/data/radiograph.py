@@ -204,14 +204,13 @@ def clavicles(rng: np.random.Generator, chest: Chest) -> list[Stroke]:
 
 
 def spine(chest: Chest, x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
-    """A layer of vertebral bodies, brighter at their rims, with two pedicles each."""
+    """A layer of vertebral bodies with two pedicles each."""
     across, cell = np.abs(x - chest.twist), (y + 0.05) / chest.pitch
     up = (cell - np.floor(cell) - 0.5) * chest.pitch
     tall = 0.42 * chest.pitch
     body = edge(0.125 - across, pixel) * edge(tall - np.abs(up), pixel)
-    marrow = edge(0.105 - across, pixel) * edge(0.85 * tall - np.abs(up), pixel)
     pedicles = edge(1 - blob(across, up, (0.085, -0.2 * tall), (0.03, 0.4 * tall)), 1.0)
-    return np.maximum(0.75 * body - 0.17 * marrow, pedicles)
+    return np.maximum(0.7 * body, pedicles)
 
 
 def vessels(rng: np.random.Generator, chest: Chest) -> list[Stroke]:
