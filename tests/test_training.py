@@ -1,6 +1,6 @@
 """Train and evaluation steps against closed forms, and in every compiled form."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ class Convolutions(nn.Module):
 
 
 MODEL = Convolutions()
+SGD, STILL, ADAM = optax.sgd(0.5), optax.sgd(0.0), optax.adam(1e-3)
 
 
 class Affine(nn.Module):
@@ -55,22 +56,41 @@ def mesh_of(devices):
     return parallel.make_mesh(jax.devices()[:devices])
 
 
+@cache
+def _created(model, tx, shape, ema):
+    images = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    return TrainState.create(model, tx, jax.random.key(0), images, ema=ema)
+
+
+def created(model, tx, shape=(16, 16, 1), *, ema=False):
+    """The state before the first step, compiled once; a copy, because a step deletes its state."""
+    return jax.tree.map(jnp.copy, _created(model, tx, shape, ema))
+
+
 def fresh(model, tx, batch, *, mesh, ema=False):
-    state = TrainState.create(model, tx, jax.random.key(0), batch["images"], ema=ema)
-    return parallel.replicate(state, mesh)
+    return parallel.replicate(created(model, tx, batch["images"].shape[1:], ema=ema), mesh)
 
 
-def run(step, state, batches, mesh):
-    compiled, measured = parallel.jit_step(step, mesh), {}
+@cache
+def compiled(model, tx, loss, devices=1, **options):
+    step = make_train_step(model, tx, loss, **options)
+    return parallel.jit_step(step, mesh_of(devices))
+
+
+def run(model, tx, loss, batches, *, devices=1, **options):
+    """Returns the state after the batches, and the metrics of each."""
+    mesh, measured = mesh_of(devices), []
+    state = fresh(model, tx, batches[0], mesh=mesh, ema="ema_decay" in options)
     for batch in batches:
-        state, measured = compiled(state, parallel.shard_batch(batch, mesh))
+        step = compiled(model, tx, loss, devices, **options)
+        state, of_step = step(state, parallel.shard_batch(batch, mesh))
+        measured.append(of_step)
     return state, measured
 
 
-def one_step(model, tx, loss, batch, *, devices=1, **options):
-    mesh = mesh_of(devices)
-    step = make_train_step(model, tx, loss, **options)
-    return run(step, fresh(model, tx, batch, mesh=mesh), [batch], mesh)
+def one_step(model, tx, loss, batch, **options):
+    state, (measured,) = run(model, tx, loss, [batch], **options)
+    return state, measured
 
 
 def assert_same(one, other, *, atol):
@@ -85,7 +105,7 @@ def assert_same(one, other, *, atol):
 
 def test_a_step_of_gradient_descent_equals_the_one_done_by_hand():
     batch = batch_of(3)
-    state, measured = one_step(Affine(), optax.sgd(0.5), losses.cross_entropy, batch)
+    state, measured = one_step(Affine(), SGD, losses.cross_entropy, batch)
     x, t = batch["images"][..., 0].astype(np.float64), batch["labels"]
     p = 1 / (1 + np.exp(-x))
     weight, offset = ((p - t) * x).mean(), (p - t).mean()
@@ -99,15 +119,16 @@ def test_a_step_of_gradient_descent_equals_the_one_done_by_hand():
     assert int(state.step) == 1
 
 
-@pytest.mark.parametrize("dtype", [bool, np.float32])
-def test_where_leaves_pixels_out_of_the_step_as_cropping_does(dtype):
-    batch, tx = batch_of(2), optax.sgd(0.5)
-    where = np.zeros((2, 16, 16), dtype)
-    where[:, 3:11, 5:12] = 1
+def test_where_leaves_pixels_out_of_the_step_as_cropping_does():
+    batch = batch_of(2)
+    where = np.zeros((2, 16, 16), bool)
+    where[:, 3:11, 5:12] = True
     cropped = {name: array[:, 3:11, 5:12] for name, array in batch.items()}
-    one, _ = one_step(Affine(), tx, losses.cross_entropy, {**batch, "where": where})
-    other, _ = one_step(Affine(), tx, losses.cross_entropy, cropped)
-    assert_same(one, other, atol=1e-6)
+    expected, _ = one_step(Affine(), SGD, losses.cross_entropy, cropped)
+    for dtype in (bool, np.float32):
+        masked = {**batch, "where": where.astype(dtype)}
+        state, _ = one_step(Affine(), SGD, losses.cross_entropy, masked)
+        assert_same(state, expected, atol=1e-6)
 
 
 def finer_batch():
@@ -126,10 +147,9 @@ def test_logits_are_resized_to_finer_labels_as_torch_resizes_them():
         resized, torch.tensor(batch["labels"], dtype=torch.float32)
     )
     loss.backward()
-    tx = optax.sgd(0.5)
-    before = fresh(Affine(), tx, batch, mesh=mesh_of(1))
+    before = fresh(Affine(), SGD, batch, mesh=mesh_of(1))
     evaluated = jax.jit(make_eval_step(Affine(), losses.cross_entropy))(before, batch)
-    state, measured = one_step(Affine(), tx, losses.cross_entropy, batch)
+    state, measured = one_step(Affine(), SGD, losses.cross_entropy, batch)
     np.testing.assert_allclose(measured["loss"], loss.item(), rtol=1e-5)
     np.testing.assert_allclose(state.params["weight"], 1 - 0.5 * weight.grad.item(), rtol=1e-5)
     np.testing.assert_allclose(state.params["offset"], -0.5 * offset.grad.item(), atol=1e-6)
@@ -149,7 +169,7 @@ def test_labels_may_be_probabilities(finer):
         "images": np.broadcast_to(gray, (2, 8, 8, 3)),
         "labels": rng.dirichlet(np.ones(3), (2, side, side)).astype(np.float32),
     }
-    _, measured = one_step(Affine(), optax.sgd(0.5), losses.cross_entropy, batch)
+    _, measured = one_step(Affine(), SGD, losses.cross_entropy, batch)
     probabilities = np.exp(gray) / np.exp(gray).sum(-1, keepdims=True)
     expected = -(batch["labels"] * np.log(probabilities)).sum(-1).mean()
     np.testing.assert_allclose(measured["loss"], expected, rtol=1e-5)
@@ -159,52 +179,53 @@ def test_labels_may_be_probabilities(finer):
 @pytest.mark.parametrize("labels", [(2, 16, 8), (2, 4, 8), (2, 8, 32)])
 def test_coarser_labels_and_labels_of_other_proportions_are_refused(labels):
     batch = {"images": np.zeros((2, 8, 16, 1), np.float32), "labels": np.zeros(labels, np.int32)}
-    tx = optax.sgd(0.5)
-    state = fresh(Affine(), tx, batch, mesh=mesh_of(1))
+    state = fresh(Affine(), SGD, batch, mesh=mesh_of(1))
     for step in (
-        make_train_step(Affine(), tx, losses.cross_entropy),
+        make_train_step(Affine(), SGD, losses.cross_entropy),
         make_eval_step(Affine(), losses.cross_entropy),
     ):
         with pytest.raises(ValueError, match="labels"):
-            step(state, batch)
+            jax.eval_shape(step, state, batch)
+
+
+class TwoLevels(nn.Module):
+    """Logits of two sizes in training, as of a network with deep supervision."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        logits = Affine(name="affine")(images)
+        return (logits, 2 * logits[:, ::2, ::2]) if train else logits
 
 
 def test_deep_supervision_trains_and_evaluates_with_one_loss():
-    model = UNet(widths=(4, 8), deep_supervision=True)
-    batch, tx, loss = batch_of(2), optax.sgd(0.1), losses.deep_supervision(losses.cross_entropy)
-    before = fresh(model, tx, batch, mesh=mesh_of(1))
-    logits = jax.jit(partial(model.apply, train=True))(before.variables(), batch["images"])
-    expected = loss(logits, batch["labels"]).mean()
-    evaluated = jax.jit(make_eval_step(model, loss))(before, batch)
-    finest = losses.cross_entropy(logits[0], batch["labels"])
+    batch, loss = batch_of(2), losses.deep_supervision(losses.cross_entropy)
+    # The first logits are the images.
+    levels = batch["images"], 2 * batch["images"][:, ::2, ::2]
+    expected = jax.jit(loss)(levels, batch["labels"])
+    _, measured = one_step(TwoLevels(), SGD, loss, batch)
+    np.testing.assert_allclose(measured["loss"], expected.mean(), rtol=1e-5)
+    before = fresh(TwoLevels(), SGD, batch, mesh=mesh_of(1))
+    evaluated = jax.jit(make_eval_step(TwoLevels(), loss))(before, batch)
+    finest = jax.jit(losses.cross_entropy)(levels[0], batch["labels"])
     np.testing.assert_allclose(evaluated.loss, finest, rtol=1e-5)
-    _, measured = one_step(model, tx, loss, batch)
-    np.testing.assert_allclose(measured["loss"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("model", "devices"),
+    "model",
     [
-        pytest.param(MODEL, 2, marks=pytest.mark.slow),
-        (MODEL, 8),
+        MODEL,
         pytest.param(
             UNet(widths=(4, 8, 12), norm="batch", dropout=0.3, decoder_dropout=0.3),
-            8,
             marks=pytest.mark.slow,
         ),
     ],
+    ids=["convolutions", "U-Net"],
 )
-def test_more_devices_give_the_state_of_one_device(model, devices):
+def test_eight_devices_give_the_state_of_one_device(model):
     batches = [{**finer_batch(), **batch_of(8, seed=seed)} for seed in range(3)]
-    tx = optax.adam(1e-3)
-    step = make_train_step(
-        model, tx, losses.combine({losses.cross_entropy: 1.0, losses.soft_dice: 1.0})
-    )
-    states = [
-        run(step, fresh(model, tx, batches[0], mesh=mesh), batches, mesh)[0]
-        for mesh in (mesh_of(1), mesh_of(devices))
-    ]
-    assert_same(*states, atol=2e-6)
+    loss = losses.combine({losses.cross_entropy: 1.0, losses.soft_dice: 1.0})
+    one, eight = (run(model, ADAM, loss, batches, devices=devices)[0] for devices in (1, 8))
+    assert_same(eight, one, atol=2e-6)
 
 
 @pytest.mark.parametrize("loss", [losses.soft_dice, losses.cross_entropy])
@@ -212,10 +233,10 @@ def test_a_pooled_loss_on_many_devices_is_pooled_over_all_of_them(loss):
     pooled = partial(loss, pooled=True)
     batch = {**batch_of(8), "where": np.random.default_rng(1).random((8, 16, 16)) < 0.5}
     (one, measured), (four, measured_too) = (
-        one_step(Affine(), optax.sgd(0.1), pooled, batch, devices=devices) for devices in (1, 4)
+        one_step(Affine(), SGD, pooled, batch, devices=devices) for devices in (1, 4)
     )
     assert_same(four, one, atol=1e-6)
-    expected = pooled(batch["images"], batch["labels"], where=batch["where"])
+    expected = jax.jit(pooled)(batch["images"], batch["labels"], where=batch["where"])
     for found in (measured, measured_too):
         np.testing.assert_allclose(found["loss"], expected, rtol=1e-5)
 
@@ -224,14 +245,12 @@ def in_four_parts(batch):
     return {name: array.reshape(4, -1, *array.shape[1:]) for name, array in batch.items()}
 
 
-@pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=pytest.mark.slow)])
-def test_pmap_gives_the_state_of_one_device(norm):
-    model, batch, tx = Convolutions(norm, rate=0.0), batch_of(8), optax.adam(1e-3)
-    one, measured = one_step(model, tx, losses.soft_dice, batch)
-    state = TrainState.create(model, tx, jax.random.key(0), batch["images"])
-    step = make_train_step(model, tx, losses.soft_dice, axis_name="data")
+def test_pmap_gives_the_state_of_one_device():
+    model, batch = Convolutions("batch", rate=0.0), batch_of(8)
+    one, measured = one_step(model, ADAM, losses.soft_dice, batch)
+    step = make_train_step(model, ADAM, losses.soft_dice, axis_name="data")
     pmapped = parallel.pmap_step(step, devices=jax.devices()[:4])
-    other, measured_too = pmapped(state, in_four_parts(batch))
+    other, measured_too = pmapped(created(model, ADAM), in_four_parts(batch))
     assert_same(other, one, atol=2e-6)
     for name in ("loss", "gradient_norm", "images"):
         np.testing.assert_allclose(measured_too[name], measured[name], rtol=1e-5)
@@ -246,14 +265,11 @@ def test_under_pmap_each_device_samples_its_own_dropout_and_augmentation():
         return logits.sum((1, 2, 3))
 
     batch = {"images": np.ones((4, 4, 4, 1), np.float32), "labels": np.zeros((4, 4, 4), np.int32)}
-    tx = optax.sgd(1.0)
-    state = TrainState.create(Affine(), tx, jax.random.key(0), batch["images"])
-    step = make_train_step(Affine(), tx, loss, augment=noise, axis_name="data")
-    devices = jax.devices()[:4]
-    mapped = parallel.pmap_step(step, devices=devices)
+    state = created(Affine(), SGD, (4, 4, 1))
+    step = make_train_step(Affine(), SGD, loss, augment=noise, axis_name="data")
+    mapped = parallel.pmap_step(step, devices=jax.devices()[:4])
     _, measured = mapped(state, in_four_parts(batch))
     # Four equal samples would have a sum four times that of one of them.
-    state = TrainState.create(Affine(), tx, jax.random.key(0), batch["images"])
     key = jax.random.fold_in(state.key, 0)
     sums = [
         float(jax.random.normal(jax.random.split(jax.random.fold_in(key, i))[0], (4, 4)).sum())
@@ -264,29 +280,29 @@ def test_under_pmap_each_device_samples_its_own_dropout_and_augmentation():
 
 
 def test_steps_for_pmap_and_for_jit_are_not_mixed_up():
-    batch, tx = batch_of(8), optax.adam(1e-3)
-    plain = make_train_step(Affine(), tx, losses.cross_entropy)
+    batch = batch_of(8)
+    plain = make_train_step(Affine(), ADAM, losses.cross_entropy)
     with pytest.raises(ValueError, match='made with axis_name="data"'):
         parallel.pmap_step(plain)
-    mapped = make_train_step(Affine(), tx, losses.cross_entropy, axis_name="data")
+    mapped = make_train_step(Affine(), ADAM, losses.cross_entropy, axis_name="data")
     with pytest.raises(ValueError, match="made without axis_name"):
         parallel.jit_step(mapped, mesh_of(1))
     pooled = partial(losses.soft_dice, pooled=True)
     step = parallel.pmap_step(
-        make_train_step(Affine(), tx, pooled, axis_name="data"), devices=jax.devices()[:4]
+        make_train_step(Affine(), ADAM, pooled, axis_name="data"), devices=jax.devices()[:4]
     )
-    state = TrainState.create(Affine(), tx, jax.random.key(0), batch["images"])
+    state = created(Affine(), ADAM)
     with pytest.raises(ValueError, match="pooled over the batch needs jit"):
         step(state, in_four_parts(batch))
 
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_microbatches_give_the_state_of_the_whole_batch(devices):
-    model, batch, tx = Convolutions("group", rate=0.0), batch_of(8), optax.adam(1e-3)
-    batch["where"] = np.random.default_rng(1).random((8, 16, 16)) < 0.5
+    model, batch = Convolutions("group", rate=0.0), batch_of(4)
+    batch["where"] = np.random.default_rng(1).random((4, 16, 16)) < 0.5
     whole, parts = (
-        one_step(model, tx, losses.soft_dice, batch, devices=devices, microbatches=microbatches)
-        for microbatches in (1, 4)
+        one_step(model, ADAM, losses.soft_dice, batch, devices=devices, microbatches=microbatches)
+        for microbatches in (1, 2)
     )
     assert_same(parts[0], whole[0], atol=2e-6)
     for name in ("loss", "gradient_norm", "images"):
@@ -294,9 +310,9 @@ def test_microbatches_give_the_state_of_the_whole_batch(devices):
 
 
 def test_on_an_accelerator_microbatches_are_a_loop():
-    model, batch, tx = Convolutions("group"), batch_of(4), optax.sgd(0.1)
-    step = make_train_step(model, tx, losses.cross_entropy, microbatches=4)
-    state = TrainState.create(model, tx, jax.random.key(0), batch["images"])
+    model, batch = Convolutions("group"), batch_of(4)
+    step = make_train_step(model, SGD, losses.cross_entropy, microbatches=4)
+    state = created(model, SGD)
     convolutions = {
         platform: jax.jit(step)
         .trace(state, batch)
@@ -357,9 +373,9 @@ def test_a_single_cpu_takes_as_few_parts_as_fit_its_cache(shape, parts, monkeypa
 def test_microbatches_are_automatic_unless_the_result_would_differ(norm, loss, parts, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     monkeypatch.setattr(training, "CACHED_PIXELS", 2 * 16 * 16)
-    model, batch, tx = Convolutions(norm), batch_of(4), optax.sgd(0.1)
-    state = TrainState.create(model, tx, jax.random.key(0), batch["images"])
-    program = str(jax.make_jaxpr(make_train_step(model, tx, loss))(state, batch))
+    model, batch = Convolutions(norm), batch_of(4)
+    state = created(model, SGD)
+    program = str(jax.make_jaxpr(make_train_step(model, SGD, loss))(state, batch))
     assert ("platform_index" in program) == (parts == 2)
     evaluated = str(jax.make_jaxpr(make_eval_step(model, losses.soft_dice))(state, batch))
     assert evaluated.count("conv_general_dilated[") == 2 * 2
@@ -376,7 +392,7 @@ def test_a_loss_that_is_not_one_value_per_image_is_refused(shape):
 
 
 def test_batches_that_do_not_fit_are_refused_with_the_nearest_sizes():
-    tx, cross_entropy = optax.sgd(0.1), losses.cross_entropy
+    tx, cross_entropy = SGD, losses.cross_entropy
     with pytest.raises(ValueError, match=r"microbatches=4 .* 6 images; .* fit are 4 and 8"):
         one_step(Affine(), tx, cross_entropy, batch_of(6), microbatches=4)
     with pytest.raises(ValueError, match=r"8 devices .* 3 images; .* fit are 8"):
@@ -387,31 +403,28 @@ def test_batches_that_do_not_fit_are_refused_with_the_nearest_sizes():
         one_step(Affine(), tx, cross_entropy, {**batch_of(2), "valid": np.ones(2, bool)})
 
 
-@pytest.mark.parametrize("value", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
-def test_an_update_that_is_not_finite_changes_only_the_step_number(value):
-    good, tx, mesh = batch_of(4), optax.adam(1e-3), mesh_of(2)
-    bad = {**good, "images": good["images"].copy()}
-    bad["images"][2, 3, 5] = value
-    compiled = parallel.jit_step(
-        make_train_step(MODEL, tx, losses.cross_entropy, ema_decay=0.5), mesh
-    )
-    before = fresh(MODEL, tx, good, mesh=mesh, ema=True)
-    kept = jax.device_get(before.replace(key=jax.random.key_data(before.key)))
-    state, measured = compiled(before, parallel.shard_batch(bad, mesh))
-    assert int(measured["skipped"]) == 1
-    assert_same(state, kept.replace(key=state.key, step=np.int32(1)), atol=0)
-    state, measured = compiled(state, parallel.shard_batch(good, mesh))
+def test_an_update_that_is_not_finite_changes_only_the_step_number():
+    good, mesh = batch_of(4), mesh_of(2)
+    step = compiled(MODEL, ADAM, losses.cross_entropy, 2, ema_decay=0.5)
+    state = fresh(MODEL, ADAM, good, mesh=mesh, ema=True)
+    kept = jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+    for number, value in enumerate((np.nan, np.inf), start=1):
+        bad = {**good, "images": good["images"].copy()}
+        bad["images"][2, 3, 5] = value
+        state, measured = step(state, parallel.shard_batch(bad, mesh))
+        assert int(measured["skipped"]) == 1
+        assert_same(state, kept.replace(key=state.key, step=np.int32(number)), atol=0)
+    state, measured = step(state, parallel.shard_batch(good, mesh))
     assert int(measured["skipped"]) == 0
     assert np.isfinite(measured["loss"])
     assert int(state.opt_state[0].count) == 1
 
 
 def test_computing_in_bfloat16_keeps_params_and_sums_in_float32():
-    batch, tx, mesh = batch_of(4), optax.adam(1e-3), mesh_of(1)
-    model = UNet(widths=(2, 4), norm="batch", dtype=jnp.bfloat16)
-    step = make_train_step(model, tx, losses.soft_dice, ema_decay=0.5)
-    state = fresh(model, tx, batch, mesh=mesh, ema=True)
-    state, measured = jax.eval_shape(step, state, parallel.shard_batch(batch, mesh))
+    batch, model = batch_of(4), UNet(widths=(2, 4), norm="batch", dtype=jnp.bfloat16)
+    step = make_train_step(model, ADAM, losses.soft_dice, ema_decay=0.5)
+    state = created(model, ADAM, ema=True)
+    state, measured = jax.eval_shape(step, state, batch)
     kinds = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema, state.collections))}
     assert kinds == {np.dtype(np.float32)}
     moments = state.opt_state[0]
@@ -422,7 +435,7 @@ def test_computing_in_bfloat16_keeps_params_and_sums_in_float32():
 @pytest.mark.slow
 def test_a_step_in_bfloat16_has_a_finite_loss():
     model = UNet(widths=(2, 4), norm="batch", dtype=jnp.bfloat16)
-    _, measured = one_step(model, optax.adam(1e-3), losses.soft_dice, batch_of(4))
+    _, measured = one_step(model, ADAM, losses.soft_dice, batch_of(4))
     assert np.isfinite(measured["loss"])
 
 
@@ -430,28 +443,23 @@ def test_augmentation_is_applied_before_the_loss_with_a_new_key_at_every_step():
     def noise(key, batch):
         return {**batch, "images": jax.random.normal(key, batch["images"].shape)}
 
-    batch, tx, mesh = batch_of(2), optax.sgd(0.0), mesh_of(1)
-    state = fresh(Affine(), tx, batch, mesh=mesh)
+    batch = batch_of(2)
+    key = created(Affine(), STILL).key
     expected = []
     for number in range(2):
-        key, _ = jax.random.split(jax.random.fold_in(state.key, number))
-        augmented = noise(key, batch)
-        expected.append(losses.cross_entropy(augmented["images"], batch["labels"]).mean())
-    step = parallel.jit_step(
-        make_train_step(Affine(), tx, losses.cross_entropy, augment=noise), mesh
-    )
-    found = []
-    for _ in range(2):
-        state, measured = step(state, parallel.shard_batch(batch, mesh))
-        found.append(measured["loss"])
+        augmented = noise(jax.random.split(jax.random.fold_in(key, number))[0], batch)
+        loss = jax.jit(losses.cross_entropy)(augmented["images"], batch["labels"])
+        expected.append(loss.mean())
+    _, measured = run(Affine(), STILL, losses.cross_entropy, [batch] * 2, augment=noise)
+    found = [of_step["loss"] for of_step in measured]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert abs(found[0] - found[1]) > 1e-4
 
 
 def test_the_state_is_donated_and_using_it_again_is_refused():
-    batch, tx, mesh = batch_of(2), optax.adam(1e-3), mesh_of(2)
-    step = parallel.jit_step(make_train_step(Affine(), tx, losses.cross_entropy), mesh)
-    state, batch = fresh(Affine(), tx, batch, mesh=mesh), parallel.shard_batch(batch, mesh)
+    batch, mesh = batch_of(2), mesh_of(2)
+    step = compiled(Affine(), ADAM, losses.cross_entropy, 2)
+    state, batch = fresh(Affine(), ADAM, batch, mesh=mesh), parallel.shard_batch(batch, mesh)
     step(state, batch)
     assert state.params["weight"].is_deleted()
     with pytest.raises(ValueError, match="donated to an earlier step"):
@@ -459,27 +467,19 @@ def test_the_state_is_donated_and_using_it_again_is_refused():
 
 
 def test_equal_seeds_give_equal_bits_and_dropout_changes_with_the_step():
-    batch, tx, mesh = batch_of(4), optax.sgd(0.0), mesh_of(1)
-    compiled = parallel.jit_step(make_train_step(MODEL, tx, losses.cross_entropy), mesh)
     seen = []
     for _ in range(2):
-        state = fresh(MODEL, tx, batch, mesh=mesh)
-        losses_seen = []
-        for _ in range(2):
-            state, measured = compiled(state, parallel.shard_batch(batch, mesh))
-            losses_seen.append(float(measured["loss"]))
-        seen.append(losses_seen)
+        _, measured = run(MODEL, STILL, losses.cross_entropy, [batch_of(4)] * 2)
+        seen.append([float(of_step["loss"]) for of_step in measured])
     assert seen[0] == seen[1]
     # The learning rate is 0, so only another dropout mask can change the loss.
     assert seen[0][0] != seen[0][1]
 
 
 def test_the_moving_average_follows_its_recurrence():
-    batch, tx, mesh = batch_of(2), optax.sgd(0.5), mesh_of(1)
-    step = parallel.jit_step(
-        make_train_step(Affine(), tx, losses.cross_entropy, ema_decay=0.15), mesh
-    )
-    state = fresh(Affine(), tx, batch, mesh=mesh, ema=True)
+    batch, mesh = batch_of(2), mesh_of(1)
+    step = compiled(Affine(), SGD, losses.cross_entropy, ema_decay=0.15)
+    state = fresh(Affine(), SGD, batch, mesh=mesh, ema=True)
     expected = 1.0
     for decay in (1 / 10, 0.15, 0.15):
         state, _ = step(state, parallel.shard_batch(batch, mesh))
@@ -489,20 +489,24 @@ def test_the_moving_average_follows_its_recurrence():
 
 
 def test_a_moving_average_needs_a_state_that_keeps_one():
+    batch = batch_of(2)
+    state = fresh(Affine(), SGD, batch, mesh=mesh_of(1))
     with pytest.raises(ValueError, match="ema=True"):
-        one_step(Affine(), optax.sgd(0.5), losses.cross_entropy, batch_of(2), ema_decay=0.5)
+        compiled(Affine(), SGD, losses.cross_entropy, ema_decay=0.5)(state, batch)
 
 
 def test_batch_statistics_are_carried_in_the_state():
-    batch, tx = batch_of(4), optax.sgd(0.1)
-    before = fresh(MODEL, tx, batch, mesh=mesh_of(1)).collections["batch_stats"]
-    after, _ = one_step(MODEL, tx, losses.cross_entropy, batch)
-    means = [c["Norm_0"]["BatchNorm_0"]["mean"] for c in (before, after.collections["batch_stats"])]
+    before = created(MODEL, STILL)
+    after, _ = one_step(MODEL, STILL, losses.cross_entropy, batch_of(4))
+    means = [
+        state.collections["batch_stats"]["Norm_0"]["BatchNorm_0"]["mean"]
+        for state in (before, after)
+    ]
     assert float(np.abs(np.asarray(means[1]) - np.asarray(means[0])).max()) > 1e-4
 
 
 def at(weight, offset, images):
-    state = TrainState.create(Affine(), optax.sgd(0.1), jax.random.key(0), images)
+    state = created(Affine(), SGD, images.shape[1:])
     return state.replace(params={"weight": jnp.float32(weight), "offset": jnp.float32(offset)})
 
 
@@ -542,7 +546,8 @@ def test_evaluate_leaves_padding_rows_out_and_pools_all_batches():
 def test_evaluation_weights_the_loss_by_where_and_counts_every_pixel_of_positive_weight():
     batch = batch_of(2)
     weights = np.random.default_rng(1).integers(0, 3, (2, 16, 16)).astype(np.float32)
-    eval_step, state = make_eval_step(Affine(), losses.cross_entropy), at(4, -2, batch["images"])
+    eval_step = jax.jit(make_eval_step(Affine(), losses.cross_entropy))
+    state = at(4, -2, batch["images"])
     weighted = eval_step(state, {**batch, "where": weights})
     masked = eval_step(state, {**batch, "where": weights > 0})
     jax.tree.map(np.testing.assert_array_equal, weighted.counts, masked.counts)
@@ -563,31 +568,26 @@ def test_multilabel_evaluation_counts_each_channel_as_a_binary_problem():
 
 def test_the_loss_falls_in_training():
     batch = {**batch_of(8), "labels": (batch_of(8)["images"][..., 0] > 0.5).astype(np.int32)}
-    tx, mesh = optax.adam(0.1), mesh_of(8)
-    step = parallel.jit_step(make_train_step(Affine(), tx, losses.cross_entropy), mesh)
-    state = fresh(Affine(), tx, batch, mesh=mesh)
-    values = []
-    for _ in range(30):
-        state, measured = step(state, parallel.shard_batch(batch, mesh))
-        values.append(float(measured["loss"]))
-    assert values[-1] < 0.7 * values[0]
+    _, measured = run(Affine(), optax.adam(0.1), losses.cross_entropy, [batch] * 30, devices=8)
+    assert measured[-1]["loss"] < 0.7 * measured[0]["loss"]
 
 
 @pytest.mark.parametrize("form", ["jit", "pmap"])
 def test_calls_on_several_cpu_devices_do_not_queue(form):
     # More than 32 queued calls can block for ever; see `parallel._Checked`.
     def slow_loss(logits, labels, *, where=None):
-        slowed = jax.lax.fori_loop(0, 5000, lambda _, x: jnp.sin(x), logits)
+        slowed = jax.lax.fori_loop(0, 1000, lambda _, x: jnp.sin(x), logits)
         return losses.cross_entropy(slowed, labels, where=where)
 
-    batch, tx, mesh = batch_of(8, size=32), optax.sgd(0.1), mesh_of(8)
-    step = make_train_step(Affine(), tx, slow_loss, axis_name="data" if form == "pmap" else None)
-    state = fresh(Affine(), tx, batch, mesh=mesh)
+    batch, mesh = batch_of(8, size=32), mesh_of(8)
+    axis_name = "data" if form == "pmap" else None
+    step = make_train_step(Affine(), SGD, slow_loss, axis_name=axis_name)
+    state = fresh(Affine(), SGD, batch, mesh=mesh)
     if form == "jit":
-        compiled, batch = parallel.jit_step(step, mesh), parallel.shard_batch(batch, mesh)
+        step, batch = parallel.jit_step(step, mesh), parallel.shard_batch(batch, mesh)
     else:
         batch = jax.tree.map(lambda rows: rows.reshape(8, 1, *rows.shape[1:]), batch)
-        compiled = parallel.pmap_step(step)
+        step = parallel.pmap_step(step)
     for _ in range(2):
-        state, measured = compiled(state, batch)
+        state, measured = step(state, batch)
         assert all(array.is_ready() for array in jax.tree.leaves((state.params, measured)))
