@@ -25,7 +25,7 @@ RATIOS = {
     "matthews": metrics.matthews,
 }
 SHAPE = (3, 4, 5)
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=10)
 
 
 def label_arrays(num_classes, shape=SHAPE):
@@ -99,7 +99,7 @@ def test_multilabel_counts_are_the_binary_counts_of_each_channel(data):
 def test_a_multilabel_value_outside_makes_that_channel_nan_and_no_other():
     predicted, actual = np.random.default_rng(0).integers(0, 2, (2, 3, 8, 8, 2), dtype=np.int32)
     actual[1, 2, 3, 0] = 255
-    counts = metrics.count(predicted, actual, num_classes=2, multilabel=True)
+    counts = count_jit(predicted, actual, num_classes=2, multilabel=True)
     assert counts.outside.tolist() == [[0, 0], [1, 0], [0, 0]]
     undefined = [[False, False], [True, False], [False, False]]
     assert np.isnan(metrics.dice(counts)).tolist() == undefined
@@ -231,14 +231,14 @@ def test_any_number_of_spatial_axes_counts_as_two(num_classes, shape):
 def test_bool_masks_count_as_zero_and_one():
     predicted, actual = random_labels(1)
     assert_trees_equal(
-        metrics.count(predicted.astype(bool), actual, num_classes=1),
-        metrics.count(predicted, actual, num_classes=1),
+        count_jit(predicted.astype(bool), actual, num_classes=1),
+        count_jit(predicted, actual, num_classes=1),
     )
 
 
 def test_more_classes_than_the_label_dtype_holds_are_counted():
     labels = np.full((1, 2, 2), 255, np.uint8)
-    counts = metrics.count(labels, labels, num_classes=300)
+    counts = count_jit(labels, labels, num_classes=300)
     assert counts.tp.shape == (1, 300)
     assert np.flatnonzero(counts.tp[0]).tolist() == [255]
 
@@ -247,25 +247,22 @@ def test_64_bit_labels_outside_do_not_wrap_into_a_class():
     with jax.enable_x64(True):
         actual = np.zeros((1, 2, 2), np.int64)
         actual[0, 0, 0] = 2**32 + 1
-        counts = metrics.count(np.ones_like(actual), actual, num_classes=2)
+        counts = count_jit(np.ones_like(actual), actual, num_classes=2)
         assert counts.outside.tolist() == [[1, 1]]
         assert counts.tp.dtype == jnp.int32
 
 
-@pytest.mark.parametrize("num_classes", [1, 3])
-def test_a_large_mask_loses_no_pixel(num_classes):
+def test_a_large_mask_loses_no_pixel():
     side = 4096
     actual = np.zeros((1, side, side), np.uint8)
     actual[:, ::2] = 1
     predicted = np.ones_like(actual)
     predicted[0, 0, 0] = 0
-    counts = count_jit(predicted, actual, num_classes=num_classes)
+    counts = count_jit(predicted, actual, num_classes=1)
     half = side * side // 2
-    label = 0 if num_classes == 1 else 1
-    found = [int(x[0, label]) for x in (counts.tp, counts.fp, counts.fn, counts.tn)]
+    found = [int(x[0, 0]) for x in (counts.tp, counts.fp, counts.fn, counts.tn)]
     assert found == [half - 1, half, 1, 0]
-    dice = 2 * (half - 1) / (3 * half - 1)
-    np.testing.assert_allclose(metrics.dice(counts)[0, label], dice, rtol=2e-7)
+    np.testing.assert_allclose(metrics.dice(counts), [[2 * (half - 1) / (3 * half - 1)]], rtol=2e-7)
 
 
 @pytest.mark.parametrize("which", ["predicted", "actual"])
@@ -313,7 +310,7 @@ def test_a_ratio_without_a_denominator_is_what_is_asked_for(cells, name):
 
 def test_an_image_that_is_masked_out_counts_nothing():
     predicted, actual = random_labels(1)
-    counts = metrics.count(predicted, actual, num_classes=1, where=np.zeros(predicted.shape, bool))
+    counts = count_jit(predicted, actual, num_classes=1, where=np.zeros(predicted.shape, bool))
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(counts))
 
 
@@ -333,7 +330,7 @@ def test_pooling_is_exact_where_int32_and_float32_would_not_be():
 
 def test_pooled_batches_add_up_to_the_pooled_set_and_padding_is_dropped():
     predicted, actual = random_labels(3)
-    counts = metrics.count(predicted, actual, num_classes=3)
+    counts = count_jit(predicted, actual, num_classes=3)
     valid = np.array([True] * 5 + [False] * 3)
     first = metrics.pooled(counts, valid=valid)
     both = jax.tree.map(np.add, first, metrics.pooled(counts, valid=~valid))
@@ -343,8 +340,8 @@ def test_pooled_batches_add_up_to_the_pooled_set_and_padding_is_dropped():
 
 def test_a_pooled_ratio_is_that_of_one_image_made_of_all_images():
     predicted, actual = random_labels(3)
-    counts = metrics.pooled(metrics.count(predicted, actual, num_classes=3))
-    one = metrics.count(predicted.reshape(1, -1, 16), actual.reshape(1, -1, 16), num_classes=3)
+    counts = metrics.pooled(count_jit(predicted, actual, num_classes=3))
+    one = count_jit(predicted.reshape(1, -1, 16), actual.reshape(1, -1, 16), num_classes=3)
     for ratio in RATIOS.values():
         np.testing.assert_allclose(ratio(counts), ratio(one)[0], rtol=1e-6, atol=1e-7)
 
@@ -369,12 +366,12 @@ def test_a_confusion_matrix_counts_pairs_of_labels_and_leaves_out_labels_outside
 
 def test_the_confusion_matrix_of_binary_labels_has_two_classes():
     predicted, actual = random_labels(1)
-    matrix = metrics.confusion_matrix(predicted, actual, num_classes=1)
-    counts = metrics.count(predicted, actual, num_classes=1)
+    matrix = matrix_jit(predicted, actual, num_classes=1)
+    counts = count_jit(predicted, actual, num_classes=1)
     cells = np.concatenate([counts.tn, counts.fp, counts.fn, counts.tp], axis=-1)
     np.testing.assert_array_equal(matrix, cells.reshape(-1, 2, 2))
     for labels in ((predicted, actual), (predicted == 1, actual == 1)):
-        two = metrics.confusion_matrix(*labels, num_classes=2)
+        two = matrix_jit(*labels, num_classes=2)
         np.testing.assert_array_equal(matrix, two)
 
 

@@ -23,6 +23,17 @@ BINARY_RATIOS = {
 }
 
 
+def compiled(function, *static):
+    """Returns NumPy arrays, which spares compiling every score."""
+    jitted = jax.jit(function, static_argnames=static)
+    return lambda *arrays, **options: jax.device_get(jitted(*arrays, **options))
+
+
+count = compiled(metrics.count, "num_classes", "multilabel")
+confusion_matrix = compiled(metrics.confusion_matrix, "num_classes")
+calibration_sums = compiled(metrics.calibration_sums, "bins")
+
+
 @pytest.fixture(scope="module")
 def torch():
     return pytest.importorskip("torch", reason="it is not installed")
@@ -73,7 +84,7 @@ def one_hot(torch, labels, num_classes):
 @pytest.mark.parametrize("num_classes", [1, 4])
 def test_counts_are_those_of_torchmetrics_and_monai(torch, torchmetrics, monai, num_classes):
     predicted, actual = labels_of(num_classes)
-    counts = metrics.count(predicted, actual, num_classes=num_classes)
+    counts = count(predicted, actual, num_classes=num_classes)
     found = np.stack([counts.tp, counts.fp, counts.tn, counts.fn], axis=-1)
     both = torch.tensor(predicted), torch.tensor(actual)
     if num_classes == 1:
@@ -95,7 +106,7 @@ def test_counts_are_those_of_torchmetrics_and_monai(torch, torchmetrics, monai, 
 def test_where_is_torchmetrics_ignore_index(torch, torchmetrics):
     predicted, actual = labels_of(4)
     actual[:, 5:9] = 255
-    counts = metrics.count(predicted, actual, num_classes=4, where=actual != 255)
+    counts = count(predicted, actual, num_classes=4, where=actual != 255)
     theirs = torchmetrics.classification.multiclass_stat_scores(
         torch.tensor(predicted),
         torch.tensor(actual),
@@ -113,14 +124,14 @@ def test_multilabel_counts_are_those_of_torchmetrics_and_monai(torch, torchmetri
     predicted, actual = labels_of(1, shape=(*shape, 3))
     where = np.random.default_rng(0).random(shape) < 0.8
     actual[~where] = 255
-    counts = metrics.count(predicted, actual, num_classes=3, multilabel=True, where=where)
+    counts = count(predicted, actual, num_classes=3, multilabel=True, where=where)
     found = np.stack([counts.tp, counts.fp, counts.tn, counts.fn], axis=-1)
     both = [torch.tensor(np.moveaxis(labels, -1, 1).copy()) for labels in (predicted, actual)]
     theirs = torchmetrics.classification.multilabel_stat_scores(
         *both, num_labels=3, average="none", multidim_average="samplewise", ignore_index=255
     )
     np.testing.assert_array_equal(found, theirs[..., :4])
-    counts = metrics.count(predicted, predicted[::-1], num_classes=3, multilabel=True)
+    counts = count(predicted, predicted[::-1], num_classes=3, multilabel=True)
     found = np.stack([counts.tp, counts.fp, counts.tn, counts.fn], axis=-1)
     theirs = monai.get_confusion_matrix(both[0].float(), both[0].flip(0).float())
     np.testing.assert_array_equal(found, theirs)
@@ -130,9 +141,7 @@ def test_multilabel_counts_are_those_of_torchmetrics_and_monai(torch, torchmetri
 def test_confusion_matrices_are_those_of_sklearn(sklearn, num_classes):
     predicted, actual = labels_of(num_classes)
     actual[:, 5:9] = 255
-    found = metrics.confusion_matrix(
-        predicted, actual, num_classes=num_classes, where=actual != 255
-    )
+    found = confusion_matrix(predicted, actual, num_classes=num_classes, where=actual != 255)
     classes = range(max(num_classes, 2))
     images = zip(actual, predicted, strict=True)
     theirs = [sklearn.confusion_matrix(a.ravel(), p.ravel(), labels=classes) for a, p in images]
@@ -166,7 +175,7 @@ def test_monai_keeps_infinite_distances_in_its_mean_but_leaves_out_those_of_hd95
 @pytest.mark.parametrize("name", BINARY_RATIOS)
 def test_ratios_per_image_are_those_of_sklearn(sklearn, name):
     predicted, actual = masks_of_every_kind()
-    counts = metrics.count(predicted, actual, num_classes=1)
+    counts = count(predicted, actual, num_classes=1)
     score = {
         "dice": functools.partial(sklearn.f1_score, zero_division=np.nan),
         "iou": functools.partial(sklearn.jaccard_score, zero_division=0.0),
@@ -202,7 +211,7 @@ def test_ratios_per_image_are_those_of_sklearn(sklearn, name):
 @pytest.mark.parametrize("num_classes", [1, 4])
 def test_ratios_are_those_of_monais_confusion_matrix(torch, monai, num_classes, name, theirs):
     predicted, actual = masks_of_every_kind() if num_classes == 1 else labels_of(num_classes)
-    counts = metrics.count(predicted, actual, num_classes=num_classes)
+    counts = count(predicted, actual, num_classes=num_classes)
     channels = [
         one_channel(torch, labels) if num_classes == 1 else one_hot(torch, labels, num_classes)
         for labels in (predicted, actual)
@@ -215,7 +224,7 @@ def test_ratios_are_those_of_monais_confusion_matrix(torch, monai, num_classes, 
 @pytest.mark.parametrize(("name", "ratio"), [("dice", metrics.dice), ("iou", metrics.iou)])
 def test_monai_differs_on_an_empty_actual_mask(torch, monai, name, ratio):
     predicted, actual = masks_of_every_kind()
-    counts = metrics.count(predicted, actual, num_classes=1)
+    counts = count(predicted, actual, num_classes=1)
     channels = [one_channel(torch, labels) for labels in (predicted, actual)]
     score = {"dice": monai.compute_dice, "iou": monai.compute_iou}[name]
     kept = score(*channels, ignore_empty=False)
@@ -232,7 +241,7 @@ def test_monai_differs_on_an_empty_actual_mask(torch, monai, name, ratio):
 @pytest.mark.parametrize("num_classes", [1, 4])
 def test_pooled_ratios_are_those_of_torchmetrics(torch, torchmetrics, num_classes):
     predicted, actual = labels_of(num_classes)
-    counts = metrics.pooled(metrics.count(predicted, actual, num_classes=num_classes))
+    counts = metrics.pooled(count(predicted, actual, num_classes=num_classes))
     both = torch.tensor(predicted), torch.tensor(actual)
     kinds = torchmetrics.classification
     if num_classes == 1:
@@ -267,7 +276,7 @@ def test_pooled_ratios_are_those_of_torchmetrics(torch, torchmetrics, num_classe
 
 def test_torchmetrics_differs_on_empty_masks_except_in_its_segmentation_dice(torch, torchmetrics):
     predicted, actual = masks_of_every_kind()
-    counts = metrics.count(predicted, actual, num_classes=1)
+    counts = count(predicted, actual, num_classes=1)
     both = torch.tensor(predicted), torch.tensor(actual)
     zero = torchmetrics.classification.binary_f1_score(*both, multidim_average="samplewise")
     assert_close(metrics.dice(counts, undefined=0.0)[:, 0], zero)
@@ -281,7 +290,7 @@ def test_torchmetrics_differs_on_empty_masks_except_in_its_segmentation_dice(tor
 def test_ratios_are_those_of_segmentation_models_pytorch(torch):
     smp = pytest.importorskip("segmentation_models_pytorch", reason="it is not installed")
     predicted, actual = labels_of(1)
-    counts = metrics.count(predicted, actual, num_classes=1)
+    counts = count(predicted, actual, num_classes=1)
     both = [torch.tensor(labels[:, None]) for labels in (predicted, actual)]
     theirs = smp.metrics.get_stats(*both, mode="binary")
     for ours, name in (
@@ -314,7 +323,7 @@ def probabilities_of(num_classes, shape=(4, 24, 20)):
 @pytest.mark.parametrize("num_classes", [1, 4])
 def test_calibration_error_is_that_of_torchmetrics(torch, torchmetrics, num_classes, bins):
     logits, probabilities, labels = probabilities_of(num_classes)
-    sums = metrics.pooled(metrics.calibration_sums(logits, labels, bins=bins))
+    sums = metrics.pooled(calibration_sums(logits, labels, bins=bins))
     kinds = torchmetrics.classification
     for ours, norm in (
         (metrics.expected_calibration_error, "l1"),
@@ -340,7 +349,7 @@ def test_torchmetrics_puts_probabilities_of_exactly_one_in_a_bin_of_their_own(to
     labels = np.array([0, 0, 1, 1]).reshape(1, 1, 4)
     probabilities = np.array(jax.nn.sigmoid(logits)).ravel()
     assert probabilities.tolist()[:2] == [1.0, 1.0]
-    sums = metrics.calibration_sums(logits, labels, bins=10)
+    sums = calibration_sums(logits, labels, bins=10)
     gap = abs(2 - probabilities.sum(dtype=np.float64)) / 4
     np.testing.assert_allclose(metrics.expected_calibration_error(sums), [gap], rtol=1e-6)
     theirs = torchmetrics.classification.binary_calibration_error(
@@ -353,7 +362,7 @@ def test_torchmetrics_puts_probabilities_of_exactly_one_in_a_bin_of_their_own(to
 def test_reliability_is_sklearns_calibration_curve():
     calibration = pytest.importorskip("sklearn.calibration", reason="it is not installed")
     logits, probabilities, labels = probabilities_of(1)
-    diagram = metrics.reliability(metrics.pooled(metrics.calibration_sums(logits, labels, bins=10)))
+    diagram = metrics.reliability(metrics.pooled(calibration_sums(logits, labels, bins=10)))
     frequency, confidence = calibration.calibration_curve(
         labels.ravel(), probabilities.ravel(), n_bins=10
     )
@@ -365,7 +374,7 @@ def test_reliability_is_sklearns_calibration_curve():
 @pytest.mark.parametrize("num_classes", [1, 2, 4])
 def test_brier_score_is_that_of_sklearn(sklearn, num_classes):
     logits, probabilities, labels = probabilities_of(num_classes)
-    brier = metrics.brier_score(metrics.pooled(metrics.calibration_sums(logits, labels)))
+    brier = metrics.brier_score(metrics.pooled(calibration_sums(logits, labels)))
     if num_classes == 1:
         theirs = sklearn.brier_score_loss(labels.ravel(), probabilities.ravel())
     else:

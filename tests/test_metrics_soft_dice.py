@@ -8,6 +8,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxseg import metrics
 
+count = jax.jit(metrics.count, static_argnames="num_classes")
+soft_dice_sums = jax.jit(metrics.soft_dice_sums, static_argnames="multilabel")
+predicted_labels = jax.jit(metrics.predicted_labels, static_argnames="multilabel")
+
 
 @pytest.mark.parametrize("num_classes", [1, 3])
 def test_predicted_labels_are_the_likeliest_classes(num_classes):
@@ -18,7 +22,7 @@ def test_predicted_labels_are_the_likeliest_classes(num_classes):
         if num_classes == 1
         else np.asarray(probabilities).argmax(-1)
     )
-    labels = metrics.predicted_labels(logits)
+    labels = predicted_labels(logits)
     assert labels.dtype == jnp.int32
     np.testing.assert_array_equal(labels, expected)
 
@@ -28,16 +32,16 @@ def test_a_logit_of_nan_is_no_class_and_its_image_scores_nan(num_classes):
     logits = np.zeros((2, 4, 4, num_classes), np.float32)
     logits[0, 1, 2, -1] = np.nan
     labels = np.ones((2, 4, 4), np.int32)
-    predicted = metrics.predicted_labels(logits)
+    predicted = predicted_labels(logits)
     assert predicted[0, 1, 2] == -1
-    counts = metrics.count(predicted, labels, num_classes=num_classes)
-    soft = metrics.soft_dice_sums(logits, labels)
+    counts = count(predicted, labels, num_classes=num_classes)
+    soft = soft_dice_sums(logits, labels)
     for scores in (metrics.accuracy(counts), metrics.soft_dice_score(soft)):
         assert np.isnan(scores[0]).all()
         assert np.isfinite(scores[1]).all()
     where = np.ones((2, 4, 4), bool)
     where[0, 1, 2] = False
-    masked = metrics.soft_dice_sums(logits, labels, where=where)
+    masked = soft_dice_sums(logits, labels, where=where)
     assert np.isfinite(metrics.soft_dice_score(masked)).all()
 
 
@@ -49,20 +53,18 @@ def test_multilabel_channels_are_predicted_and_scored_as_binary_problems():
     labels[1, 0, 0, 0, 0] = 7
     where = random.random(logits.shape[:-1]) < 0.7
     where[0, 1, 2, 3] = where[1, 0, 0, 0] = True
-    predicted = metrics.predicted_labels(logits, multilabel=True)
-    sums = metrics.soft_dice_sums(logits, labels, where=where, multilabel=True)
+    predicted = predicted_labels(logits, multilabel=True)
+    sums = soft_dice_sums(logits, labels, where=where, multilabel=True)
     assert sums.outside.tolist() == [[0, 1], [1, 0]]
     for channel in range(2):
         one = slice(channel, channel + 1)
-        alone = metrics.soft_dice_sums(logits[..., one], labels[..., channel], where=where)
+        alone = soft_dice_sums(logits[..., one], labels[..., channel], where=where)
         jax.tree.map(
             lambda both, binary, one=one: np.testing.assert_allclose(both[:, one], binary),
             sums,
             alone,
         )
-        np.testing.assert_array_equal(
-            predicted[..., channel], metrics.predicted_labels(logits[..., one])
-        )
+        np.testing.assert_array_equal(predicted[..., channel], predicted_labels(logits[..., one]))
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
@@ -70,19 +72,18 @@ def test_soft_dice_takes_any_number_of_spatial_axes(num_classes):
     random = np.random.default_rng(4)
     logits = random.normal(size=(2, 8, 8, num_classes)).astype(np.float32)
     labels = random.integers(0, max(num_classes, 2), (2, 8, 8), dtype=np.int32)
-    soft_dice_sums = jax.jit(metrics.soft_dice_sums)
     two = soft_dice_sums(logits, labels)
     for shape in ((2, 64), (2, 4, 4, 4)):
         other = soft_dice_sums(logits.reshape(*shape, num_classes), labels.reshape(shape))
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), two, other)
         np.testing.assert_array_equal(
-            metrics.predicted_labels(logits).reshape(shape),
-            metrics.predicted_labels(logits.reshape(*shape, num_classes)),
+            predicted_labels(logits).reshape(shape),
+            predicted_labels(logits.reshape(*shape, num_classes)),
         )
 
 
 def test_a_logit_of_exactly_zero_is_background():
-    assert metrics.predicted_labels(np.zeros((1, 1, 1, 1), np.float32)).tolist() == [[[0]]]
+    assert predicted_labels(np.zeros((1, 1, 1, 1), np.float32)).tolist() == [[[0]]]
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
@@ -93,7 +94,7 @@ def test_soft_dice_is_its_formula_over_the_whole_set(num_classes, dtype):
     labels = random.integers(0, max(num_classes, 2), (4, 8, 8))
     where = random.random((4, 8, 8)) < 0.7
     valid = np.array([True, True, False, True])
-    sums = jax.jit(metrics.soft_dice_sums)(logits, labels, where=where)
+    sums = soft_dice_sums(logits, labels, where=where)
     exact = np.asarray(logits, np.float64)
     if num_classes == 1:
         p, t = 1 / (1 + np.exp(-exact)), labels[..., None] == 1
@@ -118,15 +119,15 @@ def test_soft_dice_is_its_formula_over_the_whole_set(num_classes, dtype):
 
 def test_soft_dice_of_certain_logits_is_the_dice_of_their_labels():
     predicted, actual = np.random.default_rng(0).integers(0, 2, (2, 4, 8, 8), dtype=np.int32)
-    sums = metrics.soft_dice_sums(np.where(predicted == 1, 1e4, -1e4)[..., None], actual)
-    counts = metrics.count(predicted, actual, num_classes=1)
+    sums = soft_dice_sums(np.where(predicted == 1, 1e4, -1e4)[..., None], actual)
+    counts = count(predicted, actual, num_classes=1)
     np.testing.assert_allclose(
         metrics.soft_dice_score(sums, smooth=0.0), metrics.dice(counts), rtol=1e-6
     )
 
 
 def test_soft_dice_of_nothing_is_one_smoothed_and_nan_unsmoothed():
-    sums = metrics.soft_dice_sums(
+    sums = soft_dice_sums(
         np.zeros((1, 2, 2, 1), np.float32),
         np.zeros((1, 2, 2), np.int32),
         where=np.zeros((1, 2, 2), bool),
@@ -139,7 +140,7 @@ def test_soft_dice_of_a_large_image_keeps_six_digits():
     logits = np.full((1, 2048, 2048, 1), -2.1972246, np.float32)
     labels = np.zeros((1, 2048, 2048), np.uint8)
     labels[:, ::3] = 1
-    sums = jax.jit(metrics.soft_dice_sums)(logits, labels)
+    sums = soft_dice_sums(logits, labels)
     p, t = 0.1 * 2048**2, labels.sum(dtype=np.int64)
     np.testing.assert_allclose(
         metrics.soft_dice_score(sums), [[(0.2 * t + 1) / (p + t + 1)]], rtol=1e-6
@@ -153,11 +154,11 @@ def test_soft_dice_over_eight_devices_is_that_of_one(num_classes):
     labels = random.integers(0, max(num_classes, 2), (8, 8, 8), dtype=np.int32)
     mesh = jax.make_mesh((8,), ("data",))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    sums = jax.jit(metrics.soft_dice_sums)(*jax.device_put((logits, labels), sharding))
+    sums = soft_dice_sums(*jax.device_put((logits, labels), sharding))
     jax.tree.map(
         lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-6),
         sums,
-        jax.jit(metrics.soft_dice_sums)(logits, labels),
+        soft_dice_sums(logits, labels),
     )
 
 
@@ -165,5 +166,5 @@ def test_a_soft_dice_label_outside_the_classes_makes_that_image_nan():
     logits = np.zeros((2, 4, 4, 1), np.float32)
     labels = np.zeros((2, 4, 4), np.int32)
     labels[1, 0, 0] = 255
-    scores = metrics.soft_dice_score(metrics.soft_dice_sums(logits, labels))
+    scores = metrics.soft_dice_score(soft_dice_sums(logits, labels))
     np.testing.assert_array_equal(np.isnan(scores[:, 0]), [False, True])

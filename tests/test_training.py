@@ -268,9 +268,9 @@ def test_under_pmap_each_device_samples_its_own_dropout_and_augmentation():
     state = created(Affine(), SGD, (4, 4, 1))
     step = make_train_step(Affine(), SGD, loss, augment=noise, axis_name="data")
     mapped = parallel.pmap_step(step, devices=jax.devices()[:4])
+    key = jax.random.fold_in(state.key, 0)
     _, measured = mapped(state, in_four_parts(batch))
     # Four equal samples would have a sum four times that of one of them.
-    key = jax.random.fold_in(state.key, 0)
     sums = [
         float(jax.random.normal(jax.random.split(jax.random.fold_in(key, i))[0], (4, 4)).sum())
         for i in range(4)
