@@ -133,16 +133,14 @@ def test_the_report_says_what_was_found(release, prepared):
     text = Path(prepared.data_dir, "report.md").read_text()
     covid = found["images"]["COVID"]
     for line in (
-        "- COVID (3616 in the release): {train} train, {validation} validation, {test} test".format(
-            **covid
-        ),
-        "- Normal: 1 from https://example.org/2",
+        "- COVID: train: {train}, validation: {validation}, test: {test}".format(**covid),
+        "- Normal: unknown: 1, https://example.org/2: 1",
         "- COVID-1, COVID-2, COVID-12",
-        f"- COVID-4 and Normal-2, {near[2]} bits differ",
-        f"- {split['COVID-4']}: COVID-4, Normal-2",
+        f"- COVID-4, Normal-2, {near[2]}",
+        "## Groups (2)",
+        f"- images: COVID-4, Normal-2, split: {split['COVID-4']}",
         "- image stored as RGB: 1",
-        "## Groups of images that share a split (2)",
-        "## Skipped files (0)",
+        "## Skipped (0)",
     ):
         assert line in text.splitlines()
 

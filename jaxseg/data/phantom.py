@@ -25,6 +25,9 @@ from jaxseg.errors import InputError
 CLASSES = tuple(radiograph.FINDINGS)
 """COVID, Lung_Opacity, Normal, Viral Pneumonia."""
 
+IMAGES = dict.fromkeys(CLASSES, 120)
+"""Default number of images per class in `write_archive`."""
+
 _README = b"Phantoms: no image shows a person, and nothing here may serve a medical purpose.\n"
 _TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _SOURCES = ("first-hospital", "second-hospital", "teaching-collection")
@@ -96,7 +99,7 @@ def write_archive(
     Args:
         directory: Made if absent. An ``archive.zip`` in it is replaced when the new one is
             complete; a killed run leaves at most a folder ``.phantom-*``.
-        images: Number of images per class, 1 or more. Default: 120 of each.
+        images: Number of images per class, 1 or more. Default: `IMAGES`, 480 in all.
         seed: Random seed, not negative.
         progress: Called after each image with the number of images done and of all images.
 
@@ -107,7 +110,7 @@ def write_archive(
         InputError: A class is unknown, a count is below 1, there is no class, the seed is negative,
             or the archive cannot be written.
     """
-    images = dict.fromkeys(CLASSES, 120) if images is None else images
+    images = IMAGES if images is None else images
     if not images or any(count < 1 for count in images.values()):
         raise InputError(f"images={dict(images)} must name a class, and 1 or more images of each")
     keys = [(name, number) for name, count in images.items() for number in range(1, count + 1)]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxseg.data.archive import IMAGE_SIZE, MASK_SIZE, RELEASE_COUNTS, Archive, Pair
+from jaxseg.data.archive import IMAGE_SIZE, MASK_SIZE, Archive, Pair
 from jaxseg.data.images import read_image, read_mask, size_and_mode
 from jaxseg.data.near_duplicates import near_duplicate_pairs, perceptual_hash
 from jaxseg.data.splits import SPLITS, group_images, grouped_split
@@ -85,34 +85,45 @@ def inspect(
     contents = [image.content for image in images]
     near = near_duplicate_pairs(np.array([i.hash for i in images], np.uint8).reshape(-1, 128))
     first = group_images(contents, [(one, other) for one, other, _ in near])
+    splits = grouped_split(contents, first)
     images = [
         image._replace(split=split, source=sources.get(image.pair.id.lower(), ""))
-        for image, split in zip(images, grouped_split(contents, first), strict=True)
+        for image, split in zip(images, splits, strict=True)
     ]
     used = [image for image in images if image.pair.class_name in classes]
     count = Counter((image.pair.class_name, image.split) for image in used)
     source = Counter((image.pair.class_name, image.source or "unknown") for image in used)
     unusual = Counter(what for image in used for what in image.unusual)
+    ids = [image.pair.id for image in images]
+    of_classes = {image.pair.id for image in used}
+
     return used, {
         "images": {name: {split: count[name, split] for split in SPLITS} for name in classes},
         "sources": {
             name: {url: number for (of, url), number in source.most_common() if of == name}
             for name in classes
         },
-        "duplicates": [_ids(same) for same in _sets(images, contents, classes)],
+        "duplicates": _sets(contents, ids, of_classes),
         "near_duplicates": [
-            [*_ids((images[one], images[other])), bits]
+            [ids[one], ids[other], bits]
             for one, other, bits in near
-            if contents[one] != contents[other]
-            and {images[one].pair.class_name, images[other].pair.class_name} & {*classes}
+            if contents[one] != contents[other] and of_classes & {ids[one], ids[other]}
         ],
         "groups": [
-            {"images": _ids(group), "split": group[0].split}
-            for group in _sets(images, first, classes)
+            {"images": group, "split": splits[ids.index(group[0])]}
+            for group in _sets(first, ids, of_classes)
         ],
         "unusual": dict(sorted(unusual.items())),
         "skipped": bad,
     }
+
+
+def _sets(values: Sequence[Any], ids: Sequence[str], used: set[str]) -> list[list[str]]:
+    """The images of every value that several images have, at least one of them used."""
+    members: dict[Any, list[str]] = {}
+    for id, value in zip(ids, values, strict=True):
+        members.setdefault(value, []).append(id)
+    return [some for some in members.values() if len(some) > 1 and used & {*some}]
 
 
 def _inspect(archive: Archive, pair: Pair) -> Inspected | str:
@@ -138,51 +149,25 @@ def _inspect(archive: Archive, pair: Pair) -> Inspected | str:
     return Inspected(pair, hashlib.sha256(content).hexdigest(), look, unusual)
 
 
-def _ids(images: Sequence[Inspected]) -> list[str]:
-    return [image.pair.id for image in images]
-
-
-def _sets(
-    images: Sequence[Inspected], values: Sequence[Any], classes: Sequence[str]
-) -> list[list[Inspected]]:
-    """The images of every value that several images have, at least one of them of the classes."""
-    members: dict[Any, list[Inspected]] = {}
-    for image, value in zip(images, values, strict=True):
-        members.setdefault(value, []).append(image)
-    several = (group for group in members.values() if len(group) > 1)
-    return [group for group in several if {image.pair.class_name for image in group} & {*classes}]
-
-
 def markdown(name: str, metadata: Mapping[str, Any]) -> str:
-    """Returns the report as Markdown.
+    """Returns the report as Markdown: a section for every kind of metadata.
 
     Args:
         name: The name of the dataset.
         metadata: As `inspect` returns it, and the archive's ``fingerprint``.
     """
-    sections = {
-        "Classes": [
-            f"{key} ({RELEASE_COUNTS[key]} in the release): "
-            + ", ".join(f"{count} {split}" for split, count in row.items())
-            for key, row in metadata["images"].items()
-        ],
-        "Sources": [
-            f"{key}: {count} from {source}"
-            for key, row in metadata["sources"].items()
-            for source, count in row.items()
-        ],
-        "Sets of identical images": [", ".join(ids) for ids in metadata["duplicates"]],
-        "Pairs of near-duplicates": [
-            f"{one} and {other}, {bits} bits differ"
-            for one, other, bits in metadata["near_duplicates"]
-        ],
-        "Groups of images that share a split": [
-            f"{group['split']}: {', '.join(group['images'])}" for group in metadata["groups"]
-        ],
-        "Unusual files": [f"{what}: {count}" for what, count in metadata["unusual"].items()],
-        "Skipped files": metadata["skipped"],
-    }
     lines = [f"# {name}\n\nBuilt from the archive with the fingerprint {metadata['fingerprint']}."]
-    for title, items in sections.items():
-        lines += [f"\n## {title} ({len(items)})\n", *(f"- {item}" for item in items)]
+    for key, found in metadata.items():
+        if key != "fingerprint":
+            lines.append(f"\n## {key.replace('_', '-').capitalize()} ({len(found)})\n")
+            items = found.items() if isinstance(found, Mapping) else found
+            lines += [f"- {_text(item)}" for item in items]
     return "\n".join([*lines, ""])
+
+
+def _text(item: Any) -> str:
+    if isinstance(item, tuple):
+        return f"{item[0]}: {_text(item[1])}"
+    if isinstance(item, Mapping):
+        return ", ".join(map(_text, item.items()))
+    return ", ".join(map(_text, item)) if isinstance(item, list) else str(item)
