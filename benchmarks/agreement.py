@@ -1,4 +1,4 @@
-"""Every score of a run's test films as jaxseg, MONAI and torchmetrics give it, side by side.
+"""Every score of a run's test images as jaxseg, MONAI and torchmetrics give it, side by side.
 
     python -m benchmarks.agreement RUN
 
@@ -16,41 +16,42 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from experiments import command, films, trained
-from experiments.run_directory import RunDirectory
+from experiments import command, dataset
+from experiments.runs import RunDirectory, load_trained
 from jaxseg import metrics, surface
 from jaxseg.errors import InputError
 from jaxseg.inference import make_predict, resize_logits
 from jaxseg.types import Array
 
 TOLERANCE = 2.0
-"""Pixels, of the normalised surface Dice."""
+"""Pixels, of the normalized surface Dice."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Compares three libraries on the test films of a run."""
+    """Compares three libraries on the test images of a run."""
 
     run: Positional[Path]
     """Run directory."""
 
 
 def masks(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and actual masks of the run's test films, bool ``[N, Hm, Wm]``."""
-    learnt = trained.load(run)
-    own = films.load(learnt.configuration)
-    predict = jax.jit(make_predict(learnt.model))
-    actual = np.stack([np.asarray(own.arrays.masks[i]) == 1 for i in own.test])
+    """Predicted and actual masks of the run's test images, bool ``[N, Hm, Wm]``."""
+    trained = load_trained(run)
+    images = dataset.load(trained.configuration)
+    predict = jax.jit(make_predict(trained.model))
+    actual = np.stack([np.asarray(images.arrays.masks[int(i)]) == 1 for i in images.test])
     predicted = []
-    for start in range(0, len(own.test), 16):
-        logits = predict(learnt.state, own.arrays.images[own.test[start : start + 16]])
+    for start in range(0, len(images.test), 16):
+        batch = images.arrays.images[images.test[start : start + 16]]
+        logits = predict(trained.state, batch)
         resized = resize_logits(logits, (actual.shape[1], actual.shape[2]))
         predicted.append(np.asarray(resized[..., 0] > 0))
     return np.concatenate(predicted), actual
 
 
 def by_jaxseg(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
-    """Each score per film."""
+    """Each score per image."""
     counts = metrics.count(predicted, actual, num_classes=1)
     parts = [
         surface.measure(_distances, predicted[start : start + 16], actual[start : start + 16])
@@ -75,7 +76,7 @@ def _distances(found: surface.SurfaceDistances) -> tuple[Array, Array, Array]:
 
 
 def by_monai(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
-    """Each score per film."""
+    """Each score per image."""
     import torch
     from monai.metrics.confusion_matrix import (
         compute_confusion_matrix_metric,
@@ -110,18 +111,18 @@ def by_monai(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]
 
 
 def by_torchmetrics(predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
-    """Each score per film, of those that torchmetrics has per film in two dimensions."""
+    """Each score per image, of those that torchmetrics has per image in two dimensions."""
     import torch
     from torchmetrics.functional import classification
 
     p, t = (torch.from_numpy(mask.astype(np.int64)) for mask in (predicted, actual))
-    by_film: dict[str, Any] = {"multidim_average": "samplewise"}
+    by_image: dict[str, Any] = {"multidim_average": "samplewise"}
     scores = {
-        "Dice": classification.binary_f1_score(p, t, **by_film),
-        "precision": classification.binary_precision(p, t, **by_film),
-        "recall": classification.binary_recall(p, t, **by_film),
-        "specificity": classification.binary_specificity(p, t, **by_film),
-        "accuracy": classification.binary_accuracy(p, t, **by_film),
+        "Dice": classification.binary_f1_score(p, t, **by_image),
+        "precision": classification.binary_precision(p, t, **by_image),
+        "recall": classification.binary_recall(p, t, **by_image),
+        "specificity": classification.binary_specificity(p, t, **by_image),
+        "accuracy": classification.binary_accuracy(p, t, **by_image),
         "IoU": torch.stack(
             [classification.binary_jaccard_index(a, b) for a, b in zip(p, t, strict=True)]
         ),
@@ -136,7 +137,7 @@ def main() -> None:
     """Prints the table as Markdown.
 
     Raises:
-        InputError: A library is not installed, or the run will not do.
+        InputError: A library is not installed, or the run is invalid.
     """
     options = tyro.cli(Options, prog="python -m benchmarks.agreement", description=Options.__doc__)
     for library in ("torch", "monai", "torchmetrics"):
@@ -148,8 +149,10 @@ def main() -> None:
         "MONAI": by_monai(predicted, actual),
         "torchmetrics": by_torchmetrics(predicted, actual),
     }
-    print(f"{len(actual)} films, masks of {actual.shape[1]} x {actual.shape[2]}, mean over films\n")
-    print("| | jaxseg | MONAI | torchmetrics | largest difference on a film |")
+    print(
+        f"{len(actual)} images, masks of {actual.shape[1]} x {actual.shape[2]}, mean over images\n"
+    )
+    print("| | jaxseg | MONAI | torchmetrics | largest difference on an image |")
     print("|---|---|---|---|---|")
     for name, values in ours.items():
         cells, worst = [f"{np.nanmean(values):.6f}"], 0.0

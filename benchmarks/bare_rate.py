@@ -1,8 +1,8 @@
-"""Films a second through a run's network alone: batches that lie in memory, logits fetched.
+"""Images per second through a run's network alone, from memory to fetched logits.
 
     python -m benchmarks.bare_rate RUN
 
-Prints the rate; compiling is apart. `benchmarks.predict` compares with it.
+Prints the rate without compilation. `benchmarks.predict` compares with it.
 """
 
 import argparse
@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import command, trained
-from experiments.run_directory import RunDirectory
-from experiments.segmenter import AS_THE_RUN_SCORES, Segmenter
+from experiments import command
+from experiments.runs import RunDirectory, load_trained
+from experiments.segmenter import Segmenter, Settings
 
 
 def bare_rate(segmenter: Segmenter, *, seconds: float = 5.0) -> float:
-    """Films per second through the compiled network alone, for about so many seconds."""
-    side = segmenter.configuration.size
-    shape = (segmenter.rows, side, side, 1)
+    """Returns images per second through the compiled network alone, over about ``seconds``."""
+    side = segmenter.sampling.size
+    shape = (segmenter.rows, side, side, segmenter.sampling.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     np.asarray(segmenter.predict(images))
     began, batches = time.perf_counter(), 0
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("run", type=Path)
     options = parser.parse_args()
-    print(bare_rate(Segmenter(trained.load(RunDirectory(options.run)), AS_THE_RUN_SCORES)))
+    print(bare_rate(Segmenter(load_trained(RunDirectory(options.run)), Settings())))
 
 
 if __name__ == "__main__":

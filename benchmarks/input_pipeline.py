@@ -36,7 +36,7 @@ import numpy as np
 from benchmarks import record
 from benchmarks.loaders import CONTENDERS, Task
 from experiments import command
-from experiments.run_directory import RunDirectory
+from experiments.runs import RunDirectory
 from jaxseg.errors import InputError
 
 PEERS = {"PyTorch DataLoader": "torch", "tf.data": "tensorflow"}

@@ -1,17 +1,18 @@
-"""Runs that are killed, or told to end, and go on: do they end with the unbroken run's bits?
+"""Stops commands at random moments: do they end in time, and do runs resume bit for bit?
 
-    python -m benchmarks.survival [kill] [sigterm] [--kills 20] [--seed 0]
+    python -m benchmarks.survival [signals] [kill] [processes] [--count 20] [--seed 0]
 
-``kill``: kill -9 at random moments, every second one while a checkpoint is being written, each in
-a run of its own that then goes on to the end. ``sigterm``: a run of two processes with four
-devices each, of which one is sent SIGTERM. Drawn films, a small network; about 20 s a kill on two
-cores. Exit status 1 where a bit differs.
+- ``signals``: SIGTERM and Ctrl-C in train, evaluate and predict. The exit status must be 75 or 130
+  within 10 s. Each stopped run is resumed and compared with an unbroken one.
+- ``kill``: kill -9 in train, every second time while a checkpoint is being written.
+- ``processes``: SIGTERM to one of two processes with four devices each.
+
+It uses synthetic images and a small network. The exit status is 1 if anything fails.
 """
 
 import argparse
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,43 +24,44 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image
 
-from experiments import command, trained
-from experiments.run_directory import CLOCKED, RunDirectory
+from experiments.command import INTERRUPTED, PREEMPTED
+from experiments.runs import CLOCKED, RunDirectory, load_trained
 from jaxseg.data import phantom
 
 ROOT = Path(__file__).parents[1]
-FILMS = {"COVID": 10, "Lung_Opacity": 6, "Normal": 14, "Viral Pneumonia": 10}
-RUN = ["phantom", "--size", "32", "--widths", "4", "8", "--epochs", "12", "--batch-size", "8"]
+IMAGES = {"COVID": 10, "Lung_Opacity": 6, "Normal": 14, "Viral Pneumonia": 10}
+RUN = ["--size", "32", "--widths", "4", "8", "--epochs", "12", "--batch-size", "8"]
 RUN += ["--dropout", "0.3", "--norm", "batch"]
 
+LIMIT = 10.0
+"""Seconds in which a command must end after a signal."""
 
-def start(options: list[str], workdir: Path, *more: str, devices: int = 1) -> subprocess.Popen[str]:
-    """Starts a run of experiments.train, or goes on with it."""
+STATUS = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
+
+Process = subprocess.Popen[str]
+
+
+def start(name: str, *arguments: object, devices: int = 1) -> Process:
+    """Starts a command."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-m", "experiments.train", *options, *more]
     return subprocess.Popen(
-        [*command, "--workdir", str(workdir), "--resume"],
+        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
         cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
 def free_address() -> str:
-    """HOST:PORT on this machine that nobody listens at."""
+    """Returns HOST:PORT on this machine with a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def start_two(options: list[str], workdir: Path) -> list[subprocess.Popen[str]]:
-    """Starts a run of two processes with four devices each."""
-    more = ["--coordinator", free_address(), "--num-processes", "2", "--process-id"]
-    return [start(options, workdir, *more, str(i), devices=4) for i in range(2)]
-
-
-def end(*processes: subprocess.Popen[str], status: int = 0) -> float:
-    """Waits until the processes have ended as they should; seconds that took."""
+def end(*processes: Process, status: int = 0) -> float:
+    """Waits until the processes have ended with this status; returns the seconds."""
     began = time.monotonic()
     for process in processes:
         output, _ = process.communicate(timeout=3600)
@@ -68,9 +70,15 @@ def end(*processes: subprocess.Popen[str], status: int = 0) -> float:
     return time.monotonic() - began
 
 
+def wait_for(condition: Callable[[], object], process: Process) -> None:
+    """Waits until a condition holds, or the process has ended."""
+    while not condition() and process.poll() is None:
+        time.sleep(0.002)
+
+
 def difference(one: RunDirectory, other: RunDirectory) -> str | None:
-    """What differs first between two finished runs: a leaf, a row of metrics, the test scores."""
-    states = [trained.load(run).state for run in (one, other)]
+    """Returns the first difference of two finished runs: a leaf, a log or the test scores."""
+    states = [load_trained(run).state for run in (one, other)]
     states = [state.replace(key=jax.random.key_data(state.key)) for state in states]
     for (path, a), (_, b) in zip(*map(jax.tree.leaves_with_path, states), strict=True):
         if np.asarray(a).tobytes() != np.asarray(b).tobytes():
@@ -82,104 +90,137 @@ def difference(one: RunDirectory, other: RunDirectory) -> str | None:
         return "metrics.jsonl"
     if one.read_steps() != other.read_steps():
         return "steps.jsonl"
-    scores = [(run.read_summary() or {}).get("test") for run in (one, other)]
-    return None if scores[0] == scores[1] and scores[0] is not None else "summary.json"
+    same = one.finished_summary()["test"] == other.finished_summary()["test"]
+    return None if same else "summary.json"
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> bool:
-    """Waits until something is so; False where the process ended before."""
-    while not condition():
-        if process.poll() is not None:
-            return False
-        time.sleep(0.002)
-    return True
-
-
-def saving(run: RunDirectory) -> bool:
-    """Whether a checkpoint is being written, or was when the run was killed."""
+def is_saving(run: RunDirectory) -> bool:
+    """Returns whether a checkpoint is being written, or was when the run was killed."""
     return any("orbax-checkpoint-tmp" in path.name for path in run.checkpoints.glob("*"))
 
 
-def on_phantoms(folder: Path) -> list[str]:
-    """Options of a run on films drawn into the folder."""
-    phantom.write_archive(folder, images=FILMS, seed=1)
-    return [*RUN, "--manual-dir", str(folder), "--data-dir", str(folder / "data")]
+class Stops:
+    """A folder with data, an unbroken run, and random moments."""
 
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.random = folder, random.Random(seed)
+        phantom.write_archive(folder, images=IMAGES, seed=1)
+        self.options = ["phantom", *RUN, "--manual-dir", folder, "--data-dir", folder / "data"]
+        self.unbroken = RunDirectory(folder / "unbroken")
+        self.seconds = end(self.train(self.unbroken))
 
-def kill(folder: Path, options: list[str], kills: int, seed: int) -> bool:
-    """Kills runs at random moments, lets them go on, and compares; whether all were equal."""
-    unbroken = RunDirectory(folder / "unbroken")
-    first = start(options, unbroken.path)
-    wait_for(unbroken.read_metrics, first)
-    seconds = end(first)
-    draw, killed, equal = random.Random(seed), 0, 0
-    while killed < kills:
-        run, moment = RunDirectory(folder / f"killed-{killed}"), draw.uniform(0.0, seconds)
-        process = start(options, run.path)
-        wait_for(run.read_metrics, process)
-        time.sleep(moment)
-        if killed % 2:
-            wait_for(lambda run=run: saving(run), process)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if process.returncode == 0:
-            # This one was faster than the unbroken run that the moments were drawn for.
-            shutil.rmtree(run.path)
-            continue
-        rows, half_written = len(run.read_metrics()), saving(run)
-        end(start(options, run.path))
+    def train(self, run: RunDirectory, *more: object, devices: int = 1) -> Process:
+        """Starts a run, or resumes it."""
+        options = [*self.options, "--workdir", run.path, "--resume", *more]
+        return start("train", *options, devices=devices)
+
+    def resumed_difference(self, run: RunDirectory, unbroken: RunDirectory) -> str | None:
+        """Resumes a run and compares it with an unbroken one."""
+        end(self.train(run))
+        return difference(run, unbroken)
+
+    def signals(self, count: int) -> bool:
+        """Sends signals at random moments, from the start of the process on."""
+        images = self.folder / "images"
+        images.mkdir()
+        for i in range(1, 41):
+            image = phantom.generate(0, "Normal", i, image_size=256, mask_size=256).image
+            Image.fromarray(image).save(images / f"{i}.png")
+        commands = {
+            "evaluate": ["--out", self.folder / "evaluated"],
+            "predict": [images, "--out", self.folder / "predicted"],
+        }
+        seconds = {"train": self.seconds}
+        for name, arguments in commands.items():
+            seconds[name] = end(start(name, self.unbroken.path, *arguments))
+        good = True
+        for name in ("train", "evaluate", "predict"):
+            for sent, status in STATUS.items():
+                times, equal, ended_before = [], 0, 0
+                for number in range(count):
+                    run = RunDirectory(self.folder / f"{name}-{sent.name}-{number}")
+                    process = (
+                        self.train(run)
+                        if name == "train"
+                        else start(name, self.unbroken.path, *commands[name])
+                    )
+                    time.sleep(self.random.uniform(0.5, seconds[name]))
+                    process.send_signal(sent)
+                    began = time.monotonic()
+                    output, _ = process.communicate(timeout=600)
+                    ended_before += process.returncode == 0
+                    if process.returncode not in (0, status):
+                        good = False
+                        print(f"  {name}, {sent.name}: status {process.returncode}:\n{output}")
+                    times.append(time.monotonic() - began)
+                    if name == "train":
+                        equal += self.resumed_difference(run, self.unbroken) is None
+                good &= max(times) < LIMIT and (name != "train" or equal == count)
+                resumed = f", {equal} of {count} resumed bit for bit" if name == "train" else ""
+                print(
+                    f"  {name}, {sent.name}, {count} times: status {status} "
+                    f"({ended_before} had ended before), at most {max(times):.1f} s{resumed}",
+                    flush=True,
+                )
+        return good
+
+    def kill(self, count: int) -> bool:
+        """Kills runs at random moments and resumes them."""
+        equal = 0
+        for number in range(count):
+            run = RunDirectory(self.folder / f"killed-{number}")
+            process = self.train(run)
+            wait_for(run.read_metrics, process)
+            time.sleep(self.random.uniform(0.0, self.seconds / 2))
+            if number % 2:
+                wait_for(lambda run=run: is_saving(run), process)
+            process.kill()
+            process.communicate()
+            differs = self.resumed_difference(run, self.unbroken)
+            equal += differs is None
+            if differs is not None:
+                print(f"  {run.path.name}: {differs} differs")
+        print(f"  kill -9, {count} times: {equal} resumed bit for bit", flush=True)
+        return equal == count
+
+    def processes(self) -> bool:
+        """Sends SIGTERM to one of two processes and resumes."""
+
+        def start_two(run: RunDirectory) -> list[Process]:
+            more = ["--coordinator", free_address(), "--num-processes", 2, "--process-id"]
+            return [self.train(run, *more, i, devices=4) for i in range(2)]
+
+        unbroken, run = (RunDirectory(self.folder / f"two-{i}") for i in range(2))
+        end(*start_two(unbroken))
+        processes = start_two(run)
+        wait_for(lambda: len(run.read_metrics()) >= 3, processes[0])
+        processes[1].send_signal(signal.SIGTERM)
+        seconds = end(*processes, status=PREEMPTED)
+        end(*start_two(run))
         differs = difference(run, unbroken)
-        killed, equal = killed + 1, equal + (differs is None)
-        print(
-            f"  {killed:2d}: killed {moment:.1f} s on, after {rows} epochs"
-            f"{', in mid-save' if half_written else ''}: "
-            + ("equal to the bit" if differs is None else f"{differs} differs"),
-            flush=True,
-        )
-    print(f"  {equal} of {kills} resumed runs end with the unbroken run's bits")
-    return equal == kills
-
-
-def sigterm(folder: Path, options: list[str]) -> bool:
-    """Sends SIGTERM to one of two processes, goes on, and compares; whether all was equal."""
-    unbroken, run = (RunDirectory(folder / f"{name}-two") for name in ("unbroken", "told"))
-    end(*start_two(options, unbroken.path))
-    processes = start_two(options, run.path)
-    wait_for(lambda: len(run.read_metrics()) >= 3, processes[0])
-    processes[1].send_signal(signal.SIGTERM)
-    seconds = end(*processes, status=command.PREEMPTED)
-    rows = len(run.read_metrics())
-    end(*start_two(options, run.path))
-    differs = difference(run, unbroken)
-    print(
-        f"  both processes ended with status {command.PREEMPTED} within {seconds:.1f} s, "
-        f"after {rows} epochs; resumed: "
-        + ("equal to the bit" if differs is None else f"{differs} differs")
-    )
-    return differs is None and seconds < 30
+        result = "bit for bit" if differs is None else f"but {differs} differs"
+        print(f"  two processes: status {PREEMPTED} within {seconds:.1f} s, resumed {result}")
+        return differs is None and seconds < 30
 
 
 def main() -> None:
-    """Runs the parts named on the command line, or both."""
+    """Runs what the command line names, or everything."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="part", help="kill or sigterm")
-    parser.add_argument("--kills", type=int, default=20, help="how many runs are killed")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    kinds = ("signals", "kill", "processes")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(kinds))
+    parser.add_argument("--count", type=int, default=20, help="signals of each kind (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
     options = parser.parse_args()
-    parts = options.parts or ["kill", "sigterm"]
-    if unknown := set(parts) - {"kill", "sigterm"}:
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if unknown := set(options.kinds) - set(kinds):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
     jax.config.update("jax_platforms", "cpu")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        run = on_phantoms(folder)
-        good = True
-        if "sigterm" in parts:
-            print("SIGTERM to one of two processes")
-            good &= sigterm(folder, run)
-        if "kill" in parts:
-            print("kill -9")
-            good &= kill(folder, run, options.kills, options.seed)
+    good = True
+    with tempfile.TemporaryDirectory() as folder:
+        stops = Stops(Path(folder), options.seed)
+        for kind in options.kinds or kinds:
+            print(kind, flush=True)
+            run = getattr(stops, kind)
+            good &= run() if kind == "processes" else run(options.count)
     sys.exit(0 if good else 1)
 
 

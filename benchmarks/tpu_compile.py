@@ -18,7 +18,7 @@ from benchmarks import record, tpu_programs
 from benchmarks.roofline import CHIPS
 from benchmarks.tpu_programs import Generation, Program
 from experiments import command
-from experiments.configurations import CONFIGURATIONS
+from experiments.configs import CONFIGURATIONS
 from jaxseg import UNet
 from jaxseg.errors import InputError
 
@@ -29,7 +29,7 @@ def arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--topology", nargs="+", default=["v5e:2x4"], help="slices to compile for")
-    parser.add_argument("--model", choices=CONFIGURATIONS, default="seed", help="configuration")
+    parser.add_argument("--model", choices=CONFIGURATIONS, default="baseline", help="configuration")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of the network"
     )
@@ -114,7 +114,9 @@ def run(topology: str, options: argparse.Namespace) -> dict[str, Any]:
 
     def compiles(rows_per_shard: int) -> Program:
         rows = rows_per_shard * shards
-        return tpu_programs.compile_step(mesh, model, tx, configuration.loss, rows=rows, **settings)
+        return tpu_programs.compile_step(
+            mesh, model, tx, configuration.loss(), rows=rows, **settings
+        )
 
     rows = 16 * shards if options.batch is None else options.batch
     if rows % (shards * options.microbatches):

@@ -5,27 +5,27 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments import pictures
+from experiments import figures
 from jaxseg.data import phantom
 
 SIDE = 256
 
 
 def main() -> None:
-    """Writes film.png beside this file."""
-    film = phantom.generate(2026, "Viral Pneumonia", 3, image_size=SIDE, mask_size=SIDE)
+    """Writes image.png next to this file."""
+    sample = phantom.generate(2026, "Viral Pneumonia", 3, image_size=SIDE, mask_size=SIDE)
     figure = Figure(figsize=(7.5, 2.75), layout="constrained")
     panels = figure.subplots(1, 3)
-    titles = ("film", "mask", "contour")
+    titles = ("image", "mask", "contour")
     for panel, picture, title in zip(
-        panels, (film.image, film.mask, film.image), titles, strict=True
+        panels, (sample.image, sample.mask, sample.image), titles, strict=True
     ):
         panel.imshow(picture, cmap="gray", vmin=0, vmax=255)
         panel.set_title(title, fontsize=9)
         panel.set(xticks=[], yticks=[])
-    pictures.draw_contour(panels[2], film.mask > 0, pictures.PREDICTION, "solid")
+    figures.draw_contour(panels[2], sample.mask > 0, figures.PREDICTION, "solid")
     FigureCanvasAgg(figure)
-    figure.savefig(Path(__file__).with_name("film.png"), dpi=100)
+    figure.savefig(Path(__file__).with_name("image.png"), dpi=100)
 
 
 if __name__ == "__main__":

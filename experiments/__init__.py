@@ -1,1 +1,1 @@
-"""Experiments: training, evaluation and prediction on chest films, from the command line."""
+"""Experiments: training, evaluation and prediction on images with masks, from the command line."""

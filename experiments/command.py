@@ -1,12 +1,14 @@
-"""What every command shares: one clear line for a bad input, Ctrl-C, warnings, progress bars."""
+"""What all commands share: exit status, messages, progress bars and devices."""
 
 import dataclasses
 import io
 import os
+import platform
 import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 import jax
@@ -26,36 +28,36 @@ MIN_COLUMNS = 60
 """Help is not wrapped at fewer columns than this."""
 
 
-class Preempted(Exception):
-    """SIGTERM came; everything is saved."""
+class Stopped(Exception):
+    """A signal ended the command, and its work is saved."""
 
-
-class Interrupted(Exception):
-    """Ctrl-C was pressed; everything is saved."""
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
 
 
 class Diverged(Exception):
-    """Training gives no finite numbers any more."""
+    """Losses or gradients are not finite any more."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The devices that a command uses."""
+    """Which processes train together. TPU VMs, SLURM and MPI need no options."""
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, where the job's launcher does not tell (TPU VMs, SLURM, MPI do)."""
+    """HOST:PORT of process 0."""
     num_processes: int | None = None
-    """How many processes there are; goes with --coordinator."""
+    """Number of processes, with --coordinator."""
     process_id: int | None = None
-    """Which one this is, from 0; goes with --coordinator."""
+    """Number of this process, from 0, with --coordinator."""
     timeout: int = 300
-    """Seconds to wait for the other processes at the start."""
+    """Seconds to wait for the other processes."""
 
     def start(self) -> Mesh:
-        """Joins the other processes, if there are any, and lays out all devices.
+        """Joins the other processes, if there are any, and returns the mesh of all devices.
 
         Raises:
-            InputError: An option will not do.
+            InputError: An option is invalid.
         """
         parallel.initialize(
             self.coordinator,
@@ -69,9 +71,9 @@ class Devices:
 def run(main: Callable[[], None]) -> NoReturn:
     """Runs a command and ends the process.
 
-    Exit status 0; 2 with one line on standard error for an invalid input or option, or a full disk;
-    3 with one line if training diverged; 75 after SIGTERM; 130 after Ctrl-C. Errors of the program
-    itself keep their traceback.
+    The exit status is 0; 2 for an invalid input or option and for a full disk, 3 if training
+    diverged, 75 after SIGTERM, 130 after Ctrl-C, each with one line on standard error. Errors of
+    the program itself keep their traceback.
     """
     with signals.watched():
         _run(main)
@@ -99,17 +101,27 @@ def _run(main: Callable[[], None]) -> NoReturn:
         _fail(f"{place}{error.strerror or error}")
     except Diverged as error:
         _fail(str(error), DIVERGED)
-    except Preempted as error:
-        print(f"preempted: {error}", file=sys.stderr)
-        sys.exit(PREEMPTED)
-    except Interrupted as error:
-        print(f"interrupted: {error}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except Stopped as error:
+        reasons = {PREEMPTED: "preempted", INTERRUPTED: "interrupted"}
+        print(f"{reasons[error.status]}: {error}", file=sys.stderr)
+        sys.exit(error.status)
     sys.exit(0)
 
 
+def machine() -> dict[str, Any]:
+    """Returns the device and the versions that figures of a run come from."""
+    devices = jax.devices()
+    name = platform.machine() if devices[0].platform == "cpu" else devices[0].device_kind
+    packages = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "device": f"{len(devices)} x {devices[0].platform} ({name})",
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in packages},
+    }
+
+
 def bar(title: str) -> Callable[[int, int], None]:
-    """A progress bar as a function of (done, total); it draws on a terminal only."""
+    """Returns a progress bar as a function of the numbers of done and of all images."""
     shown: list[tqdm] = []
 
     def show(done: int, total: int) -> None:
@@ -122,11 +134,8 @@ def bar(title: str) -> Callable[[int, int], None]:
     return show
 
 
-def progress_bar(title: str, total: int, unit: str = "film", *, done: int = 0) -> tqdm:
-    """A bar with rate and time left, gone when it is done, silent unless on a terminal.
-
-    Of several processes only the first draws one.
-    """
+def progress_bar(title: str, total: int, unit: str = "image", *, done: int = 0) -> tqdm:
+    """Returns a bar with rate and time left. Only process 0 draws one, and only on a terminal."""
     return tqdm(
         total=total,
         initial=done,
@@ -139,7 +148,7 @@ def progress_bar(title: str, total: int, unit: str = "film", *, done: int = 0) -
 
 
 def say(line: str) -> None:
-    """Prints a line at once; of several processes only the first does."""
+    """Prints a line at once, in process 0 only."""
     if jax.process_index() == 0:
         print(line, flush=True)
 

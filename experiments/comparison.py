@@ -1,9 +1,7 @@
-"""Several runs side by side: scores, their spread over seeds, and paired differences.
+"""Compares runs: scores, standard deviations over seeds, and paired differences.
 
-Runs that differ in nothing but their seed are one recipe. A film's score by a recipe is the mean
-over its seeds. Differences are taken film by film, on films that both recipes were scored on and
-neither learnt from. Intervals over films say what these networks do on other films of the kind;
-those over seeds, what other seeds do on these films.
+Runs that differ only in their seed form one recipe. An image's score by a recipe is the mean over
+its seeds. Recipes are compared on the images that both were scored on.
 """
 
 import json
@@ -15,62 +13,65 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import score_table
-from experiments.configuration import PLACES, with_defaults
-from experiments.run_directory import RunDirectory
-from experiments.score_table import ScoreTable
+from experiments import figures, files, html_page, scores
+from experiments.command import say
+from experiments.configuration import PATHS
+from experiments.runs import RunDirectory, flat
+from experiments.scores import number
 from jaxseg import metrics
 from jaxseg.errors import InputError
 
 SCORES = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95": ("HD95, px", 2), "assd": ("ASSD, px", 2)}
-"""What is compared: how it is called, and to how many digits it is given."""
+"""The compared scores: name and digits."""
 
 DATA = "data_fingerprint"
-"""What tells the films that recipes learnt from, and were tested on, besides their options."""
 
-DISTRIBUTIONS = {column: SCORES[column][0] for column in ("dice", "hd95")}
-"""Columns whose distribution over films is drawn, and how the axis is called."""
+DISTRIBUTIONS = {"dice": "Dice", "hd95": "HD95, px"}
+"""Columns whose distribution over images is drawn."""
 
-Calibration = dict[str, list[float]]
+HEADERS = (
+    "", "seeds", "images", "Dice", "95 % interval", "std over seeds", "lowest Dice",
+    *(title for title, _ in list(SCORES.values())[1:]), "calibration error",
+)  # fmt: skip
 
 
 class Difference(NamedTuple):
-    """How far one recipe's mean score is from another's.
+    """The difference of two recipes' mean scores.
 
     Attributes:
-        over_films: With its interval over films, the seeds being what they are.
-        over_seeds: Ends of Welch's 95 % t interval over the seeds' means, the films being what they
-            are; None where a recipe has but one seed, or no seed differs from another.
+        over_images: With a bootstrap interval over images, for these seeds.
+        across_seeds: Ends of Welch's 95 % t interval of the seeds' means, for these images; None if
+            a recipe has one seed, or if no seed differs from another.
     """
 
-    over_films: metrics.PairedInterval
-    over_seeds: tuple[float, float] | None
+    over_images: metrics.PairedInterval
+    across_seeds: tuple[float, float] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """Runs of one configuration, a seed each.
+    """Runs of one configuration with different seeds.
 
     Attributes:
-        label: What tells it from the other recipes.
-        runs: Its runs, in the order of their seeds.
-        configuration: What they share, by option.
+        label: Name of the configuration, and the options that differ between recipes of that name.
+        runs: The runs, in the order of their seeds.
+        options: What the runs share.
     """
 
     label: str
     runs: list[RunDirectory]
-    configuration: dict[str, Any]
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A recipe's scores on a set of films.
+    """A recipe's scores on a set of images.
 
     Attributes:
-        ids: The films.
-        groups: Of every film, see `ScoreTable`.
-        by_seed: float64 ``[seeds, films]`` by column.
-        calibrations: Of every seed; none of runs that were scored before there was one.
+        ids: The images.
+        groups: The group of every image, see `ScoreTable`.
+        by_seed: float64 ``[seeds, images]`` by column.
+        calibrations: The calibration of every seed.
     """
 
     ids: list[str]
@@ -79,124 +80,132 @@ class Scored:
     calibrations: list[Mapping[str, Any]]
 
     def mean(self, column: str) -> np.ndarray:
-        """Of every film, over the seeds; NaN where a seed has none."""
+        """Returns every image's mean over the seeds; NaN if one seed has no score."""
         return self.by_seed[column].mean(axis=0)
 
 
-def over_seeds(runs: Sequence[RunDirectory]) -> dict[str, Any]:
-    """What ``summary.json`` says of several seeds of one configuration.
+def across_seeds(runs: Sequence[RunDirectory]) -> dict[str, Any]:
+    """Returns what ``summary.json`` holds for several seeds of one configuration.
 
     Returns:
-        ``seeds``, and under ``test`` for every score of the runs' summaries that is one number its
-        ``mean``, its ``spread`` (the standard deviation over seeds, n - 1; None of one) and the
-        ``values``; of several classes under ``classes`` the same for each.
+        ``seeds``, and under ``test``, for every score that is a number, ``mean``, ``std`` (over
+        seeds, n - 1; None for one) and ``values``; the same for each class under ``classes``.
     """
-    tests = [(run.read_summary() or {})["test"] for run in runs]
-    scores = _over_seeds(tests)
+    tests = [run.finished_summary()["test"] for run in runs]
+    together = _across_seeds(tests)
     if classes := tests[0].get("classes"):
-        scores["classes"] = {
-            name: _over_seeds([test["classes"][name] for test in tests]) for name in classes
+        together["classes"] = {
+            name: _across_seeds([test["classes"][name] for test in tests]) for name in classes
         }
-    seeds = [run.read_config()["configuration"]["seed"] for run in runs]
-    return {"seeds": seeds, "images": tests[0]["images"], "test": scores}
+    seeds = [run.configuration().optimization.seed for run in runs]
+    return {"seeds": seeds, "images": tests[0]["images"], "test": together}
 
 
-def _over_seeds(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    scores = {}
-    for name in tests[0]:
-        values = [test[name] for test in tests]
-        if all(isinstance(value, float) for value in values):
-            mean = float(np.mean(values))
-            scores[name] = {"mean": mean, "spread": spread(values), "values": values}
-    return scores
+def write(runs: Sequence[RunDirectory], out: Path) -> None:
+    """Writes a page that compares finished runs, and prints the scores and their differences.
+
+    Raises:
+        InputError: A run is absent, unfinished or there twice; seeds of one recipe were scored on
+            different images; or evaluations of one name made masks in different ways.
+    """
+    recipes = gather(runs)
+    body = [
+        html_page.heading(f"{len(runs)} runs of {len(recipes)} recipes", 1),
+        '<p class="warning">For research, not for diagnosis.</p>',
+        html_page.table(
+            ("", "seeds", "parameters", "training images", "epochs", "training time, s"),
+            [_cost(recipe) for recipe in recipes],
+        ),
+    ]
+    for name, by_recipe in image_sets(recipes).items():
+        rows = [_row(label, scored) for label, scored in by_recipe.items()]
+        differences_of = _difference_tables(by_recipe)
+        body += _section(name, by_recipe, rows, differences_of)
+        for label, *cells in rows:
+            named = zip(HEADERS[1:], cells, strict=True)
+            say(f"{name}: {label}: " + ", ".join(f"{title} {cell}" for title, cell in named))
+        for title, table in differences_of.items():
+            for where, column in (("over images", 2), ("across seeds", 3)):
+                cells = [
+                    f"{row[0]} {row[1]} ({row[column]})" for row in table if row[column] != "-"
+                ]
+                if cells:
+                    say(f"{name}: {title}, {where}: {', '.join(cells)}")
+            if not table:
+                say(f"{name}: {title}: no image in common")
+    body += [html_page.heading("Configurations"), *_configurations(recipes)]
+    html_page.write(out, "jaxseg: " + ", ".join(recipe.label for recipe in recipes), body)
+    say(f"comparison: {out}")
 
 
 def gather(runs: Sequence[RunDirectory]) -> list[Recipe]:
-    """The runs by recipe, in the order in which recipes first come.
+    """Returns the runs by recipe, in the order of each recipe's first run.
 
     Raises:
         InputError: As `write`.
     """
-    by_configuration: dict[str, list[RunDirectory]] = {}
+    by_options: dict[str, list[tuple[int, RunDirectory]]] = {}
     for run in runs:
-        run.configuration()
-        if run.read_summary() is None:
-            raise InputError(f"{run.path}: is not finished; go on with it by train --resume")
-        key = json.dumps(_shared(run), sort_keys=True)
-        by_configuration.setdefault(key, []).append(run)
-    configurations = [json.loads(key) for key in by_configuration]
-    recipes = []
-    for configuration, own in zip(configurations, by_configuration.values(), strict=True):
-        seeds = [run.read_config()["configuration"]["seed"] for run in own]
-        if len(set(seeds)) < len(seeds):
+        run.finished_summary()
+        options = {DATA: run.read_config()[DATA][:8], **flat(run.configuration().as_json())}
+        seed = options.pop("seed")
+        key = json.dumps({k: v for k, v in options.items() if k not in PATHS}, sort_keys=True)
+        seeded = by_options.setdefault(key, [])
+        if seed in dict(seeded):
             raise InputError(
-                f"{', '.join(str(run.path) for run in own)}: are of one recipe, and two have one "
-                "seed; name each once"
+                f"{dict(seeded)[seed].path}, {run.path}: same configuration and same --seed. Pass "
+                "only one of them"
             )
-        order = np.argsort(seeds)
-        label = _label(configuration, configurations)
-        recipes.append(Recipe(label, [own[place] for place in order], configuration))
-    return recipes
+        seeded.append((seed, run))
+    every = [json.loads(key) for key in by_options]
+    return [
+        Recipe(
+            _label(options, every), [run for _, run in sorted(seeded, key=lambda s: s[0])], options
+        )
+        for options, seeded in zip(every, by_options.values(), strict=True)
+    ]
 
 
-def film_sets(recipes: Sequence[Recipe]) -> dict[str, dict[str, Scored]]:
-    """By the films' name and the recipe's label: its scores on the films, where it has any.
+def image_sets(recipes: Sequence[Recipe]) -> dict[str, dict[str, Scored]]:
+    """Returns each recipe's scores on each set of images, by the set's and the recipe's name.
 
-    The runs' own test films come by split, and by data where that is not one. Films from elsewhere
-    are those that every seed was scored on by ``evaluate RUN --out RUN/NAME``, under that name.
+    The runs' test images are sets by split. Other sets are those of ``evaluate RUN --out RUN/NAME``
+    if every seed has one, without images that a run was trained on.
 
     Raises:
-        InputError: Seeds of one recipe were scored on different films, or under one name masks
-            were made or read in different ways.
+        InputError: As `write`.
     """
     sets: dict[str, dict[str, Scored]] = {}
-    several = len({recipe.configuration[DATA] for recipe in recipes}) > 1
+    several = len({recipe.options[DATA] for recipe in recipes}) > 1
     for recipe in recipes:
-        own = [(run.test_scores, (run.read_summary() or {})["test"]) for run in recipe.runs]
-        films = f"test films of split {recipe.configuration['split']}"
-        films += f", data {recipe.configuration[DATA]}" if several else ""
-        sets.setdefault(films, {})[recipe.label] = _scored(own)
+        name = f"test images of split {recipe.options['split']}"
+        name += f", data {recipe.options[DATA]}" if several else ""
+        tests = [(run.test_scores, run.finished_summary()["test"]) for run in recipe.runs]
+        sets.setdefault(name, {})[recipe.label] = _scored(tests)
     made: dict[str, tuple[Path, dict[str, Any]]] = {}
     for recipe in recipes:
         for first in sorted(recipe.runs[0].path.glob("*/evaluation.json")):
             name = first.parent.name
-            files = [run.path / name / first.name for run in recipe.runs]
-            if not all(file.exists() for file in files):
+            paths = [run.path / name / first.name for run in recipe.runs]
+            if not all(path.exists() for path in paths):
                 continue
-            told = [json.loads(file.read_text()) for file in files]
-            if any(own.get("part") == "train" for own in told):
+            evaluations = [files.read_json(path) for path in paths]
+            if any(evaluation["subset"] == "train" for evaluation in evaluations):
                 continue
-            for file, own in zip(files, told, strict=True):
-                _check_made_alike(file, own, *made.setdefault(name, (file, own)))
-            tables = [file.parent / "per_image.csv" for file in files]
-            scored = _scored([(t, own["test"]) for t, own in zip(tables, told, strict=True)])
-            sets.setdefault(name, {})[recipe.label] = scored
+            for path, evaluation in zip(paths, evaluations, strict=True):
+                _check_made_alike(path, evaluation, *made.setdefault(name, (path, evaluation)))
+            tests = [evaluation["test"] for evaluation in evaluations]
+            tables = [path.parent / "per_image.csv" for path in paths]
+            sets.setdefault(name, {})[recipe.label] = _scored(list(zip(tables, tests, strict=True)))
     return sets
 
 
-def _check_made_alike(
-    file: Path, own: Mapping[str, Any], other_file: Path, other: Mapping[str, Any]
-) -> None:
-    for name in ("masks_made", "mask_values"):
-        # Not said by evaluations from before it was written, and by runs with classes of their own.
-        ours, theirs = (_in_order(told.get(name)) for told in (own, other))
-        if ours is not None and theirs is not None and ours != theirs:
-            raise InputError(
-                f"{file}: {name} is {ours}, in {other_file} {theirs}; "
-                "evaluate both in one way, or with --out of another name"
-            )
-
-
-def _in_order(setting: Any) -> Any:
-    return sorted(setting) if isinstance(setting, list) else setting
-
-
 def differences(first: Scored, second: Scored) -> dict[str, Difference]:
-    """The first's scores less the second's on the films that both have, by column."""
-    common = [film for film in first.ids if film in set(second.ids)]
-    place = ({film: i for i, film in enumerate(scored.ids)} for scored in (first, second))
-    ours, theirs = ([index[film] for film in common] for index in place)
-    groups = [first.groups[film] for film in ours]
+    """Returns the first's scores minus the second's on their common images, by column."""
+    common = [image for image in first.ids if image in set(second.ids)]
+    index = ({image: i for i, image in enumerate(scored.ids)} for scored in (first, second))
+    ours, theirs = ([positions[image] for image in common] for positions in index)
+    groups = [first.groups[i] for i in ours]
     return {
         name: Difference(
             metrics.paired_bootstrap(
@@ -211,80 +220,225 @@ def differences(first: Scored, second: Scored) -> dict[str, Difference]:
     }
 
 
-def _welch_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float] | None:
-    """Of the difference of the means of seeds ``[seeds, films]``, over films defined in all."""
-    from scipy import stats
-
-    defined = ~np.isnan(np.concatenate([first, second])).any(axis=0)
-    means = [scores[:, defined].mean(axis=1) for scores in (first, second)]
-    if not defined.any() or min(map(len, means)) < 2 or not any(np.ptp(own) for own in means):
-        return None
-    found: Any = stats.ttest_ind(*means, equal_var=False)
-    ends = found.confidence_interval(0.95)
-    return float(ends.low), float(ends.high)
-
-
-def pooled_calibration(calibrations: Sequence[Mapping[str, Any]]) -> Calibration:
-    """The reliability diagram of several runs' pixels together, as many of each run.
+def pooled_calibration(calibrations: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Returns the reliability diagram of several runs' pixels together.
 
     Args:
-        calibrations: ``confidence``, ``frequency`` and ``share`` of every bin; None in empty ones.
+        calibrations: ``confidence``, ``frequency`` and ``fraction`` of every bin; None in empty
+            ones.
     """
-    parts = {
-        part: np.array([own[part] for own in calibrations], np.float64)
-        for part in ("confidence", "frequency", "fraction")
+    arrays = {
+        name: np.array([own[name] for own in calibrations], np.float64)
+        for name in ("confidence", "frequency", "fraction")
     }
-    weight = np.nan_to_num(parts["fraction"])
+    weight = np.nan_to_num(arrays["fraction"])
     total = weight.sum(axis=0)
     means = {
-        part: np.where(total > 0, (np.nan_to_num(parts[part]) * weight).sum(axis=0), np.nan)
+        name: np.where(total > 0, (np.nan_to_num(arrays[name]) * weight).sum(axis=0), np.nan)
         / np.where(total > 0, total, 1)
-        for part in ("confidence", "frequency")
+        for name in ("confidence", "frequency")
     }
     return {
-        **{part: own.tolist() for part, own in means.items()},
+        **{name: mean.tolist() for name, mean in means.items()},
         "fraction": weight.mean(axis=0).tolist(),
     }
 
 
-def _shared(run: RunDirectory) -> dict[str, Any]:
-    """What seeds of a recipe share; options within options as the command line spells them."""
-    config = run.read_config()
-    shared: dict[str, Any] = {DATA: config["data_fingerprint"][:8]}
-    for name, value in with_defaults(config["configuration"]).items():
-        if isinstance(value, dict):
-            shared |= {f"{name}.{part}": own for part, own in value.items()}
-        elif name not in (*PLACES, "seed"):
-            shared[name] = value
-    return shared
+def _across_seeds(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    together = {}
+    for name in tests[0]:
+        values = [test[name] for test in tests]
+        if all(isinstance(value, float) for value in values):
+            mean = float(np.mean(values))
+            together[name] = {"mean": mean, "std": _std(values), "values": values}
+    return together
 
 
-def _label(own: Mapping[str, Any], configurations: Sequence[Mapping[str, Any]]) -> str:
-    """The configuration's name, and what tells it from others of that name."""
-    namesakes = [other for other in configurations if other["name"] == own["name"]]
-    telling = [
-        option
-        for option in own
-        if option != "name" and any(other.get(option) != own[option] for other in namesakes)
+def _std(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _welch_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float] | None:
+    """Interval of the difference of means ``[seeds, images]``, over images defined in all."""
+    from scipy import stats
+
+    defined = ~np.isnan(np.concatenate([first, second])).any(axis=0)
+    means = [by_seed[:, defined].mean(axis=1) for by_seed in (first, second)]
+    if not defined.any() or min(map(len, means)) < 2 or not any(np.ptp(own) for own in means):
+        return None
+    result: Any = stats.ttest_ind(*means, equal_var=False)
+    ends = result.confidence_interval(0.95)
+    return float(ends.low), float(ends.high)
+
+
+def _check_made_alike(
+    path: Path, ours: Mapping[str, Any], other_path: Path, theirs: Mapping[str, Any]
+) -> None:
+    for name in ("postprocessing", "mask_values"):
+        if ours[name] != theirs[name]:
+            raise InputError(
+                f"{path}: {name} is {ours[name]}, but {theirs[name]} in {other_path}. Evaluate "
+                "both in the same way, or use another --out"
+            )
+
+
+def _label(options: Mapping[str, Any], every: Sequence[Mapping[str, Any]]) -> str:
+    """The configuration's name, and options that differ between recipes of that name."""
+    namesakes = [other for other in every if other["name"] == options["name"]]
+    differing = [
+        name
+        for name in options
+        if name != "name" and any(other[name] != options[name] for other in namesakes)
     ]
-    return ", ".join([own["name"], *(f"{option} {_short(own[option])}" for option in telling)])
+    return ", ".join([options["name"], *(f"{name} {_short(options[name])}" for name in differing)])
 
 
 def _short(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _scored(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> Scored:
-    tables: list[ScoreTable] = [score_table.read(path) for path, _ in files]
+def _scored(tests: Sequence[tuple[Path, Mapping[str, Any]]]) -> Scored:
+    tables = [scores.read(path) for path, _ in tests]
     ids = list(tables[0].ids)
-    for (path, _), table in zip(files, tables, strict=True):
+    for (path, _), table in zip(tests, tables, strict=True):
         if list(table.ids) != ids:
-            raise InputError(f"{path}: holds other films than {files[0][0]}, of the same recipe")
+            raise InputError(f"{path}: has other images than {tests[0][0]}, of the same recipe")
     columns = {name: np.stack([table.columns[name] for table in tables]) for name in SCORES}
-    calibrations = [test["calibration"] for _, test in files if "calibration" in test]
-    return Scored(ids, list(tables[0].groups), columns, calibrations)
+    return Scored(ids, list(tables[0].groups), columns, [test["calibration"] for _, test in tests])
 
 
-def spread(values: Sequence[float]) -> float | None:
-    """Standard deviation over seeds, n - 1; None of one."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+def _cost(recipe: Recipe) -> tuple[str, ...]:
+    summaries = [run.finished_summary() for run in recipe.runs]
+    return (
+        recipe.label,
+        str(len(recipe.runs)),
+        f"{summaries[0]['parameters']:,}",
+        f"{summaries[0]['images']['train']:,}",
+        str(recipe.options["epochs"]),
+        f"{np.mean([summary['train_seconds'] for summary in summaries]):,.0f}",
+    )
+
+
+def _row(label: str, scored: Scored) -> tuple[str, ...]:
+    dice = metrics.bootstrap_mean(jax.random.key(0), scored.mean("dice"), groups=scored.groups)
+    by_seed = [float(metrics.mean_over_images(values).mean) for values in scored.by_seed["dice"]]
+    defined = scored.mean("dice")[~np.isnan(scored.mean("dice"))]
+    means = [
+        number(float(metrics.mean_over_images(scored.mean(name)).mean), digits)
+        for name, (_, digits) in list(SCORES.items())[1:]
+    ]
+    return (
+        label,
+        str(len(by_seed)),
+        str(len(scored.ids)),
+        number(dice.mean),
+        f"{number(dice.low)} to {number(dice.high)}",
+        "-" if (std := _std(by_seed)) is None else number(std),
+        number(float(defined.min()) if len(defined) else None),
+        *means,
+        number(float(np.mean([own["expected_error"] for own in scored.calibrations]))),
+    )
+
+
+def _difference_tables(
+    by_recipe: Mapping[str, Scored],
+) -> dict[str, list[tuple[str, ...]]]:
+    """By title, the differences of every recipe to the first; no rows without a common image."""
+    (first, reference), *others = by_recipe.items()
+    tables = {}
+    for label, scored in others:
+        has_common = not set(scored.ids).isdisjoint(reference.ids)
+        found = differences(scored, reference) if has_common else {}
+        tables[f"{label} - {first}"] = [_difference_row(name, own) for name, own in found.items()]
+    return tables
+
+
+def _difference_row(column: str, difference: Difference) -> tuple[str, ...]:
+    title, digits = SCORES[column]
+    paired = difference.over_images
+
+    def interval(ends: tuple[float, float]) -> str:
+        return " to ".join(number(end, digits) for end in ends)
+
+    return (
+        title,
+        "undefined" if np.isnan(paired.difference) else f"{paired.difference:+.{digits}f}",
+        interval((paired.low, paired.high)),
+        "-" if difference.across_seeds is None else interval(difference.across_seeds),
+        number(paired.p_value),
+        str(paired.images),
+    )
+
+
+def _section(
+    name: str,
+    by_recipe: Mapping[str, Scored],
+    rows: Sequence[Sequence[str]],
+    difference_tables: Mapping[str, Sequence[Sequence[str]]],
+) -> list[str]:
+    undefined = {
+        label: ", ".join(f"{title} {n}" for title, n in _undefined(scored).items() if n)
+        for label, scored in by_recipe.items()
+    }
+    left_out = "; ".join(f"{label}: {counts}" for label, counts in undefined.items() if counts)
+    body = [
+        html_page.heading(name[0].upper() + name[1:]),
+        html_page.table(HEADERS, rows),
+        html_page.note(
+            "Means over images of the mean over seeds, at the masks' own sizes. The interval is a "
+            "95 % percentile bootstrap over images; images of one group are resampled together."
+            + (f" Undefined and left out: {left_out}." if left_out else "")
+        ),
+    ]
+    for title, table in difference_tables.items():
+        body.append(html_page.heading(f"{title}, paired by image", 3))
+        if table:
+            headers = ("", "difference", "95 % over images", "95 % across seeds", "p", "images")
+            body.append(html_page.table(headers, table))
+        else:
+            body.append(html_page.note("There is no image that both were scored on."))
+    if difference_tables:
+        body.append(
+            html_page.note(
+                "Over images: uncertainty from the choice of test images (paired bootstrap, also "
+                "for p). Across seeds: uncertainty from training (Welch's t; needs two seeds per "
+                "recipe)."
+            )
+        )
+    columns = {
+        label: {column: scored.mean(column) for column in DISTRIBUTIONS}
+        for label, scored in by_recipe.items()
+    }
+    if (drawn := figures.distributions(columns, DISTRIBUTIONS)) is not None:
+        body.append(html_page.picture(drawn, "Cumulative distributions over images"))
+    diagrams = {label: pooled_calibration(own.calibrations) for label, own in by_recipe.items()}
+    return [
+        *body,
+        html_page.heading("Calibration", 3),
+        html_page.picture(figures.reliability(diagrams), "Reliability diagram"),
+        html_page.note(
+            "Observed frequency against predicted probability; the gray line is perfect "
+            "calibration."
+        ),
+    ]
+
+
+def _undefined(scored: Scored) -> dict[str, int]:
+    return {
+        title.split(",")[0]: int(np.isnan(scored.mean(name)).sum())
+        for name, (title, _) in SCORES.items()
+    }
+
+
+def _configurations(recipes: Sequence[Recipe]) -> list[str]:
+    """The options that all recipes share, then those of each."""
+    shared = {
+        name: value
+        for name, value in recipes[0].options.items()
+        if all(other.options[name] == value for other in recipes)
+    }
+    body = [html_page.properties(shared.items())]
+    for recipe in recipes:
+        own = {name: value for name, value in recipe.options.items() if name not in shared}
+        body += [html_page.heading(recipe.label, 3), html_page.properties(own.items())]
+    return body

@@ -1,16 +1,18 @@
-"""What a run is made of: one frozen dataclass, kept in the run's ``config.json``."""
+"""The configuration of a run: frozen dataclasses, one per group of options."""
 
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from tyro.conf import Suppress, arg
+from tyro.conf import OmitArgPrefixes, Suppress, arg
 
 import jaxseg
 from jaxseg import losses
@@ -22,184 +24,134 @@ from jaxseg.errors import InputError
 from jaxseg.training import Loss
 
 SOURCE = "source:"
-"""What stands before the held-out source's text in ``--split``."""
+"""Prefix of ``--split`` for a held-out source."""
 
-PLACES = ("manual_dir", "data_dir", "images", "masks", "groups")
-"""Fields that say where things lie on one machine and do not change the result."""
+PATHS = ("manual_dir", "data_dir", "images", "masks", "table")
+"""Options that depend on the machine and do not change the result."""
+
+LOSSES = tuple(sorted({*losses.__all__} - {"combine", "deep_supervision"}))
+
+OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+    "adam": lambda epsilon: optax.scale_by_adam(eps=epsilon),
+    "lion": lambda _: optax.scale_by_lion(),
+    "sgd": lambda _: optax.trace(decay=0.9, nesterov=True),
+}
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_choices(options: Any) -> None:
+    """Checks fields of type Literal, which only the command line checks otherwise."""
+    for name, hint in typing.get_type_hints(type(options)).items():
+        choices = typing.get_args(hint)
+        if typing.get_origin(hint) is Literal and getattr(options, name) not in choices:
+            named = ", ".join(map(str, choices))
+            raise InputError(f"{_option(name)}: {getattr(options, name)!r} is not one of {named}")
+
+
+def _check(
+    options: Any,
+    *,
+    at_least_1: Iterable[str] = (),
+    at_least_0: Iterable[str] = (),
+    positive: Iterable[str] = (),
+) -> None:
+    """Checks numbers; None is valid and NaN is not."""
+    limits = {"at least 1": at_least_1, "at least 0": at_least_0, "above 0": positive}
+    for limit, names in limits.items():
+        for name in names:
+            value = getattr(options, name)
+            least = 1 if limit == "at least 1" else 0
+            valid = value is None or (value > 0 if limit == "above 0" else value >= least)
+            if not valid:
+                raise InputError(f"{_option(name)}: must be {limit}, got {value:g}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Configuration:
-    """One run of an experiment. The command line overrides any field."""
-
-    name: Annotated[str, Suppress]
-    """The configuration's name."""
+class Data:
+    """Which images to train on, and how they are resized."""
 
     manual_dir: Path | None = None
-    """Folder that holds Kaggle's archive, or its unpacked folder. Phantoms need none."""
+    """Folder of the COVID-19 Radiography Database: Kaggle's archive, or what it unpacks to."""
     data_dir: Path | None = None
-    """Where prepared data and arrays are kept; the user's cache unless given."""
+    """Folder for prepared data and caches. Default: your cache directory."""
     data_config: Literal["all", "covid", "normal", "lung_opacity", "viral_pneumonia"] = "all"
-    """Which classes of films."""
-    skip_bad: bool = False
-    """Leave out films that will not do, and count them in the report, in place of an error."""
+    """Which classes of the database to use."""
     images: Path | None = None
-    """Folder of images instead of an archive: PNG, JPEG, TIFF, BMP or DICOM; goes with --masks."""
+    """Folder of your images, instead of the database: PNG, JPEG, TIFF, BMP or DICOM."""
     masks: Path | None = None
-    """Folder of their masks, each named as its film."""
-    groups: Path | None = None
-    """CSV file with a column image and a column group, split or both. Images of one group, such as
-    a patient, share a split. The column split (train, validation, test) sets the splits."""
-    near: int = MAX_HASH_DISTANCE
-    """Films of one's own share a split if their perceptual hashes differ in so few of 1,023 bits.
-    Measured on chest films; other pictures may all look alike by it, and need less."""
-    classes: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,...")] = ()
-    """What the masks' values mean: lungs=150,200 heart=250. In a palette picture a value is the
-    index, else the grey; all others are background. One class, grey above 127, unless given."""
-    background: tuple[int, ...] = (0,)
-    """Mask values of the background, if --classes are named. Other values are an error."""
-    ignore: tuple[int, ...] = ()
-    """Mask values of pixels to leave out of the loss and the scores."""
+    """Folder of their masks. A mask has the name of its image."""
     mask_suffix: str = ""
     """Text at the end of the masks' names, such as _mask."""
-    split: Annotated[str, arg(metavar="seed|grouped|choosing|source:TEXT")] = "grouped"
-    """seed: 70/30 by permutation, nothing selected. grouped: 70/10/20, duplicates kept together.
-    choosing: to choose a recipe by; films that seed or grouped tests on are left out, and the
-    validation films of grouped are scored. source:TEXT: test on films whose source's address holds
-    TEXT, learn from all others."""
+    classes: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,...")] = ()
+    """Mask values of each class: lungs=150,200 heart=250. A value is a palette index or a gray
+    level. Default: one class, gray levels above 127."""
+    background: tuple[int, ...] = (0,)
+    """Mask values of the background, with --classes. All other values are errors."""
+    ignore: tuple[int, ...] = ()
+    """Mask values of pixels to leave out of the loss and the scores."""
+    table: Path | None = None
+    """CSV file about --images: a column image and a column group, split or both. Images of one
+    group share a split. The column split holds train, validation or test."""
+    near_duplicate_bits: int = MAX_HASH_DISTANCE
+    """Images share a split if their perceptual hashes differ in at most this many of 1,023 bits.
+    Calibrated on chest X-rays. Use less if unrelated images are grouped."""
+    skip_bad: bool = False
+    """Skip invalid images and list them, instead of stopping with an error."""
+    split: Annotated[str, arg(metavar="grouped|random|model-selection|source:TEXT")] = "grouped"
+    """grouped: 70/10/20, near-duplicates and patients kept together. random: 70/30, no validation.
+    model-selection: to choose a configuration, without the test images of grouped and random.
+    source:TEXT: test on images whose source URL contains TEXT."""
     size: int = 256
-    """Side in pixels that films are resized to for the network."""
+    """Height and width of the network's images in pixels."""
     label_size: int | None = None
-    """Side that masks are resized to for the loss, where that is more than --size; logits are then
-    resized to it, so that a network learns from finer masks than the films it sees."""
-    film_resize: Literal["bilinear", "nearest"] = "bilinear"
-    """How films are resized; masks always nearest."""
+    """Height and width at which the loss is computed, if larger than --size. Logits are resized to
+    it. Default: --size."""
+    channels: Literal[1, 3] = 1
+    """1 for gray images, 3 for RGB."""
+    image_resize: Literal["bilinear", "nearest"] = "bilinear"
+    """How images are resized. Masks are always resized by nearest neighbor."""
     preprocessing: Preprocessing = "none"
-    """What is done to films' grey values first; clahe and equalize need scikit-image."""
-    phantom_films: Annotated[int | None, Suppress] = None
-    """How many phantoms are drawn where no archive is used; None where an archive is needed."""
-
+    """Change of gray levels before resizing."""
     input_path: Literal["auto", "device", "stream"] = "auto"
     """device: keep all images on every device. stream: decode them batch by batch. auto: device if
     they fit into half of its free memory, otherwise stream."""
+    phantoms: Annotated[int | None, Suppress] = None
+    """Number of synthetic images, for a configuration that needs no download."""
 
-    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
-    """Features of each level of the U-Net, finest first."""
-    norm: Literal["none", "batch", "group", "instance"] = "none"
-    """Normalization after each convolution."""
-    norm_groups: int = 8
-    """Number of groups of --norm group; it must divide every width."""
-    dropout: tuple[float, ...] = (0.0,)
-    """Dropout rate after each pool; one rate serves all."""
-    decoder_dropout: float = 0.0
-    """Dropout rate after each concatenation."""
-    bfloat16: bool = False
-    """Compute in bfloat16; parameters and sums stay float32."""
-    remat: tuple[int, ...] = ()
-    """Levels, 0 the finest, computed again for the gradient: less memory, more work."""
-
-    augment: Strengths = UNCHANGED
-    """How far training films are changed at random."""
-
-    loss: Annotated[Loss, Suppress] = losses.cross_entropy
-    """The loss; a configuration module sets it."""
-    epochs: int = 30
-    """Passes over the training films."""
-    batch_size: int = 16
-    """Films a step, over all devices."""
-    microbatches: int | None = None
-    """Parts of a batch that are computed one after another, to save memory. Batch norm sees each
-    part alone. Default: 1, or on a single CPU device as many as are fastest."""
-    learning_rate: float = 5e-4
-    """Adam's, at its peak."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: 5 % linear warm-up, then down to zero at the last step."""
-    adam_epsilon: float = 1e-8
-    """Adam's epsilon."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of the kernels."""
-    clip_norm: float | None = None
-    """Largest norm of the gradient of all parameters together; none clips nothing."""
-    ema_decay: float | None = None
-    """Decay of the moving average of the parameters that predictions use; none keeps none."""
-    skipped_in_a_row: int = 10
-    """An update that is not finite is skipped; so many in a row end the run."""
-    seed: int = 0
-    """Seed of initialisation, order, dropout and augmentation."""
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be trained.
-
-        Raises:
-            InputError: Naming the option.
-        """
-        counts = ("size", "label_size", "epochs", "batch_size", "microbatches", "skipped_in_a_row")
-        for field in counts:
-            if (value := getattr(self, field)) is not None and value < 1:
-                raise InputError(f"--{field.replace('_', '-')}: must be at least 1")
-        rules = ("seed", "grouped", "choosing")
+    def check(self) -> None:
+        """Raises InputError that names an invalid option."""
+        _check_choices(self)
+        _check(self, at_least_1=("size", "label_size"), at_least_0=("near_duplicate_bits",))
+        rules = ("grouped", "random", "model-selection")
         if self.split not in rules and not self.split.startswith(SOURCE):
-            known = f"{', '.join(rules)} and {SOURCE}TEXT"
-            raise InputError(f"--split: {self.split!r} is none of {known}")
+            raise InputError(f"--split: must be {', '.join(rules)} or {SOURCE}TEXT")
         if (self.images is None) != (self.masks is None):
             missing = "--masks" if self.masks is None else "--images"
             raise InputError(f"{missing}: --images and --masks go together")
         if self.images is not None and self.manual_dir is not None:
-            raise InputError("--manual-dir: an archive and --images exclude each other")
-        if self.groups is not None and (
-            self.images is None or self.split not in ("grouped", "choosing")
-        ):
             raise InputError(
-                "--groups: goes with --images, --masks and --split grouped or choosing"
+                "--manual-dir: cannot be combined with --images. Use the database or your folders"
             )
-        if self.near != MAX_HASH_DISTANCE and self.images is None:
-            raise InputError("--near: goes with --images and --masks")
-        if self.near < 0:
-            raise InputError("--near: must not be negative")
         if self.images is not None and self.input_path == "stream":
-            raise InputError("--input-path: films of one's own are not streamed, only an archive's")
+            raise InputError("--input-path stream: needs the database. Use auto or device")
+        if self.table is not None and self.split not in ("grouped", "model-selection"):
+            raise InputError("--table: needs --split grouped or model-selection")
         self.mask_values()
-        for field in ("classes", "ignore", "mask_suffix"):
-            if getattr(self, field) and self.images is None:
-                option = field.replace("_", "-")
-                raise InputError(f"--{option}: goes with --images and --masks")
-        if len(self.widths) < 2 or min(self.widths) < 1:
-            raise InputError("--widths: needs two or more positive numbers, finest level first")
-        if len(self.dropout) not in (1, len(self.widths) - 1):
-            raise InputError(
-                f"--dropout: needs one rate or {len(self.widths) - 1}, one for each pool"
-            )
-        if not set(self.remat) <= set(range(len(self.widths))):
-            raise InputError(f"--remat: levels are 0 to {len(self.widths) - 1}")
-        if not all(0 <= rate < 1 for rate in (*self.dropout, self.decoder_dropout)):
-            raise InputError("--dropout and --decoder-dropout: rates lie in [0, 1)")
-        for field in ("learning_rate", "adam_epsilon", "clip_norm"):
-            # Worded so that NaN is refused too.
-            if (value := getattr(self, field)) is not None and not value > 0:
-                raise InputError(f"--{field.replace('_', '-')}: must be above 0")
-        if not self.weight_decay >= 0:
-            raise InputError("--weight-decay: must not be negative")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise InputError("--ema-decay: lies in [0, 1)")
-        if not 0 <= self.seed < 2**32:
-            raise InputError("--seed: lies between 0 and 4294967295")
-
-    def check_new(self) -> str | None:
-        """Refuses what no run should begin with, though older ones may have; or has a warning.
-
-        Raises:
-            InputError: Naming the option.
-        """
-        sided = one_sided(self.mask_values())
-        if self.augment.flip_left_right and sided:
-            return f"--augment.flip-left-right: a flipped film has its {sided} on the other side"
-        return None
+        only_for_folders = ("table", "classes", "ignore", "mask_suffix")
+        changed = [name for name in only_for_folders if getattr(self, name)]
+        if self.near_duplicate_bits != MAX_HASH_DISTANCE:
+            changed.append("near_duplicate_bits")
+        if changed and self.images is None:
+            raise InputError(f"{_option(changed[0])}: needs --images and --masks")
 
     def mask_values(self) -> dict[str, tuple[int, ...]]:
-        """The classes by name, background left out, with their masks' values; empty for one class.
+        """Returns the mask values of every class but the background; empty for one unnamed class.
 
         Raises:
-            InputError: ``classes`` is no such list, or names a class or a value twice.
+            InputError: ``classes`` is malformed, or names a class or a value twice.
         """
         named: dict[str, tuple[int, ...]] = {}
         for text in self.classes:
@@ -212,106 +164,262 @@ class Configuration:
             named[name] = tuple(map(int, values))
         everything = [value for values in named.values() for value in values]
         if twice := {value for value in everything if everything.count(value) > 1}:
-            raise InputError(f"--classes: {min(twice)} stands for two classes")
+            raise InputError(
+                f"--classes: mask value {min(twice)} is assigned to two classes. "
+                "Give each value to one class"
+            )
         return named
 
-    def key(self) -> jax.Array:
-        """The random key of a run, of one generator whatever JAX's default is."""
-        return jax.random.key(self.seed, impl="threefry2x32")
+    def class_names(self) -> list[str]:
+        """Returns the names of the classes but the background; one name for one class."""
+        return list(self.mask_values()) or ["lungs" if self.images is None else "object"]
 
     def sampling(self) -> Sampling:
-        """How images and masks are resized."""
+        """Returns how images and masks are resized; labels are never smaller than images."""
         return Sampling(
             self.size,
-            self.size_of_labels(),
-            resize=self.film_resize,
+            max(self.size, self.label_size or self.size),
+            channels=self.channels,
+            resize=self.image_resize,
             preprocessing=self.preprocessing,
         )
 
-    def size_of_labels(self) -> int:
-        """The side of the labels to learn from, never less than the films'."""
-        return max(self.size, self.label_size or self.size)
 
-    def model(self) -> jaxseg.UNet:
-        """The network: binary for one class, else a channel for each and for the background."""
-        count = len(self.classes)
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The U-Net."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Channels of each level, finest first."""
+    norm: Literal["none", "batch", "group", "instance"] = "none"
+    """Normalization after each convolution."""
+    norm_groups: int = 8
+    """Number of groups for --norm group. It must divide every width."""
+    dropout: tuple[float, ...] = (0.0,)
+    """Dropout rate after each pooling: one rate, or one per pooling."""
+    decoder_dropout: float = 0.0
+    """Dropout rate after each concatenation."""
+    deep_supervision: bool = False
+    """Compute the loss at every decoder level."""
+    bfloat16: bool = False
+    """Compute in bfloat16. Parameters stay float32."""
+    remat: tuple[int, ...] = ()
+    """Levels (0 is the finest) to rematerialize in the backward pass: less memory, more compute."""
+
+    def check(self) -> None:
+        """Raises InputError that names an invalid option."""
+        _check_choices(self)
+        _check(self, at_least_1=("norm_groups",))
+        poolings = len(self.widths) - 1
+        if poolings < 1 or min(self.widths) < 1:
+            raise InputError("--widths: needs two or more positive numbers, finest level first")
+        if self.norm == "group" and any(width % self.norm_groups for width in self.widths):
+            raise InputError(f"--norm-groups: {self.norm_groups} does not divide all --widths")
+        if len(self.dropout) not in (1, poolings):
+            raise InputError(f"--dropout: needs one rate, or {poolings}, one per pooling")
+        if not set(self.remat) <= set(range(poolings + 1)):
+            raise InputError(f"--remat: levels are 0 to {poolings}")
+        if not all(0 <= rate < 1 for rate in (*self.dropout, self.decoder_dropout)):
+            raise InputError("--dropout, --decoder-dropout: must be at least 0 and below 1")
+
+    def model(self, num_classes: int) -> jaxseg.UNet:
+        """Returns the network with this number of logit channels."""
         return jaxseg.UNet(
-            num_classes=count + 1 if count > 1 else 1,
+            num_classes=num_classes,
             widths=self.widths,
             norm=self.norm,
             norm_groups=self.norm_groups,
             dropout=self.dropout[0] if len(self.dropout) == 1 else self.dropout,
             decoder_dropout=self.decoder_dropout,
+            deep_supervision=self.deep_supervision,
             dtype=jnp.bfloat16 if self.bfloat16 else jnp.float32,
             remat=self.remat,
         )
 
-    def optimizer(self, steps: int) -> optax.GradientTransformation:
-        """Adam for a run of so many steps, after clipping where that is asked for."""
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """Loss, optimizer and schedule."""
+
+    loss: Annotated[tuple[str, ...], arg(metavar="NAME[=WEIGHT] ...")] = ("cross_entropy",)
+    """Weighted sum of losses of jaxseg.losses: cross_entropy soft_dice=0.5."""
+    optimizer: Literal["adam", "lion", "sgd"] = "adam"
+    """sgd has Nesterov momentum 0.9. With --weight-decay, adam is AdamW."""
+    epochs: int = 30
+    """Passes over the training images."""
+    batch_size: int = 16
+    """Global batch size: images per step over all devices."""
+    microbatches: int | None = None
+    """Split each batch into this many chunks and accumulate gradients, to save memory. Batch norm
+    statistics are per chunk. Default: 1, or on a single CPU device whatever is fastest."""
+    learning_rate: float = 5e-4
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: 5 % linear warm-up, then cosine decay to zero."""
+    adam_epsilon: float = 1e-8
+    """Epsilon of adam."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the kernels."""
+    clip_norm: float | None = None
+    """Clip gradients to this global norm. Default: no clipping."""
+    ema_decay: float | None = None
+    """Decay of the exponential moving average (EMA) of the parameters. If set, the EMA is used for
+    evaluation and prediction. Default: no EMA."""
+    skipped_in_a_row: int = 10
+    """Updates that are not finite are skipped. This many in a row end the run."""
+    seed: int = 0
+    """Random seed of initialization, order, dropout and augmentation."""
+
+    def check(self) -> None:
+        """Raises InputError that names an invalid option."""
+        _check_choices(self)
+        _check(
+            self,
+            at_least_1=("epochs", "batch_size", "microbatches", "skipped_in_a_row"),
+            at_least_0=("weight_decay", "ema_decay", "seed"),
+            positive=("learning_rate", "adam_epsilon", "clip_norm"),
+        )
+        if self.ema_decay is not None and self.ema_decay >= 1:
+            raise InputError(f"--ema-decay: must be below 1, got {self.ema_decay:g}")
+        if self.seed >= 2**32:
+            raise InputError("--seed: must be below 4294967296")
+        self.loss_weights()
+
+    def loss_weights(self) -> dict[str, float]:
+        """Returns the weight of each loss by its name.
+
+        Raises:
+            InputError: A name is unknown or there twice, or a weight is not positive.
+        """
+        weights: dict[str, float] = {}
+        for text in self.loss:
+            name, _, weight = text.partition("=")
+            if name not in LOSSES or name in weights:
+                wrong = "is there twice" if name in weights else "is not a loss"
+                raise InputError(f"--loss: {name!r} {wrong}. Losses are {', '.join(LOSSES)}")
+            try:
+                weights[name] = float(weight or 1.0)
+            except ValueError:
+                weights[name] = -1.0
+            if not 0 < weights[name] < float("inf"):
+                raise InputError(f"--loss: {text!r} needs a positive weight")
+        if not weights:
+            raise InputError(f"--loss: name one or more of {', '.join(LOSSES)}")
+        return weights
+
+    def transformation(self, steps: int) -> optax.GradientTransformation:
+        """Returns the optimizer for a run of this many steps."""
         rate = self.learning_rate
         if self.schedule == "cosine":
             rate = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps)
+        chain = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        chain.append(OPTIMIZERS[self.optimizer](self.adam_epsilon))
         if self.weight_decay:
-            adam = optax.adamw(
-                rate,
-                eps=self.adam_epsilon,
-                weight_decay=self.weight_decay,
-                mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
-            )
-        else:
-            adam = optax.adam(rate, eps=self.adam_epsilon)
-        if self.clip_norm is None:
-            return adam
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam)
+            chain.append(optax.add_decayed_weights(self.weight_decay, mask=_kernels))
+        return optax.chain(*chain, optax.scale_by_learning_rate(rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """What a run trains, and on which data. The command line overrides any option."""
+
+    name: Annotated[str, Suppress]
+    data: OmitArgPrefixes[Data] = Data()
+    network: OmitArgPrefixes[Network] = Network()
+    optimization: OmitArgPrefixes[Optimization] = Optimization()
+    augment: Strengths = UNCHANGED
+
+    def __post_init__(self) -> None:
+        """Raises InputError that names an invalid option, or a loss that the classes do not fit."""
+        # Not in the groups themselves: the option parser would wrap their errors.
+        self.data.check()
+        self.network.check()
+        self.optimization.check()
+        logits = jax.ShapeDtypeStruct((1, 32, 32, self.num_classes), jnp.float32)
+        labels = jax.ShapeDtypeStruct((1, 32, 32), jnp.int32)
+        for name in self.optimization.loss_weights():
+            try:
+                jax.eval_shape(getattr(losses, name), logits, labels)
+            except ValueError as error:
+                raise InputError(f"--loss {name}: {error}") from None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logit channels: 1 for one class, else one each and one for the background."""
+        count = len(self.data.classes)
+        return count + 1 if count > 1 else 1
+
+    def model(self) -> jaxseg.UNet:
+        """Returns the network."""
+        return self.network.model(self.num_classes)
+
+    def optimizer(self, steps: int) -> optax.GradientTransformation:
+        """Returns the optimizer for a run of this many steps."""
+        return self.optimization.transformation(steps)
+
+    def loss(self) -> Loss:
+        """Returns the loss function."""
+        weights = self.optimization.loss_weights()
+        loss = losses.combine({getattr(losses, name): w for name, w in weights.items()})
+        return losses.deep_supervision(loss) if self.network.deep_supervision else loss
+
+    def key(self) -> jax.Array:
+        """Returns the random key of the run, which does not depend on JAX's default generator."""
+        return jax.random.key(self.optimization.seed, impl="threefry2x32")
+
+    def images(self, count: int = 1) -> jax.ShapeDtypeStruct:
+        """Returns the shape of a batch of images."""
+        shape = (count, self.data.size, self.data.size, self.data.channels)
+        return jax.ShapeDtypeStruct(shape, np.uint8)
+
+    def with_seed(self, seed: int) -> "Configuration":
+        """Returns the same configuration with another random seed."""
+        return dataclasses.replace(
+            self, optimization=dataclasses.replace(self.optimization, seed=seed)
+        )
+
+    def with_data(self, **changed: Any) -> "Configuration":
+        """Returns the same configuration with other data options."""
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, **changed))
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for ``config.json``; the loss by its name."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["loss"] = loss_name(self.loss)
-        for name in PLACES:
+        """Returns plain values for ``config.json``. Paths become absolute."""
+        values = dataclasses.asdict(self)
+        for name in PATHS:
             # A run may be used from another working directory.
-            values[name] = None if values[name] is None else Path(values[name]).absolute()
-        values["augment"] = dataclasses.asdict(self.augment)
+            path = values["data"][name]
+            values["data"][name] = None if path is None else Path(path).absolute()
         return json.loads(json.dumps(values, default=str))
 
 
-def one_sided(objects: Iterable[str]) -> str | None:
-    """A class whose name says that it is of one side, if there is one."""
-    word = re.compile("(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
-    sides = [name for name in objects if word.search(name)]
-    return sides[0] if sides else None
-
-
-def loss_name(loss: Loss) -> str:
-    """The loss as code would write it."""
-    return getattr(loss, "__name__", repr(loss))
-
-
-def with_defaults(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Configuration.as_json` wrote, maybe before there were some of today's options.
-
-    A run from before there was an option is as one that leaves it at its default.
+def from_json(values: Mapping[str, Any]) -> Configuration:
+    """Reads what `Configuration.as_json` wrote. Absent options have their default.
 
     Raises:
-        InputError: An option is unknown.
+        InputError: An option is unknown or invalid.
     """
-    defaults = Configuration(name=kept["name"]).as_json()
-    unknown = [
-        *(kept.keys() - defaults.keys()),
-        *(kept.get("augment", {}).keys() - defaults["augment"].keys()),
-    ]
-    if unknown:
-        raise InputError(f"config.json: has unknown options: {', '.join(sorted(unknown))}")
-    return defaults | dict(kept) | {"augment": defaults["augment"] | kept.get("augment", {})}
+    return _from_json(Configuration(name=str(values.get("name"))), values)
 
 
-def from_json(values: Mapping[str, Any], like: Configuration) -> Configuration:
-    """Reads what `Configuration.as_json` wrote; the loss is taken from ``like``."""
-    known = {field.name for field in dataclasses.fields(Configuration)} - {"loss"}
-    fields = {name: value for name, value in with_defaults(values).items() if name in known}
-    for name in ("widths", "dropout", "remat", "classes", "background", "ignore"):
-        fields[name] = tuple(fields[name])
-    fields["augment"] = Strengths(**fields["augment"])
-    for name in PLACES:
-        fields[name] = None if fields[name] is None else Path(fields[name])
-    return dataclasses.replace(like, **fields)
+def one_sided(class_names: Iterable[str]) -> str | None:
+    """Returns the first class whose name says that it is on one side of the body."""
+    word = re.compile("(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
+    return next((name for name in class_names if word.search(name)), None)
+
+
+def _from_json(default: Any, values: Mapping[str, Any]) -> Any:
+    if unknown := sorted(values.keys() - vars(default).keys()):
+        raise InputError(f"config.json: has unknown options: {', '.join(unknown)}")
+    read = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(before := getattr(default, name)):
+            read[name] = _from_json(before, value)
+        elif isinstance(before, tuple):
+            read[name] = tuple(value)
+        else:
+            read[name] = Path(value) if name in PATHS and value is not None else value
+    return dataclasses.replace(default, **read)
+
+
+def _kernels(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

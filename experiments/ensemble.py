@@ -1,10 +1,10 @@
-"""Scores several runs as one network, and says which films they disagree on.
+"""Scores several runs as one network, and how well their disagreement finds bad masks.
 
-    python -m experiments.ensemble RUN RUN ... --out DIR [--images DIR --masks DIR] [more]
+    python -m experiments.ensemble RUN RUN ... --out DIR [--images DIR --masks DIR] [options]
 
-The runs' probabilities are averaged. Their disagreement needs no truth: does it find the bad masks?
-Writes ``ensemble.json``, ``per_image.csv`` with each film's ``disagreement``, ``ensemble.png`` with
-the worst films and ``uncertainty.png`` with those most disagreed on.
+The runs' probabilities are averaged. Writes ``ensemble.json``, ``per_image.csv`` with a column
+``disagreement``, ``ensemble.png`` with the worst images and ``uncertainty.png`` with those of the
+largest disagreement.
 """
 
 import dataclasses
@@ -18,118 +18,119 @@ import numpy as np
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from experiments import command, evaluate, films, pictures, report, trained
-from experiments.configuration import with_defaults
-from experiments.page import number
-from experiments.run_directory import RunDirectory, write_bytes, write_json
+from experiments import command, dataset, evaluate, figures, files, scores
+from experiments.runs import RunDirectory, Trained, load_trained
+from experiments.scores import number
 from experiments.scoring import draw_examples, score
 from jaxseg import inference, metrics, parallel
 from jaxseg.errors import InputError
 from jaxseg.types import Images, Logits
 
-WORST, UNSURE = 0.1, 0.2
-"""How many of the worst tenth of films are among the fifth most disagreed on?"""
+WORST, UNCERTAIN = 0.1, 0.2
+"""How many of the worst tenth of images are among the fifth with the largest disagreement?"""
 
 DRAWN = 4
-"""Films in ``uncertainty.png``."""
+"""Images in ``uncertainty.png``."""
+
+SHARED = ("size", "channels", "image_resize", "preprocessing", "classes")
+"""Options that members must share."""
+
+SHARED_TEST_IMAGES = ("data_config", "split", "skip_bad")
+"""Options that members must share to have the same test images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Scores several runs as one network, on their test films or on a folder of films."""
+    """Score several runs as one network, on their test images or on a folder of images."""
 
     runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN [RUN ...]")]
-    """Run directories, two or more, that see films in the same way and, unless --images is given,
-    have the same test films."""
+    """Two or more run directories with the same size, preprocessing and classes; without --images
+    also with the same test images."""
     out: Path
-    """Where to write."""
-    elsewhere: Annotated[OmitArgPrefixes[evaluate.Elsewhere], tyro.conf.arg(name="")] = (
-        evaluate.NOWHERE
-    )
-    own: Annotated[OmitArgPrefixes[films.OwnPlaces], tyro.conf.arg(name="")] = films.AS_FOUND
+    """Folder to write to."""
+    external: OmitArgPrefixes[evaluate.ExternalImages] = evaluate.ExternalImages()
+    moved: OmitArgPrefixes[dataset.Moved] = dataset.Moved()
 
 
 def ensemble(options: Options) -> None:
-    """Scores the films and writes the results.
+    """Scores the images and writes the results.
 
     Raises:
-        InputError: The runs do not go together, or a run, a film or an option will not do.
+        InputError: The runs do not fit together, or a run, an image or an option is invalid.
     """
-    images_dir = options.elsewhere.images
-    members = _load(options.runs, own_films=images_dir is None)
-    first = RunDirectory(options.runs[0])
-    arrays, indices = evaluate.films_to_score(first, options.elsewhere, own_places=options.own)
-    configuration = members[0].configuration
+    options.external.check()
+    external = options.external
+    members = load_members(options.runs, same_test_images=external.images is None)
+    first, configuration = RunDirectory(options.runs[0]), members[0].configuration
+    arrays, indices = evaluate.images_to_score(first, external, subset="test", moved=options.moved)
     mesh = parallel.make_mesh()
-    rows = parallel.padded_size(configuration.batch_size, mesh)
     states = tuple(parallel.replicate(member.state, mesh) for member in members)
-    each = _logits_of_each(members)
+    logits_of_each = _logits_of_each(members)
 
-    def joint(states: Any, images: Images) -> Logits:
-        return inference.ensemble_logits(each(states, images))
+    def predict(states: Any, images: Images) -> Logits:
+        return inference.ensemble_logits(logits_of_each(states, images))
 
-    scores = score(
-        joint,
+    def disagreement_of(states: Any, images: Images) -> jax.Array:
+        # The compiler finds that these are the networks of `predict` and computes them once.
+        return inference.disagreement(logits_of_each(states, images))
+
+    scored = score(
+        predict,
         states,
         arrays,
         indices,
         mesh,
-        rows=rows,
-        class_names=tuple(configuration.mask_values()),
-        # The compiler finds that these networks are those of `joint` and computes them once.
-        also={"disagreement": lambda *given: inference.disagreement(each(*given))},
+        rows=parallel.padded_size(configuration.optimization.batch_size, mesh),
+        class_names=configuration.data.class_names(),
+        measures={"disagreement": disagreement_of},
     )
-    disagreement = scores.columns["disagreement"]
-
+    disagreement = scored.columns["disagreement"]
     options.out.mkdir(parents=True, exist_ok=True)
-    scores.table().write(options.out / "per_image.csv")
-    found = finds_bad_masks(disagreement, scores.columns["dice"])
-    write_json(
+    scored.write(options.out / "per_image.csv")
+    found = finds_bad_masks(disagreement, scored.columns["dice"])
+    files.write_json(
         options.out / "ensemble.json",
         {
             "runs": [path.name for path in options.runs],
-            "films": "the runs' test films" if images_dir is None else str(images_dir),
-            "test": scores.summary(),
+            "images": str(external.images or "test images of the runs"),
+            "test": scored.summary(),
             "disagreement": found,
-            **report.machine(),
+            **command.machine(),
         },
     )
-    draw_examples(options.out / "ensemble.png", joint, states, arrays, indices, scores)
+    draw_examples(options.out / "ensemble.png", predict, states, arrays, indices, scored)
     chosen = np.argsort(-disagreement, kind="stable")[:DRAWN]
-    images = np.stack([arrays.images[indices[row]] for row in chosen])
-    logits = jax.jit(each)(parallel.local_copy(states), images)
-    captions = [
-        f"{scores.ids[row]}\ndisagreement {disagreement[row]:.3f}\n"
-        f"Dice {scores.columns['dice'][row]:.3f}"
-        for row in chosen
-    ]
-    write_bytes(
-        options.out / "uncertainty.png",
-        pictures.uncertainty(
-            images[..., 0],
-            np.stack([metrics.predicted_labels(own) for own in logits]),
-            np.asarray(inference.mutual_information(logits)),
-            captions,
-            [path.name for path in options.runs],
-        ),
+    images = np.stack([arrays.images[i] for i in indices[chosen]])
+    logits = jax.jit(logits_of_each)(parallel.local_copy(states), images)
+    drawn = figures.uncertainty(
+        list(images),
+        np.stack([metrics.predicted_labels(own) for own in logits]),
+        np.asarray(inference.mutual_information(logits)),
+        [
+            f"{scored.ids[row]}\ndisagreement {disagreement[row]:.3f}\n"
+            f"Dice {scored.columns['dice'][row]:.3f}"
+            for row in chosen
+        ],
+        [path.name for path in options.runs],
     )
-    print(report.one_line(scores.summary()))
+    files.write_bytes(options.out / "uncertainty.png", drawn)
+    print(scores.one_line(scored.summary()))
     print(
         f"disagreement and 1 - Dice: rank correlation {number(found['rank_correlation'])}; "
-        f"of the worst {WORST:.0%} of films a share of {number(found['worst_found'], 2)} is among "
-        f"the {UNSURE:.0%} most disagreed on"
+        f"{number(found['worst_found'], 2)} of the worst {WORST:.0%} of images are among the "
+        f"{UNCERTAIN:.0%} with the largest disagreement"
     )
     print(f"written: {options.out / 'ensemble.json'}, per_image.csv, ensemble.png, uncertainty.png")
 
 
 def finds_bad_masks(disagreement: np.ndarray, dice: np.ndarray) -> dict[str, float]:
-    """How well films of low Dice are told by disagreement, over films where both are defined.
+    """Returns how well disagreement finds images with a low Dice, where both are defined.
 
     Returns:
         ``rank_correlation``: Spearman's, of disagreement and 1 - Dice, in [-1, 1].
-        ``worst_found``: the share of the `WORST` films by Dice that are among the `UNSURE` ones by
-        disagreement, in [0, 1], ties taken as they fall on average; by chance it is `UNSURE`. Both
-        NaN where either is the same for all films.
+        ``worst_found``: the fraction of the `WORST` images by Dice that are among the `UNCERTAIN`
+        ones by disagreement, in [0, 1], averaged over orders of equal values; `UNCERTAIN` by
+        chance. Both are NaN if either is the same for all images.
     """
     from scipy import stats
 
@@ -137,57 +138,61 @@ def finds_bad_masks(disagreement: np.ndarray, dice: np.ndarray) -> dict[str, flo
     dice, disagreement = dice[defined], disagreement[defined]
     if len(set(dice)) < 2 or len(set(disagreement)) < 2:
         return {"rank_correlation": float("nan"), "worst_found": float("nan")}
-    found: Any = stats.spearmanr(disagreement, 1 - dice)
-    worst, unsure = _among_highest(-dice, WORST), _among_highest(disagreement, UNSURE)
+    correlation: Any = stats.spearmanr(disagreement, 1 - dice)
+    worst, uncertain = _among_highest(-dice, WORST), _among_highest(disagreement, UNCERTAIN)
     return {
-        "rank_correlation": float(found.statistic),
-        "worst_found": float((worst * unsure).sum() / worst.sum()),
+        "rank_correlation": float(correlation.statistic),
+        "worst_found": float((worst * uncertain).sum() / worst.sum()),
     }
 
 
-def _among_highest(values: np.ndarray, share: float) -> np.ndarray:
-    """The probability of each value to be among the highest share, ties broken by lot."""
-    count = max(1, round(share * len(values)))
+def load_members(runs: Sequence[Path], *, same_test_images: bool) -> list[Trained]:
+    """Loads runs that can be one ensemble.
+
+    Raises:
+        InputError: There are fewer than two runs, one is there twice, or they differ in an option
+            that members must share.
+    """
+    if len(runs) < 2:
+        raise InputError("RUN: an ensemble needs two or more runs")
+    if len({path.resolve() for path in runs}) < len(runs):
+        raise InputError("RUN: a run is there twice")
+    members = [load_trained(RunDirectory(path)) for path in runs]
+    # An image that is tested in one run may be a training image in another.
+    names = (*SHARED, *(SHARED_TEST_IMAGES if same_test_images else ()))
+    shared = [
+        {name: getattr(member.configuration.data, name) for name in names} for member in members
+    ]
+    if same_test_images:
+        for options, path in zip(shared, runs, strict=True):
+            options["data_fingerprint"] = RunDirectory(path).read_config()["data_fingerprint"]
+    for path, options in zip(runs, shared, strict=True):
+        for name, value in options.items():
+            if value != shared[0][name]:
+                raise InputError(
+                    f"{path}: {name} is {value}, but {shared[0][name]} in {runs[0]}. Ensemble "
+                    "members must agree on size, preprocessing, classes and test images"
+                )
+    return members
+
+
+def _among_highest(values: np.ndarray, fraction: float) -> np.ndarray:
+    """The probability of each value to be among the highest, if ties are broken at random."""
+    count = max(1, round(fraction * len(values)))
     least = np.sort(values)[-count]
     above, tied = values > least, values == least
     return above + tied * (count - above.sum()) / tied.sum()
 
 
-def _load(runs: Sequence[Path], *, own_films: bool) -> list[trained.Trained]:
-    """The runs, which must see films in the same way, and of their own test on the same."""
-    if len(runs) < 2:
-        raise InputError("RUN: an ensemble is of two or more runs")
-    if len({path.resolve() for path in runs}) < len(runs):
-        raise InputError("RUN: a run is there twice")
-    members = [trained.load(RunDirectory(path)) for path in runs]
-
-    def must_share(run: RunDirectory) -> dict[str, Any]:
-        config = run.read_config()
-        kept = with_defaults(config["configuration"])
-        seen = {name: kept[name] for name in ("size", "film_resize", "preprocessing", "classes")}
-        if not own_films:
-            return seen
-        # A film that one run was to be tested on, another may have learnt.
-        tested = {name: kept[name] for name in ("data_config", "split", "skip_bad")}
-        return seen | tested | {"data_fingerprint": config["data_fingerprint"]}
-
-    first = must_share(RunDirectory(runs[0]))
-    for path in runs[1:]:
-        for name, own in must_share(RunDirectory(path)).items():
-            if own != first[name]:
-                raise InputError(f"{path}: {name} is {own}, that of {runs[0]} is {first[name]}")
-    return members
-
-
-def _logits_of_each(members: Sequence[trained.Trained]) -> Callable[[Any, Images], jax.Array]:
-    """Makes a function of all states and a batch that gives ``[M, B, H, W, K]``."""
+def _logits_of_each(members: Sequence[Trained]) -> Callable[[Any, Images], jax.Array]:
+    """Returns a function of all states and a batch that gives ``[members, B, H, W, K]``."""
     predicts = [inference.make_predict(member.model) for member in members]
 
-    def each(states: Any, images: Images) -> jax.Array:
+    def logits(states: Any, images: Images) -> jax.Array:
         pairs = zip(predicts, states, strict=True)
         return jnp.stack([jnp.asarray(predict(state, images)) for predict, state in pairs])
 
-    return each
+    return logits
 
 
 def main() -> None:

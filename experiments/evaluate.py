@@ -1,8 +1,8 @@
-"""Scores a run on its own test films, or on any folder of films with masks.
+"""Scores a run on its test images, or on any folder of images with masks.
 
-    python -m experiments.evaluate RUN [--images DIR --masks DIR] [--mask-values V ...] [more]
+    python -m experiments.evaluate RUN [--images DIR --masks DIR] [options]
 
-Writes ``evaluation.json`` and ``per_image.csv``.
+Writes ``evaluation.json``, ``per_image.csv`` and ``evaluation.png``.
 """
 
 import dataclasses
@@ -13,9 +13,10 @@ import numpy as np
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from experiments import command, films, report, trained
-from experiments.mask_settings import MaskSettings
-from experiments.run_directory import RunDirectory, write_json
+from experiments import command, dataset, files, scores
+from experiments.configuration import Configuration
+from experiments.postprocessing import Postprocessing
+from experiments.runs import RunDirectory, load_trained
 from experiments.scoring import draw_examples, score
 from jaxseg.data.arrays import ImageArrays
 from jaxseg.data.folders import load_folders
@@ -24,141 +25,142 @@ from jaxseg.errors import InputError
 from jaxseg.inference import make_predict
 from jaxseg.parallel import make_mesh, padded_size, replicate
 
-Part = Literal["test", "validation", "train"]
-
-AS_TRAINED = MaskSettings()
+Subset = Literal["test", "validation", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Elsewhere:
-    """Films from two folders in place of a run's own."""
+class ExternalImages:
+    """An external test set, instead of the run's own images."""
 
     images: Path | None = None
-    """Folder of PNG or JPEG films, of any size and mode; the run's own test films unless given, of
-    several runs the first's."""
+    """Folder of images of any size: PNG, JPEG, TIFF, BMP or DICOM."""
     masks: Path | None = None
-    """Folder of their masks, each named as its film."""
+    """Folder of their masks. A mask has the name of its image."""
+    mask_suffix: str = ""
+    """Text at the end of the masks' names, such as _mask."""
     mask_values: tuple[int, ...] | None = None
-    """Grey values that are lung; above 127 unless given. A run with --classes takes its own."""
-    groups: Path | None = None
-    """CSV file with the columns image and group: which of --images are of one patient."""
+    """Gray levels of the object. Default: above 127, or the run's --classes."""
+    table: Path | None = None
+    """CSV file with columns image and group: images of one group, such as a patient, are resampled
+    together for intervals."""
 
-
-NOWHERE = Elsewhere()
+    def check(self) -> None:
+        """Raises InputError if options do not go together."""
+        if (self.images is None) != (self.masks is None):
+            missing = "--masks" if self.masks is None else "--images"
+            raise InputError(f"{missing}: --images and --masks go together")
+        for option, given in (("--mask-values", self.mask_values), ("--table", self.table)):
+            if given is not None and self.images is None:
+                raise InputError(f"{option}: needs --images and --masks")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Scores a run on its own test films, or on a folder of films with their masks."""
+    """Score a run on its test images, or on a folder of images with masks."""
 
-    run: Positional[Path]
-    """Run directory."""
-    elsewhere: Annotated[OmitArgPrefixes[Elsewhere], arg(name="")] = NOWHERE
-    part: Part = "test"
-    """Which of the run's own films; those it learnt from show whether it could have learnt more."""
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run directory created by experiments.train."""
+    subset: Subset = "test"
+    """Split to score. The train split shows whether the network underfits."""
     out: Path | None = None
-    """Where to write; unless given the run directory, or there a folder named as --part."""
-    made: Annotated[OmitArgPrefixes[MaskSettings], arg(name="")] = AS_TRAINED
-    own: Annotated[OmitArgPrefixes[films.OwnPlaces], arg(name="")] = films.AS_FOUND
+    """Folder to write to. Default: RUN, or RUN/SUBSET for another subset than test."""
+    external: OmitArgPrefixes[ExternalImages] = ExternalImages()
+    postprocessing: OmitArgPrefixes[Postprocessing] = Postprocessing()
+    moved: OmitArgPrefixes[dataset.Moved] = dataset.Moved()
 
 
 def evaluate(options: Options) -> None:
-    """Scores the films and writes the results.
+    """Scores the images and writes the results.
 
     Raises:
-        InputError: The run, a film or an option will not do.
+        InputError: The run, an image or an option is invalid.
     """
-    run = RunDirectory(options.run)
-    learnt = trained.load(run)
-    classes = learnt.configuration.mask_values()
-    options.made.check_run(learnt.configuration)
-    elsewhere = options.elsewhere
-    arrays, indices = films_to_score(run, elsewhere, part=options.part, own_places=options.own)
+    options.external.check()
+    options.postprocessing.check()
+    run, external = RunDirectory(options.run), options.external
+    trained = load_trained(run)
+    configuration, postprocessing = trained.configuration, options.postprocessing
+    postprocessing.check_fits(configuration)
+    arrays, indices = images_to_score(run, external, subset=options.subset, moved=options.moved)
     mesh = make_mesh()
-    state = replicate(learnt.state, mesh)
-    rows = padded_size(learnt.configuration.batch_size, mesh)
-    predict = options.made.averaged(make_predict(learnt.model))
-    mend = options.made.labels if options.made.mends() else None
-    scores = score(
-        predict, state, arrays, indices, mesh, rows=rows, class_names=tuple(classes), mend=mend
+    state = replicate(trained.state, mesh)
+    predict = postprocessing.augmented(make_predict(trained.model))
+    postprocess = postprocessing.labels if postprocessing.changes_labels else None
+    scored = score(
+        predict,
+        state,
+        arrays,
+        indices,
+        mesh,
+        rows=padded_size(configuration.optimization.batch_size, mesh),
+        class_names=configuration.data.class_names(),
+        postprocess=postprocess,
     )
-    out = options.out or (options.run if options.part == "test" else options.run / options.part)
+    default = options.run if options.subset == "test" else options.run / options.subset
+    out = options.out or default
     out.mkdir(parents=True, exist_ok=True)
-    summary = scores.summary()
-    scores.table().write(out / "per_image.csv")
-    write_json(
+    scored.write(out / "per_image.csv")
+    files.write_json(
         out / "evaluation.json",
         {
             "run": options.run.name,
-            "films": str(elsewhere.images or f"the run's {options.part} films"),
-            "part": None if elsewhere.images else options.part,
-            "mask_values": elsewhere.mask_values,
-            "masks_made": dataclasses.asdict(options.made),
-            "test": summary,
-            **report.machine(),
+            "images": str(external.images or f"{options.subset} images of the run"),
+            "subset": None if external.images else options.subset,
+            "mask_values": external.mask_values,
+            "postprocessing": dataclasses.asdict(postprocessing),
+            "test": scored.summary(),
+            **command.machine(),
         },
     )
-    draw_examples(out / "evaluation.png", predict, state, arrays, indices, scores, mend=mend)
-    print(report.one_line(summary))
-    drawn = ", evaluation.png" if (out / "evaluation.png").exists() else ""
+    picture = out / "evaluation.png"
+    draw_examples(picture, predict, state, arrays, indices, scored, postprocess=postprocess)
+    print(scores.one_line(scored.summary()))
+    drawn = ", evaluation.png" if picture.exists() else ""
     print(f"written: {out / 'evaluation.json'}, per_image.csv{drawn}")
 
 
-def films_to_score(
-    run: RunDirectory,
-    elsewhere: Elsewhere = NOWHERE,
-    *,
-    part: Part = "test",
-    own_places: films.OwnPlaces = films.AS_FOUND,
+def images_to_score(
+    run: RunDirectory, external: ExternalImages, *, subset: Subset, moved: dataset.Moved
 ) -> tuple[ImageArrays, np.ndarray]:
-    """The films of two folders as the run sees films, or a part of the run's own.
-
-    Returns:
-        Films, and indices of those to score.
+    """Returns images, resized as for the run's network, and the indices of those to score.
 
     Raises:
-        InputError: The run, a film or an option will not do.
+        InputError: The run, an image or an option is invalid.
     """
     configuration = run.configuration()
-    images, masks, mask_values = elsewhere.images, elsewhere.masks, elsewhere.mask_values
-    if (images is None) != (masks is None):
-        raise InputError(
-            f"{'--masks' if masks is None else '--images'}: --images and --masks go together"
-        )
-    for option, given in (("--mask-values", mask_values), ("--groups", elsewhere.groups)):
-        if given is not None and masks is None:
-            raise InputError(f"{option}: goes with --images and --masks")
-    classes = configuration.mask_values()
-    if mask_values is not None and classes:
-        raise InputError(f"--mask-values: the run has classes of its own: {', '.join(classes)}")
-    if images is None or masks is None:
-        own = films.load(own_places.of(configuration))
-        run.check_same_films(own.fingerprint)
-        indices = getattr(own, part)
+    if external.images is None:
+        images = dataset.load(moved.applied_to(configuration))
+        run.check_same_images(images.fingerprint)
+        indices = getattr(images, subset)
         if not len(indices):
-            raise InputError(f"--part: the split {configuration.split} has no {part} films")
-        return own.arrays, indices
-    if part != "test":
-        raise InputError("--part: is of the run's own films, not of --images")
-    values: tuple[tuple[int, ...], ...] | None = tuple(classes.values()) or None
-    if mask_values is not None:
-        values = (mask_values,)
-    arrays = load_folders(
-        images,
-        masks,
-        size=configuration.size,
-        label_size=configuration.size_of_labels(),
-        classes=values,
-        background=configuration.background if mask_values is None else None,
-        ignore=configuration.ignore,
-        mask_suffix=configuration.mask_suffix,
-        table=None if elsewhere.groups is None else read_table(elsewhere.groups),
-        test_only=True,
-        resize=configuration.film_resize,
-        preprocessing=configuration.preprocessing,
-        progress=command.bar("reading films"),
-    ).arrays
+            split = configuration.data.split
+            raise InputError(f"--subset: the split {split} has no {subset} images")
+        return images.arrays, indices
+    if subset != "test":
+        raise InputError("--subset: is for the run's own images. Leave it out with --images")
+    arrays = _load_external(configuration, external)
     return arrays, np.arange(len(arrays.ids))
+
+
+def _load_external(configuration: Configuration, external: ExternalImages) -> ImageArrays:
+    assert external.images is not None
+    assert external.masks is not None
+    data, classes = configuration.data, configuration.data.mask_values()
+    if external.mask_values is not None and classes:
+        raise InputError(f"--mask-values: the run has the classes {', '.join(classes)} already")
+    values = list(classes.values()) or None
+    return load_folders(
+        external.images,
+        external.masks,
+        **vars(data.sampling()),
+        classes=[external.mask_values] if external.mask_values else values,
+        background=None if external.mask_values else data.background,
+        ignore=data.ignore,
+        mask_suffix=external.mask_suffix or data.mask_suffix,
+        table=None if external.table is None else read_table(external.table),
+        test_only=True,
+        progress=command.bar("reading images"),
+    ).arrays
 
 
 def main() -> None:

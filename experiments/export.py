@@ -1,49 +1,55 @@
-"""Writes a run's network to one file that needs no model code, for CPU, GPU and TPU at once.
+"""Writes a run's network to one file that needs no model code, for CPU, GPU and TPU.
 
     python -m experiments.export RUN --out FILE
 
-The file holds the program with its parameters, and metadata for its users: the size
-that images are resized to, how, and the threshold of the logits. docs/export.md has a script that
-segments an image with it.
+The file holds the program with its parameters, and metadata: the size of images, how they are
+resized, and the threshold. docs/export.md has a script that segments an image with it.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from experiments import command, report, trained
-from experiments.run_directory import RunDirectory, without_nan
+from experiments import command
+from experiments.files import without_nan
+from experiments.runs import RunDirectory, Trained, load_trained
 from jaxseg import export
 from jaxseg.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Writes a run's network to one file that needs no model code."""
+    """Write a run's network to one file that needs no model code."""
 
-    run: Positional[Path]
-    """Run directory."""
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run directory created by experiments.train."""
     out: Path
     """File to write. An existing one is replaced."""
 
 
 def write(options: Options) -> None:
-    """Exports the state that `experiments.predict` takes.
+    """Exports the network that `experiments.predict` uses.
 
     Raises:
         InputError: The run or the file is invalid.
     """
     if options.out.is_dir():
-        raise InputError(f"--out: {options.out} is a folder; name a file in it")
+        raise InputError(f"--out: {options.out} is a folder. Name a file in it")
     run = RunDirectory(options.run)
-    learnt = trained.load(run)
-    multiple = 2 ** (len(learnt.configuration.widths) - 1)
-    program = export.export_prediction(learnt.model, learnt.state, multiple=multiple)
+    trained = load_trained(run)
+    multiple = 2 ** (len(trained.configuration.network.widths) - 1)
+    command.say("compiling the network")
+    program = export.export_prediction(
+        trained.model,
+        trained.state,
+        multiple=multiple,
+        channels=trained.configuration.data.channels,
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    export.save(options.out, program, metadata(run, learnt))
+    export.save(options.out, program, metadata(run, trained))
     megabytes = options.out.stat().st_size / 1e6
     print(
         f"{options.out}: {megabytes:.1f} MB, for {', '.join(program.platforms)}, "
@@ -51,31 +57,32 @@ def write(options: Options) -> None:
     )
 
 
-def metadata(run: RunDirectory, learnt: trained.Trained) -> dict[str, Any]:
+def metadata(run: RunDirectory, trained: Trained) -> dict[str, Any]:
     """Returns what the file says about the program."""
-    configuration = learnt.configuration
-    summary = run.read_summary()
-    classes = list(configuration.mask_values())
+    data, summary = trained.configuration.data, run.read_summary()
+    classes = list(data.mask_values())
     decision = "compared with the threshold"
     if len(classes) > 1:
         decision = "the largest gives the class: background, " + ", ".join(classes)
+    kind = "Gray" if data.channels == 1 else "RGB"
     return without_nan(
         {
-            "size": configuration.size,
-            "film_resize": configuration.film_resize,
-            "preprocessing": configuration.preprocessing,
+            "size": data.size,
+            "channels": data.channels,
+            "image_resize": data.image_resize,
+            "preprocessing": data.preprocessing,
             "threshold": {"probability": 0.5, "logit": 0.0} if len(classes) <= 1 else None,
             "classes": ["background", *classes] if classes else None,
-            "how": "Gray images are preprocessed, resized to size x size, and passed as uint8 "
-            "[B, size, size, 1]. Logits are resized bilinearly to the original size and "
-            f"{decision}. The program takes other sizes, but was not trained on them.",
+            "how": f"{kind} images are preprocessed, resized to size x size, and passed as uint8 "
+            f"[B, size, size, {data.channels}]. Logits are resized bilinearly to the original size "
+            f"and {decision}. The program takes other sizes, but was not trained on them.",
             "run": {
-                "configuration": configuration.name,
-                "step": int(learnt.state.step),
+                "configuration": trained.configuration.name,
+                "step": int(trained.state.step),
                 "data_fingerprint": run.read_config()["data_fingerprint"],
                 "test": summary["test"] if summary else None,
             },
-            "versions": report.machine()["versions"],
+            "versions": command.machine()["versions"],
         }
     )
 

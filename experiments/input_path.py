@@ -16,8 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments import command
-from experiments.configuration import Configuration
-from experiments.films import Films
+from experiments.configuration import Data
+from experiments.dataset import Dataset
 from jaxseg import parallel
 from jaxseg.data.sampling import Sampling
 from jaxseg.data.stored import StoredImages
@@ -91,8 +91,8 @@ class Streaming:
             ahead.extend(itertools.islice(placed, 1))
 
 
-def choose(configuration: Configuration, images: Films, mesh: Mesh) -> InputPath:
-    """Opens the path that ``--input-path`` names, and prints which it is and why.
+def choose(data: Data, images: Dataset, mesh: Mesh) -> InputPath:
+    """Opens the path that ``--input-path`` names, and prints which one and why.
 
     ``auto`` puts all images on every device if they take at most `FRACTION` of the memory that is
     free there: of each accelerator, or of the machine for CPU devices, each of which holds a copy.
@@ -103,7 +103,7 @@ def choose(configuration: Configuration, images: Films, mesh: Mesh) -> InputPath
             to stream is damaged.
     """
     arrays = images.arrays.trained_on()
-    asked = configuration.input_path
+    asked = data.input_path
     needed = sum(array.nbytes for array in arrays.values()) / 1e6
     # float32, because JAX has no other floats by default.
     free = np.array([free_megabytes(jax.local_devices())], np.float32)
@@ -116,13 +116,13 @@ def choose(configuration: Configuration, images: Films, mesh: Mesh) -> InputPath
     )
     command.say(f"input path: {chosen}{' (chosen by you)' if asked != 'auto' else ''}; {why}")
     if chosen == "stream":
-        if images.builder is None:
-            raise ValueError("these images came without the dataset to stream them from")
-        return Streaming(StoredImages(images.builder), configuration.sampling(), mesh)
+        assert images.builder is not None, "Data refuses streaming from folders"
+        return Streaming(StoredImages(images.builder), data.sampling(), mesh)
     if needed > free:
+        advice = "Use --input-path stream" if images.builder else "Use a smaller --size"
         raise InputError(
             f"--input-path device: the images need {needed:,.0f} MB but only {free:,.0f} MB are "
-            "free per device. Use --input-path stream"
+            f"free per device. {advice}"
         )
     return DeviceResident(arrays, mesh)
 

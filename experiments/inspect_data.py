@@ -1,208 +1,147 @@
-"""Shows what a data set holds: its report, its near duplicates as pictures, what each split leaks.
+"""Shows what the COVID-19 Radiography Database holds, and what its splits leak.
 
-    python -m experiments.inspect_data [RUN] [--manual-dir DIR] [--data-dir DIR]
-        [--data-config NAME] [--split RULE] [--skip-bad] [--out DIR]
+    python -m experiments.inspect_data [RUN] [--manual-dir DIR] [options]
 
-With a run it shows the run's data, its Dice with and without the test films that leaked, and that
-of the labels it learnt from.
+Prints the dataset's report and how many test images have a near-duplicate among the training
+images. Draws contact sheets of near-duplicates.
 """
 
-import csv
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from experiments import command, films, pair_sheet
-from experiments.configuration import Configuration
-from experiments.configurations import CONFIGURATIONS
-from experiments.run_directory import RunDirectory, write_bytes
-from jaxseg import metrics
+from experiments import command, dataset, figures, files, scores
+from experiments.configs import CONFIGURATIONS
+from experiments.runs import RunDirectory
 from jaxseg.data.archive import open_archive
 from jaxseg.data.arrays import ImageArrays, load_arrays
 from jaxseg.data.images import read_image
-from jaxseg.data.near_duplicates import MAX_HASH_DISTANCE, closest_pairs, perceptual_hash
+from jaxseg.data.near_duplicates import closest_pairs, perceptual_hash
 from jaxseg.data.splits import leaked
 from jaxseg.errors import InputError
-from jaxseg.inference import resize_logits_on_host
 
 HASHED_SIZE = 128
-"""Perceptual hashes are of films at this size, so that nothing larger need be decoded."""
+"""Images are hashed at this size."""
 
-PAIRS_A_SHEET = 16
-MOST_SHEETS = 6
+PAIRS = 16
+"""Pairs on a contact sheet."""
+
+SHEETS = 6
+"""At most this many sheets of near-duplicates are drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Shows what a data set holds, what looks alike in it, and what its splits leak."""
+    """Show what the database holds, what looks alike in it, and what its splits leak."""
 
-    run: Positional[Path | None] = None
-    """Run directory, to show its data, what its test films leaked and what its labels lost; the
-    options below then only say where things lie."""
+    run: Annotated[Positional[Path | None], arg(metavar="RUN")] = None
+    """Run directory: shows the run's data, and its Dice without leaked test images."""
     manual_dir: Path | None = None
-    """Folder that holds Kaggle's archive, or its unpacked folder; drawn films unless given."""
+    """Folder of the database: Kaggle's archive, or what it unpacks to. Default: synthetic
+    images."""
     data_dir: Path | None = None
-    """Where prepared data and arrays are kept; the user's cache unless given."""
+    """Folder for prepared data and caches. Default: your cache directory."""
     data_config: str = "all"
     """Which classes: all, covid, normal, lung_opacity or viral_pneumonia."""
     split: str = "grouped"
-    """Split to count films of: seed, grouped, choosing or source:TEXT."""
+    """Split to inspect: grouped, random, model-selection or source:TEXT."""
     skip_bad: bool = False
-    """Leave out films that will not do, and count them in the report, in place of an error."""
+    """Skip invalid images and list them, instead of stopping with an error."""
     out: Path | None = None
-    """Folder for the picture sheets; the run's, or beside the prepared data, unless given."""
-    closest: int = PAIRS_A_SHEET
-    """How many pairs of films to show that are most alike but no near duplicates."""
+    """Folder for contact sheets. Default: RUN, or next to the prepared data."""
 
 
 def inspect_data(options: Options) -> None:
-    """Prints the report and writes the picture sheets.
+    """Prints the report and writes the contact sheets.
 
     Raises:
-        InputError: The archive, the run or an option will not do.
+        InputError: The database, the run or an option is invalid.
     """
-    if options.closest < 0:
-        raise InputError("--closest: must not be negative")
     run = None if options.run is None else RunDirectory(options.run)
-    configuration = configuration_of(options, run)
-    if configuration.images is not None:
-        raise InputError(f"{options.run}: was trained on films of one's own, not on an archive")
-    manual_dir = films.archive_dir(configuration)
-    builder = films.prepared(configuration, manual_dir)
-    if run is not None:
-        run.check_same_films(builder.fingerprint)
-    arrays = load_arrays(builder, size=HASHED_SIZE, progress=command.bar("decoding films"))
-    version_dir = Path(builder.data_dir)
-    print((version_dir / "report.md").read_text())
-    print_leaks(arrays, configuration.split)
-    if run is not None:
-        print(dice_with_and_without_leaked(run, arrays, configuration.split))
-        print(dice_of_labels(films.of_builder(configuration, builder)))
-    out = options.out or (version_dir if run is None else run.path)
-    out.mkdir(parents=True, exist_ok=True)
-    written = write_sheets(out, manual_dir, arrays, builder.report, options.closest)
-    print("to judge by eye: " + (", ".join(map(str, written)) or "no pairs"))
-
-
-def configuration_of(options: Options, run: RunDirectory | None) -> Configuration:
-    """The run's configuration, or one of the options; given places are the options' anyway."""
-    places = films.OwnPlaces(options.manual_dir, options.data_dir)
-    if run is not None:
-        return places.of(run.configuration())
-    return dataclasses.replace(
-        places.of(CONFIGURATIONS["phantom"]),
-        data_config=options.data_config,
-        split=options.split,
-        skip_bad=options.skip_bad,
+    configuration = dataset.Moved(options.manual_dir, options.data_dir).applied_to(
+        CONFIGURATIONS["phantom"] if run is None else run.configuration()
     )
-
-
-def print_leaks(arrays: ImageArrays, rule: str) -> None:
-    """Prints which test films share a group with a training film: by the seed's rule, by ours."""
-    print("## What is learnt from and what is scored\n")
-    for name in dict.fromkeys(("seed", rule)):
-        chosen = films.split(arrays, name, fingerprint="")
-        copied = chosen.test[leaked(arrays.groups, chosen.train, chosen.test)]
-        names = ": " + ", ".join(arrays.ids[film] for film in copied) if len(copied) else ""
-        print(
-            f"- split {name}: {len(chosen.train)} films to learn from, {len(chosen.test)} to test "
-            f"on, of which {len(copied)} have a copy among the former{names}"
+    if run is None:
+        configuration = configuration.with_data(
+            data_config=options.data_config, split=options.split, skip_bad=options.skip_bad
         )
-    print()
+    if configuration.data.images is not None:
+        raise InputError("--images: only the COVID-19 Radiography Database can be inspected")
+    manual_dir = dataset.database_dir(configuration)
+    builder = dataset.prepared(configuration.data, manual_dir)
+    if run is not None:
+        run.check_same_images(builder.fingerprint)
+    arrays = load_arrays(builder, size=HASHED_SIZE, progress=command.bar("decoding images"))
+    folder = Path(builder.data_dir)
+    print((folder / "report.md").read_text())
+    for rule in dict.fromkeys(("random", configuration.data.split)):
+        print(leaks(arrays, rule))
+    if run is not None:
+        print(dice_without_leaks(run, arrays, configuration.data.split))
+    out = options.out or (folder if run is None else run.path)
+    out.mkdir(parents=True, exist_ok=True)
+    for path, drawn in contact_sheets(manual_dir, arrays, builder.report).items():
+        files.write_bytes(out / path, drawn)
+        print(f"written: {out / path}")
 
 
-def dice_with_and_without_leaked(run: RunDirectory, arrays: ImageArrays, rule: str) -> str:
-    """The mean Dice of the run's test films: all, those without a copy in train, and the others.
-
-    Raises:
-        InputError: The run has not scored its test films.
-    """
-    if not run.test_scores.exists():
-        raise InputError(f"{run.path}: has no {run.test_scores.name} yet")
-    with run.test_scores.open() as file:
-        dice = {row["id"]: float(row["dice"] or "nan") for row in csv.DictReader(file)}
-    chosen = films.split(arrays, rule, fingerprint="")
-    values = np.array([dice[arrays.ids[film]] for film in chosen.test])
-    copied = leaked(arrays.groups, chosen.train, chosen.test)
-    parts = {"all test films": values, "without those": values[~copied], "those": values[copied]}
-    parts = {f"{name}, {len(part)}": part[~np.isnan(part)] for name, part in parts.items()}
+def leaks(arrays: ImageArrays, rule: str) -> str:
+    """Returns how many test images share a group with a training image."""
+    images = dataset.split(arrays, rule, fingerprint="")
+    copies = images.test[leaked(arrays.groups, images.train, images.test)]
+    names = ": " + ", ".join(arrays.ids[i] for i in copies) if len(copies) else ""
     return (
-        f"Dice of {run.path}, apart for test films with a copy in train: "
-        + "; ".join(f"{name}: {part.mean():.6f}" for name, part in parts.items() if len(part))
-        + "\n"
+        f"split {rule}: {len(images.train)} training images, {len(images.test)} test images, of "
+        f"which {len(copies)} have a near-duplicate among the training images{names}"
     )
 
 
-def dice_of_labels(own: films.Films) -> str:
-    """What masks lose by being resized to labels: these, resized as logits are, against masks.
-
-    A network that does no more than repeat its labels has this Dice.
-    """
-    size, dice = own.arrays.labels.shape[1], []
-    for film in own.test:
-        mask = own.arrays.masks[film].astype(np.int32)
-        logits = 2.0 * own.arrays.labels[film][..., None].astype(np.float32) - 1.0
-        labels = resize_logits_on_host(logits, mask.shape)[None]
-        counts = metrics.count(metrics.predicted_labels(labels), mask[None], num_classes=1)
-        dice.append(float(metrics.dice(counts)[0, 0]))
-    return (
-        f"Dice of the labels of {size} x {size} themselves, on the masks' own grid, "
-        f"{len(dice)} test films: {np.nanmean(dice):.6f}\n"
+def dice_without_leaks(run: RunDirectory, arrays: ImageArrays, rule: str) -> str:
+    """Returns the mean Dice of the run's test images, of all and of those that did not leak."""
+    table = scores.read(run.test_scores)
+    dice = dict(zip(table.ids, table.columns["dice"].tolist(), strict=True))
+    images = dataset.split(arrays, rule, fingerprint="")
+    values = np.array([dice[arrays.ids[i]] for i in images.test])
+    is_leaked = leaked(arrays.groups, images.train, images.test)
+    means = ", ".join(
+        f"{name} ({len(part)}) {np.nanmean(part):.6f}"
+        for name, part in (("all", values), ("without leaked", values[~is_leaked]))
+        if len(part)
     )
+    return f"Dice of {run.path}, test images: {means}"
 
 
-def write_sheets(
-    out: Path, manual_dir: Path, arrays: ImageArrays, report: Any, closest: int
-) -> list[Path]:
-    """Writes the pairs of films as pictures: the same bytes, near duplicates, the next closest."""
-    same = [
-        (group[0], other, "same bytes") for group in report["duplicates"] for other in group[1:]
-    ]
+def contact_sheets(manual_dir: Path, arrays: ImageArrays, report: Any) -> dict[str, bytes]:
+    """Returns contact sheets by file name: identical images, near-duplicates, the next closest."""
+    identical = [(ids[0], other, "identical") for ids in report["duplicates"] for other in ids[1:]]
     near = sorted(report["near_duplicates"], key=lambda pair: -pair[2])
-    hashes = np.stack([perceptual_hash(film[..., 0]) for film in arrays.images])
-    others = [
-        (arrays.ids[one], arrays.ids[other], f"{bits} bits differ")
-        for one, other, bits in (closest_pairs(hashes, count=closest) if closest else [])
+    hashes = np.stack([perceptual_hash(image[..., 0]) for image in arrays.images])
+    closest = [
+        (arrays.ids[first], arrays.ids[second], bits)
+        for first, second, bits in closest_pairs(hashes, count=PAIRS)
     ]
-    kinds = {
-        "same-bytes": ("Films with the same bytes", same),
-        "near-duplicates": (f"Near duplicates (at most {MAX_HASH_DISTANCE} bits differ)", near),
-        "next-closest": ("Most alike of those that are no near duplicates", others),
-    }
-    written = []
-    for name, (title, pairs) in kinds.items():
-        for sheet, start in enumerate(range(0, len(pairs), PAIRS_A_SHEET), 1):
-            if sheet > MOST_SHEETS:
-                print(f"{name}: the first {start} of {len(pairs)} pairs are drawn")
-                break
-            path = out / f"{name}-{sheet}.png"
-            drawn = _read(manual_dir, pairs[start : start + PAIRS_A_SHEET])
-            write_bytes(path, pair_sheet.draw(drawn, title))
-            written.append(path)
-    return written
-
-
-def _read(manual_dir: Path, pairs: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, str]]:
-    """The films of each pair from the archive, and their caption."""
+    kinds = {"identical": identical, "near-duplicates": near, "next-closest": closest}
+    sheets = {}
     with open_archive(manual_dir) as archive:
         names = {pair.id: pair.image for pair in archive.pairs(archive.classes)[0]}
 
-        def film(name: str) -> np.ndarray:
-            return read_image(archive.read(names[name]), name=names[name])[..., 0]
+        def image(identifier: str) -> np.ndarray:
+            name = names[identifier]
+            return read_image(archive.read(name), name=name)[..., 0]
 
-        return [
-            (
-                film(one),
-                film(other),
-                f"{one}, {other}: {bits if isinstance(bits, str) else f'{bits} bits'}",
-            )
-            for one, other, bits in pairs
-        ]
+        for kind, pairs in kinds.items():
+            for number, start in enumerate(range(0, min(len(pairs), SHEETS * PAIRS), PAIRS), 1):
+                drawn = [
+                    (image(first), image(second), f"{first}, {second}: {difference}")
+                    for first, second, difference in pairs[start : start + PAIRS]
+                ]
+                title = f"{kind.capitalize()} (bits of 1,023 that differ)"
+                sheets[f"{kind}-{number}.png"] = figures.contact_sheet(drawn, title)
+    return sheets
 
 
 def main() -> None:

@@ -1,13 +1,11 @@
-"""Segments films of any size, thousands of them.
+"""Writes masks of images of any size, thousands of them.
 
-    python -m experiments.predict RUN IMAGE ... --out DIR
+    python -m experiments.predict RUN IMAGE_OR_FOLDER ... --out DIR
 
-Films are PNG, JPEG or DICOM files, or folders of them. Writes ``<stem>_mask.png`` at the film's own
-size, 0 and 255 (of a run of several classes a palette picture of their numbers),
-``<stem>_overlay.png``, ``predictions.csv`` with a line for each film and class, and
-``predictions.json`` with all that the masks were made with. Films that are there already are left
-as they are, so that a killed command goes on when it is given again. A film that cannot be read is
-left out and listed; the exit status is then 2.
+Images are PNG, JPEG, TIFF, BMP or DICOM. For each it writes ``<stem>_mask.png`` at the image's own
+size and ``<stem>_overlay.png``. ``predictions.csv`` has a row per image and class, and
+``predictions.json`` has the settings. Images that are done already are skipped, so that you can
+repeat a command that was killed. An image that cannot be read is listed; the exit status is then 2.
 """
 
 import collections
@@ -21,22 +19,22 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from experiments import command, report, trained
+from experiments import command
 from experiments.predictions import Predictions, Row
-from experiments.run_directory import RunDirectory
-from experiments.segmenter import AS_THE_RUN_SCORES, Film, Segmenter, Settings
+from experiments.runs import RunDirectory, load_trained
+from experiments.segmenter import Loaded, Segmenter, Settings
 from jaxseg.data import dicom
 from jaxseg.data.images import find_images, image_stem, printable
 from jaxseg.data.splits import natural_key
 from jaxseg.errors import InputError
 
 THREADS = min(8, max(2, (os.cpu_count() or 2) // 2))
-"""That read films, and as many that write masks; they work outside the interpreter's lock."""
+"""Threads that read images, and as many that write masks."""
 
 LISTED = 20
-"""So many unreadable films are named on the terminal; the table names all."""
+"""At most this many unreadable images are listed; the table has all."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,30 +42,41 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Segments films of any size and mode, and goes on where it was stopped."""
+    """Write masks of images of any size. Repeat the command to continue after a stop."""
 
-    run: Positional[Path]
-    """Run directory."""
-    images: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
-    """PNG, JPEG or DICOM films, or folders of them."""
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run directory created by experiments.train."""
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE_OR_FOLDER ...")]
+    """PNG, JPEG, TIFF, BMP or DICOM images, or folders of them."""
     out: Path
-    """Folder to write to, another than the films'."""
-    masks: Annotated[OmitArgPrefixes[Settings], tyro.conf.arg(name="")] = AS_THE_RUN_SCORES
+    """Folder to write to, another one than that of the images."""
     overlay: bool = True
-    """Write each film with its mask drawn on it."""
+    """Write each image with its mask drawn on it."""
+    mask_values_out: bool = False
+    """Write the mask values of the run's --classes, the first of each. Default: 255 for one class,
+    else 1, 2 and so on."""
+    settings: OmitArgPrefixes[Settings] = Settings()
 
 
 def predict(options: Options) -> None:
-    """Segments the films, reading and writing in threads while the network works.
+    """Segments the images, reading and writing in threads while the network works.
 
     Raises:
-        InputError: The run or an option will not do; or, at the end, films could not be read.
+        InputError: The run or an option is invalid; or, at the end, images could not be read.
     """
-    paths = _films(options.images, options.out)
-    segmenter = Segmenter(trained.load(RunDirectory(options.run)), options.masks)
+    options.settings.check()
+    paths = _find(options.images, options.out)
+    trained = load_trained(RunDirectory(options.run))
+    values = [min(own) for own in trained.configuration.data.mask_values().values()]
+    if options.mask_values_out and not (values and min(values) > 0 and max(values) < 256):
+        raise InputError("--mask-values-out: needs a run with --classes, with values from 1 to 255")
+    segmenter = Segmenter(
+        trained, options.settings, mask_values=values if options.mask_values_out else None
+    )
     made_with = {"run": options.run.name, **segmenter.made_with()}
+    classes = len(segmenter.class_names)
     with Predictions(
-        options.out, made_with, objects=len(segmenter.objects), overlays=options.overlay
+        options.out, made_with, classes=classes, overlays=options.overlay
     ) as predictions:
         _predict(segmenter, paths, predictions)
 
@@ -75,50 +84,52 @@ def predict(options: Options) -> None:
 def _predict(segmenter: Segmenter, paths: dict[str, Path], predictions: Predictions) -> None:
     todo = {stem: path for stem, path in paths.items() if not predictions.has(path, stem)}
     predictions.forget(todo)
-    there = len(paths) - len(todo)
-    if there:
-        command.say(f"{there} of {len(paths)} films are there already")
+    done = len(paths) - len(todo)
+    if done:
+        command.say(f"{done} of {len(paths)} images are done already")
+    if todo:
+        command.say("compiling the network")
     unreadable: list[Row] = []
-    with command.progress_bar("segmenting", len(paths), done=there) as bar:
+    with command.progress_bar("segmenting", len(paths), done=done) as bar:
         for rows in _segmented(segmenter, todo, predictions):
             predictions.add(rows)
             unreadable += (row for row in rows if row.error is not None)
             bar.update()
-    counts = {"films": len(paths), "unreadable": len(unreadable)}
-    predictions.finish({**counts, **report.machine()})
-    command.say(f"{len(paths) - len(unreadable)} films segmented, see {predictions.csv}")
+    counts = {"images": len(paths), "unreadable": len(unreadable)}
+    predictions.finish({**counts, **command.machine()})
+    command.say(f"{len(paths) - len(unreadable)} images segmented, see {predictions.csv}")
     if unreadable:
-        _tell(unreadable, predictions)
+        _report_unreadable(unreadable, predictions)
 
 
 def _segmented(
     segmenter: Segmenter, paths: dict[str, Path], predictions: Predictions
 ) -> Iterator[list[Row]]:
-    """Each film's rows as their pictures are written; at most two batches are being written."""
+    """Yields each image's rows once its masks are written; writes at most two batches at once."""
 
-    def read(stem: str) -> Film | Row:
+    def read(stem: str) -> Loaded | Row:
         try:
             return segmenter.read(paths[stem], stem)
         except InputError as error:
-            told = str(error).removeprefix(f"{paths[stem]}: ")
-            return Row(film=printable(paths[stem].name), error=" ".join(told.split()))
+            message = str(error).removeprefix(f"{paths[stem]}: ")
+            return Row(image=printable(paths[stem].name), error=" ".join(message.split()))
 
     readers, writers = ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS)
     writing: collections.deque[list[Future[list[Row]]]] = collections.deque()
     try:
-        films: list[Film] = []
-        for read_one in _ahead(readers, read, list(paths), 2 * segmenter.films_at_once):
-            if isinstance(read_one, Row):
-                yield [read_one]
+        batch: list[Loaded] = []
+        for loaded in _ahead(readers, read, list(paths), 2 * segmenter.images_per_batch):
+            if isinstance(loaded, Row):
+                yield [loaded]
                 continue
-            films.append(read_one)
-            if len(films) == segmenter.films_at_once:
-                writing.append(_written(segmenter, films, writers, predictions))
-                films = []
+            batch.append(loaded)
+            if len(batch) == segmenter.images_per_batch:
+                writing.append(_write(segmenter, batch, writers, predictions))
+                batch = []
             if len(writing) == 2:
                 yield from (future.result() for future in writing.popleft())
-        if films:
-            writing.append(_written(segmenter, films, writers, predictions))
+        if batch:
+            writing.append(_write(segmenter, batch, writers, predictions))
         for future in itertools.chain.from_iterable(writing):
             yield future.result()
     finally:
@@ -126,28 +137,28 @@ def _segmented(
         writers.shutdown(cancel_futures=True)
 
 
-def _written(
-    segmenter: Segmenter, films: list[Film], writers: ThreadPoolExecutor, predictions: Predictions
+def _write(
+    segmenter: Segmenter, batch: list[Loaded], writers: ThreadPoolExecutor, predictions: Predictions
 ) -> list[Future[list[Row]]]:
-    """Sets the network to work; writers wait for it."""
-    logits = segmenter.logits(films)
+    """Starts the network; writers wait for it."""
+    logits = segmenter.logits(batch)
 
-    def write(film: Film, place: int) -> list[Row]:
+    def write(image: Loaded, index: int) -> list[Row]:
         try:
-            return segmenter.write(film, logits, place, predictions)
+            return segmenter.write(image, logits, index, predictions)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             too_long = "its name is too long for the file of its mask. Rename it"
-            return [Row(film=printable(film.path.name), error=too_long)]
+            return [Row(image=printable(image.path.name), error=too_long)]
 
-    return [writers.submit(write, film, place) for place, film in enumerate(films)]
+    return [writers.submit(write, image, index) for index, image in enumerate(batch)]
 
 
 def _ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], count: int
 ) -> Iterator[Result]:
-    """Maps in order; never more than ``count`` results are ready or under way."""
+    """Maps in order, with at most ``count`` results that nobody has taken yet."""
     waiting: collections.deque[Future[Result]] = collections.deque()
     for item in items:
         if len(waiting) == count:
@@ -157,10 +168,10 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _films(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
-    """The films by stem, folders opened; two of one stem would overwrite each other."""
+def _find(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
+    """The images by stem. Two of one stem would overwrite each other's masks."""
     if not given:
-        raise InputError("IMAGE: name one or more films, or folders of them")
+        raise InputError("IMAGE: name one or more images, or folders of them")
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
@@ -168,32 +179,32 @@ def _films(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
         elif path.exists():
             paths.append(path)
         else:
-            raise InputError(f"{path}: there is no such film")
-    # Masks could take the place of films or of what lies beside them.
+            raise InputError(f"{path}: there is no such image")
+    # A mask could replace an image, or a file next to it.
     if out.exists() and any(folder.samefile(out) for folder in {path.parent for path in paths}):
-        raise InputError(f"--out: {out} holds the films; masks need another folder")
+        raise InputError(f"--out: {out} is the folder of the images. Use another folder")
     stems: dict[str, Path] = {}
     for path in paths:
         other = stems.setdefault(image_stem(path.name), path)
         if other != path:
-            raise InputError(f"{path}: has the same name as {other}; name them apart")
+            raise InputError(f"{path}: has the same name as {other}. Rename one of them")
     if any(dicom.is_dicom(path) for path in paths):
         dicom.check_installed()
     return stems
 
 
-def _tell(unreadable: list[Row], predictions: Predictions) -> None:
-    """Lists the films that could not be read and ends the command."""
+def _report_unreadable(unreadable: list[Row], predictions: Predictions) -> None:
+    """Lists the images that could not be read and ends the command."""
     first = unreadable[0]
     if len(unreadable) == 1:
-        raise InputError(f"{first.film}: {first.error}")
+        raise InputError(f"{first.image}: {first.error}")
     for row in unreadable[:LISTED]:
-        command.say(f"left out {row.film}: {row.error}")
+        command.say(f"skipped {row.image}: {row.error}")
     if len(unreadable) > LISTED:
         command.say(f"and {len(unreadable) - LISTED} more, see {predictions.csv}")
     raise InputError(
-        f"{len(unreadable)} films could not be read and were left out, {first.film} the first; "
-        f"see the column error of {predictions.csv}"
+        f"{len(unreadable)} images could not be read and were skipped, {first.image} the first. "
+        f"See the column error of {predictions.csv}"
     )
 
 

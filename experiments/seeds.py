@@ -1,18 +1,22 @@
-"""Several seeds of one configuration, one after another, and their common summary."""
+"""Runs of one configuration with several random seeds, and their common summary."""
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import command, comparison, comparison_page
+from experiments import command, comparison, files
+from experiments.command import say
 from experiments.configuration import Configuration
-from experiments.run_directory import RunDirectory, write_json
+from experiments.runs import RunDirectory
 from jaxseg import parallel
 from jaxseg.errors import InputError
+
+if TYPE_CHECKING:
+    from experiments.train import Output
 
 
 def train_seeds(
@@ -21,64 +25,58 @@ def train_seeds(
     workdir: Path,
     mesh: Mesh,
     *,
-    seeds: int,
-    resume: bool,
-    profile: Path | None = None,
+    output: "Output",
 ) -> None:
-    """Trains each seed in the directory ``seed-N``, and compares them.
+    """Trains each seed in the directory ``seed-N``, then compares them.
 
     Args:
-        train: ``experiments.train.train``.
-        configuration: What to train; its seed is the first.
+        train: `experiments.train.train`.
+        configuration: What to train. Its seed is the first.
         workdir: Directory of all runs.
         mesh: The devices.
-        seeds: How many.
-        resume: Whether to continue what the directory holds.
-        profile: Directory for a trace of the first seed that is trained now.
+        output: The number of seeds, and whether to resume.
 
     Raises:
         InputError: A directory, the data or an option is invalid.
         Diverged: A seed diverged; all others were trained to their end.
-        Preempted: SIGTERM came; the seed that was being trained is saved.
+        Stopped: A signal came; the seed that was being trained is saved.
     """
-    numbers = range(configuration.seed, configuration.seed + seeds)
-    runs = [RunDirectory(workdir / f"seed-{seed}") for seed in numbers]
-    configurations = [dataclasses.replace(configuration, seed=seed) for seed in numbers]
-    is_trained = np.zeros(seeds, bool)
+    first = configuration.optimization.seed
+    seeds = range(first, first + output.seeds)
+    runs = [RunDirectory(workdir / f"seed-{seed}") for seed in seeds]
+    configurations = [configuration.with_seed(seed) for seed in seeds]
+    is_finished = np.zeros(len(seeds), bool)
     # Process 0 looks before any process starts a run.
     with parallel.all_or_none("opening the runs"):
         if jax.process_index() == 0:
-            _check_workdir(workdir, numbers)
-            for i, (own, run) in enumerate(zip(configurations, runs, strict=True)):
-                is_started = run.check_usable(own, resume=resume)
+            _check_workdir(workdir, seeds)
+            for i, (configured, run) in enumerate(zip(configurations, runs, strict=True)):
+                has_run = run.check_usable(configured, resume=output.resume)
                 # A run writes its report last.
-                is_finished = run.read_summary() is not None and run.report.exists()
-                is_trained[i] = is_started and is_finished
-    is_trained = parallel.broadcast(is_trained)
+                is_finished[i] = has_run and run.read_summary() is not None and run.report.exists()
+    is_finished = parallel.broadcast(is_finished)
     diverged: command.Diverged | None = None
-    for own, run, skip in zip(configurations, runs, is_trained, strict=True):
+    for seed, configured, run, skip in zip(seeds, configurations, runs, is_finished, strict=True):
+        say(f"seed {seed} is already trained" if skip else f"seed {seed}:")
         if skip:
-            command.say(f"seed {own.seed} is already trained")
             continue
-        command.say(f"seed {own.seed}:")
         try:
-            train(own, run, mesh, resume=resume, profile=profile)
+            train(configured, run, mesh, output=output)
         except command.Diverged as error:
-            command.say(f"seed {own.seed}: {error}")
+            say(f"seed {seed}: {error}")
             diverged = error.with_traceback(None)  # The traceback would keep the run's arrays.
-        profile = None
     if diverged is not None:
         raise diverged
     if jax.process_index() == 0:
-        write_json(workdir / "summary.json", comparison.over_seeds(runs))
-        comparison_page.write(runs, workdir / "comparison.html")
+        files.write_json(workdir / "summary.json", comparison.across_seeds(runs))
+        comparison.write(runs, workdir / "comparison.html")
 
 
-def _check_workdir(workdir: Path, numbers: Iterable[int]) -> None:
-    """Raises InputError if the directory is a single run's, or holds other seeds' scores."""
+def _check_workdir(workdir: Path, seeds: Iterable[int]) -> None:
+    """Raises InputError if the directory is a single run's, or has the scores of other seeds."""
     if RunDirectory(workdir).config.exists():
-        raise InputError(f"--workdir: {workdir} is the directory of a single seed; name another")
-    there = (RunDirectory(workdir).read_summary() or {}).get("seeds")
-    if there not in (None, list(numbers)):
-        named = ", ".join(map(str, there))
-        raise InputError(f"--workdir: {workdir} has the scores of seeds {named}; name another")
+        raise InputError(f"--workdir: {workdir} is the directory of a single seed. Name another")
+    others = (RunDirectory(workdir).read_summary() or {}).get("seeds")
+    if others not in (None, list(seeds)):
+        named = ", ".join(map(str, others))
+        raise InputError(f"--workdir: {workdir} has the scores of seeds {named}. Name another")

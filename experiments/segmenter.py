@@ -1,4 +1,4 @@
-"""One film's way through predict: read, made ready for the network, masked, mended and written."""
+"""One image's way through predict: read, resized, segmented, post-processed and written."""
 
 import dataclasses
 import hashlib
@@ -11,169 +11,181 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import pictures
-from experiments.mask_settings import MaskSettings
-from experiments.predictions import Predictions, Row, digest_of, save_png
-from experiments.trained import Trained
+from experiments import figures
+from experiments.postprocessing import Postprocessing
+from experiments.predictions import Predictions, Row, digest, save_png
+from experiments.runs import Trained
 from jaxseg import inference, parallel
-from jaxseg.data.images import printable, read_image_and_spacing, resize_image
+from jaxseg.data.images import printable, read_image_and_spacing
 from jaxseg.data.preprocessing import preprocess
 from jaxseg.errors import InputError
 from jaxseg.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(MaskSettings):
-    """What of the command line decides what masks are; the defaults are how runs are scored."""
+class Settings(Postprocessing):
+    """How masks are made. The defaults are those of the scores in a run."""
 
     tile: int | None = None
-    """Cut films at their own size into blended tiles of so many pixels, in place of resizing each
-    to the network's size: for networks trained at the films' own scale."""
+    """Predict at full resolution in overlapping tiles of this side, instead of resizing the image.
+    Use it for networks trained at native resolution."""
     overlap: int | None = None
-    """Pixels that neighbouring tiles share; about a quarter of a tile unless given."""
+    """Pixels that neighboring tiles share. Default: about a quarter of --tile."""
     batch_size: int | None = None
-    """Films, or tiles, at once over all devices; the run's unless given."""
+    """Images, or tiles, per batch over all devices. Default: the run's batch size."""
 
-    def __post_init__(self) -> None:
-        """Refuses what will not do.
-
-        Raises:
-            InputError: Naming the option.
-        """
-        super().__post_init__()
+    def check(self) -> None:
+        """Raises InputError that names an invalid option."""
+        super().check()
         if self.overlap is not None and self.tile is None:
-            raise InputError("--overlap: goes with --tile")
+            raise InputError("--overlap: needs --tile")
         if self.batch_size is not None and self.batch_size < 1:
-            raise InputError("--batch-size: should be 1 or more")
-
-
-AS_THE_RUN_SCORES = Settings()
+            raise InputError(f"--batch-size: must be at least 1, got {self.batch_size}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Film:
-    """A film that was read.
+class Loaded:
+    """An image that was read.
 
     Attributes:
         path: Its file.
-        stem: What its masks are called after.
-        digest: Of its content.
-        pixels: uint8 ``[H, W]``, as it is shown.
-        seen: uint8 ``[S, S]`` or, in tiles, ``[H, W]``: what the network sees.
-        spacing_mm: Distance of pixel centres along height and width, where known.
+        stem: Prefix of its masks' names.
+        digest: Hash of its content.
+        pixels: uint8 ``[H, W, C]`` at its own size.
+        network_input: uint8 ``[S, S, C]``; in tiles ``[H, W, C]``.
+        spacing_mm: Pixel spacing along height and width, if known.
     """
 
     path: Path
     stem: str
     digest: str
     pixels: np.ndarray
-    seen: np.ndarray
+    network_input: np.ndarray
     spacing_mm: tuple[float, float] | None
 
 
 class Segmenter:
-    """A trained network on all devices, and what is done before and after it."""
+    """A trained network on all devices, with its preprocessing and post-processing."""
 
-    def __init__(self, learnt: Trained, settings: Settings):
+    def __init__(
+        self, trained: Trained, settings: Settings, *, mask_values: Sequence[int] | None = None
+    ):
         """Compiles nothing yet.
+
+        Args:
+            trained: The network.
+            settings: How masks are made.
+            mask_values: The value of each class in masks. Default: 255 for one class, else 1, 2
+                and so on.
 
         Raises:
             InputError: A setting does not fit the network.
         """
-        self.settings, self.configuration = settings, learnt.configuration
-        self.objects = _objects(learnt)
-        settings.check_run(self.configuration)
+        data = trained.configuration.data
+        settings.check_fits(trained.configuration)
+        self.settings, self.sampling = settings, data.sampling()
+        self.class_names = data.class_names()
+        count = len(self.class_names)
+        self.mask_values = list(mask_values or ([255] if count == 1 else range(1, count + 1)))
         mesh = parallel.make_mesh()
-        batch_size = settings.batch_size or learnt.configuration.batch_size
+        batch_size = settings.batch_size or trained.configuration.optimization.batch_size
         self.rows = parallel.padded_size(batch_size, mesh)
-        self.tiling = _tiling(settings, multiple=2 ** (len(learnt.configuration.widths) - 1))
-        self.films_at_once = 1 if self.tiling else self.rows
-        views = settings.averaged(inference.make_predict(learnt.model))
-        self._forward = parallel.jit_batched(views, mesh)
-        self._state = parallel.replicate(learnt.state, mesh)
-        self._weights = _digest(learnt.state.variables())
+        multiple = 2 ** (len(trained.configuration.network.widths) - 1)
+        self.tiling = _tiling(settings, multiple=multiple)
+        self.images_per_batch = 1 if self.tiling else self.rows
+        predict = settings.augmented(inference.make_predict(trained.model))
+        self._forward = parallel.jit_batched(predict, mesh)
+        self._state = parallel.replicate(trained.state, mesh)
+        self._weights = _weights_digest(trained.state.variables())
         self._copying = threading.Lock()
 
     def made_with(self) -> dict[str, Any]:
-        """All that decides what a film's mask is, in plain values."""
-        seen = ("size", "film_resize", "preprocessing")
+        """Returns all that decides what an image's masks are, as JSON values."""
         settings = dataclasses.asdict(self.settings)
-        # Films at once change no mask.
-        del settings["batch_size"]
+        del settings["batch_size"]  # It changes no mask.
         return {
             "weights": self._weights,
-            "objects": self.objects,
-            **{name: getattr(self.configuration, name) for name in seen},
+            "mask_values": dict(zip(self.class_names, self.mask_values, strict=True)),
+            "size": self.sampling.size,
+            "channels": self.sampling.channels,
+            "image_resize": self.sampling.resize,
+            "preprocessing": self.sampling.preprocessing,
             **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
             "overlap": self.tiling.overlap if self.tiling else None,
         }
 
-    def read(self, path: Path, stem: str) -> Film:
-        """Reads a film and makes it ready for the network.
+    def read(self, path: Path, stem: str) -> Loaded:
+        """Reads an image and resizes it for the network.
 
         Raises:
             InputError: It cannot be read.
         """
-        image, spacing = read_image_and_spacing(path)
-        pixels = image[..., 0]
-        seen = preprocess(image, self.configuration.preprocessing)[..., 0]
+        pixels, spacing = read_image_and_spacing(path, channels=self.sampling.channels)
         if self.tiling is None:
-            seen = resize_image(seen, self.configuration.size, self.configuration.film_resize)
-        return Film(path, stem, digest_of(path), pixels, seen, spacing)
+            network_input = self.sampling.resized(pixels)
+        else:
+            network_input = preprocess(pixels, self.sampling.preprocessing)
+        return Loaded(path, stem, digest(path), pixels, network_input, spacing)
 
-    def logits(self, films: Sequence[Film]) -> Array:
-        """Logits ``[B, ...]`` of `films_at_once` films or fewer; on devices perhaps under way."""
+    def logits(self, images: Sequence[Loaded]) -> Array:
+        """Returns logits ``[B, ...]`` of at most `images_per_batch` images, perhaps not ready."""
         if self.tiling is not None:
             logits = inference.predict_tiles(
-                self.predict, films[0].seen[..., None], self.tiling, batch_size=self.rows
+                self.predict, images[0].network_input, self.tiling, batch_size=self.rows
             )
             return logits[None]
-        side = self.configuration.size
-        images = np.zeros((self.rows, side, side, 1), np.uint8)
-        for image, film in zip(images, films, strict=False):
-            image[..., 0] = film.seen
-        return self.predict(images)
+        batch = np.zeros((self.rows, *images[0].network_input.shape), np.uint8)
+        for i, image in enumerate(images):
+            batch[i] = image.network_input
+        return self.predict(batch)
 
     def predict(self, images: Array) -> jax.Array:
-        """Logits of `rows` images, shared out over the devices."""
+        """Returns the logits of `rows` images."""
         return self._forward(self._state, images)
 
-    def write(self, film: Film, logits: Array, place: int, predictions: Predictions) -> list[Row]:
-        """Writes a film's mask and overlay, its logits being row ``place``; a row an object."""
-        # JAX copies a sharded array to the host piece by piece, which threads must not do at once.
+    def write(
+        self, image: Loaded, logits: Array, index: int, predictions: Predictions
+    ) -> list[Row]:
+        """Writes an image's mask and overlay and returns a row per class.
+
+        Args:
+            image: The image.
+            logits: The logits of its batch.
+            index: The image's row in the batch.
+            predictions: The folder to write to.
+        """
+        # JAX copies a sharded array to the host in parts, which threads must not do at once.
         with self._copying:
             logits = np.asarray(logits)
-        own = inference.resize_logits_on_host(logits[place], film.pixels.shape)
-        labels = self.settings.labels(own)
-        save_png(pictures.mask(labels, classes=len(self.objects)), predictions.mask(film.stem))
+        height, width, _ = image.pixels.shape
+        resized = inference.resize_logits_on_host(logits[index], (height, width))
+        labels = self.settings.labels(resized)
+        save_png(figures.mask(labels, self.mask_values), predictions.mask(image.stem))
         if predictions.overlays:
-            save_png(pictures.overlay(film.pixels, labels), predictions.overlay(film.stem))
-        confidence = inference.confidence(own, labels)
+            save_png(figures.overlay(image.pixels, labels), predictions.overlay(image.stem))
+        confidence = inference.confidence(resized, labels)
         rows = []
-        for number, name in enumerate(self.objects, 1):
-            areas = inference.component_areas(labels == number)
+        for label, (name, value) in enumerate(
+            zip(self.class_names, self.mask_values, strict=True), 1
+        ):
+            areas = inference.component_areas(labels == label)
             area = int(areas.sum())
             rows.append(
                 Row(
-                    film=printable(film.path.name),
-                    sha256=film.digest,
+                    image=printable(image.path.name),
+                    sha256=image.digest,
                     object=name,
-                    height=labels.shape[0],
-                    width=labels.shape[1],
+                    mask_value=value,
+                    height=height,
+                    width=width,
                     area_px=area,
-                    area_mm2=film.spacing_mm and area * math.prod(film.spacing_mm),
-                    share=area / labels.size,
+                    area_mm2=image.spacing_mm and area * math.prod(image.spacing_mm),
+                    area_fraction=area / labels.size,
                     confidence=confidence,
                     components=len(areas),
                 )
             )
         return rows
-
-
-def _objects(learnt: Trained) -> list[str]:
-    """Names of the classes from 1 on: the run's own, else the one that its films are of."""
-    named = list(learnt.configuration.mask_values())
-    return named or ["lung" if learnt.configuration.images is None else "object"]
 
 
 def _tiling(settings: Settings, *, multiple: int) -> inference.Tiling | None:
@@ -185,8 +197,8 @@ def _tiling(settings: Settings, *, multiple: int) -> inference.Tiling | None:
     return inference.Tiling(settings.tile, overlap, multiple=multiple)
 
 
-def _digest(variables: Any) -> str:
-    """What tells a network's parameters from any other's."""
+def _weights_digest(variables: Any) -> str:
+    """A hash of a network's parameters."""
     hashed = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         hashed.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())

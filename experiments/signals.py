@@ -1,10 +1,10 @@
-"""Ends a command on SIGTERM or Ctrl-C, at once or between two batches.
+"""Ends a command on SIGTERM or Ctrl-C, at once or between two train steps.
 
 Python runs a signal handler in the main thread: not while XLA compiles, and at any other time
 between two instructions. An exception that is raised there can be lost in a callback of JAX, and an
 ordinary exit while another thread compiles can crash. So the handlers here do nothing. A thread
-learns of the signal and ends the process at once, without cleaning up, unless a loop has asked to
-look at signals itself. A second signal always ends the process.
+receives the signal and ends the process at once, without cleaning up, unless a loop has asked to
+handle the signal itself. A second signal always ends the process.
 """
 
 import contextlib
@@ -27,30 +27,30 @@ _MESSAGES = {
 }
 
 
-class Looking:
-    """Whether a loop looks at signals itself, and the signal that came meanwhile."""
+class Deferral:
+    """Whether a loop handles signals itself, and the first signal since."""
 
     def __init__(self) -> None:
         self.active = False
         self.signal: int | None = None
 
 
-_looking = Looking()
+_deferral = Deferral()
 
 
 @contextlib.contextmanager
-def looked_at() -> Iterator[Looking]:
-    """Lets a loop look at signals itself, from setting ``active`` to the end of the block."""
-    _looking.active, _looking.signal = False, None
+def deferred() -> Iterator[Deferral]:
+    """Lets a loop handle the first signal itself, from setting ``active`` to the block's end."""
+    _deferral.active, _deferral.signal = False, None
     try:
-        yield _looking
+        yield _deferral
     finally:
-        _looking.active = False
+        _deferral.active = False
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Watches for SIGTERM and Ctrl-C while the block lasts; the main thread only."""
+    """Watches for SIGTERM and Ctrl-C within the block; the main thread only."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     previous = {number: signal.signal(number, _ignore) for number in STATUS}
@@ -70,8 +70,8 @@ def _watch(read: int, end: Callable[[signal.Signals], None]) -> None:
         while received := file.read(1):
             if received[0] not in STATUS:
                 continue
-            if _looking.active and _looking.signal is None:
-                _looking.signal = received[0]
+            if _deferral.active and _deferral.signal is None:
+                _deferral.signal = received[0]
             else:
                 end(signal.Signals(received[0]))
 

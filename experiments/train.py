@@ -1,8 +1,8 @@
 """Trains a U-Net, scores it on the test images and writes a report.
 
-    python -m experiments.train [phantom|seed|lungs|own] [options]
+    python -m experiments.train [phantom|baseline|lungs|custom] [options]
 
-Without arguments it trains on synthetic images, so that nothing needs to be downloaded.
+Without arguments it trains on synthetic images, so that nothing is downloaded.
 """
 
 import dataclasses
@@ -22,29 +22,57 @@ import tyro
 from jax.sharding import Mesh
 from tyro.conf import OmitArgPrefixes, arg
 
-from experiments import command, input_path, opening, report, signals
+from experiments import command, files, input_path, report, signals
+from experiments.command import INTERRUPTED, PREEMPTED, say
+from experiments.configs import CONFIGURATIONS
 from experiments.configuration import Configuration
-from experiments.configurations import CONFIGURATIONS
-from experiments.films import Films
+from experiments.dataset import Dataset
+from experiments.profiling import Trace
 from experiments.progress import Progress
-from experiments.run_directory import RunDirectory, write_json
-from experiments.scoring import draw_examples, foreground, score
+from experiments.runs import RunDirectory, open_run
+from experiments.scores import foreground
+from experiments.scoring import draw_examples, draw_predictions, score
 from experiments.seeds import train_seeds
-from experiments.tracing import Trace
+from experiments.tensorboard import TensorBoard
 from jaxseg import metrics, parallel
 from jaxseg.augment import make_augment
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.errors import InputError
 from jaxseg.inference import make_predict
-from jaxseg.training import EvalStep, TrainState, evaluate, make_eval_step, make_train_step
-
-ONE_PROCESS = command.Devices()
+from jaxseg.training import (
+    EvalStep,
+    TrainState,
+    evaluate,
+    make_eval_step,
+    make_train_step,
+    nearest_sizes,
+)
 
 CHECKPOINT_SECONDS = 600.0
 """A checkpoint is saved at least this often, and after every epoch."""
 
 STEPS_BETWEEN_CLOCKS = 20
-"""Several processes agree on the time once in this many steps."""
+"""Processes agree on the time once in this many steps."""
+
+TENSORBOARD_IMAGES = 4
+"""Validation images that are drawn for TensorBoard after every epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where the run goes."""
+
+    workdir: Path | None = None
+    """Run directory. Default: runs/NAME-DATE-TIME."""
+    resume: bool = False
+    """Continue the run in --workdir, or start it if there is none."""
+    seeds: int = 1
+    """Number of runs, with seeds SEED, SEED+1 and so on, one after another. Each has the directory
+    WORKDIR/seed-N. WORKDIR/summary.json holds mean and standard deviation of the scores."""
+    tensorboard: bool = False
+    """Write scalars and example pictures to WORKDIR/tensorboard."""
+    profile: Path | None = None
+    """Directory for a trace of three steps, which TensorBoard and Perfetto open."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,178 +80,168 @@ class Options:
     """The command line."""
 
     configuration: Annotated[Configuration, arg(name="")]
-    devices: Annotated[OmitArgPrefixes[command.Devices], arg(name="")] = ONE_PROCESS
-    workdir: Path | None = None
-    """Run directory; default: runs/NAME-DATE-TIME."""
-    resume: bool = False
-    """Continue the run in --workdir, or start it if there is none."""
-    profile: Path | None = None
-    """Directory for a trace of three steps, which TensorBoard and Perfetto open."""
-    seeds: int = 1
-    """Train this many seeds, starting at --seed, one after another. Each has its own directory in
-    --workdir; summary.json there holds the mean and the standard deviation of the scores."""
-
-    def __post_init__(self) -> None:
-        """Raises InputError if there is no seed to train."""
-        if self.seeds < 1:
-            raise InputError("--seeds: must be at least 1")
+    devices: OmitArgPrefixes[command.Devices] = command.Devices()
+    output: OmitArgPrefixes[Output] = Output()
 
 
 def train(
-    configuration: Configuration,
-    run: RunDirectory,
-    mesh: Mesh,
-    *,
-    resume: bool,
-    profile: Path | None = None,
+    configuration: Configuration, run: RunDirectory, mesh: Mesh, *, output: Output = Output()
 ) -> None:
     """Trains, scores the test images and writes the report.
-
-    Args:
-        configuration: What to train.
-        run: The run directory.
-        mesh: The devices.
-        resume: Whether to continue the run that the directory holds.
-        profile: Directory for a trace of three steps.
 
     Raises:
         InputError: The directory, the data or an option is invalid.
         Diverged: Too many updates in a row were not finite.
-        Preempted: SIGTERM came; the state was saved.
+        Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
-    with opening.alone_in(run):
-        _train(configuration, run, mesh, resume=resume, profile=profile)
+    with run.locked():
+        images = open_run(configuration, run, resume=output.resume)
+        counts = images.counts()
+        say("images: {train} train, {validation} validation, {test} test".format(**counts))
+        inputs = input_path.choose(configuration.data, images, mesh)
+        state, progress = fit(configuration, images, inputs, run, mesh, output)
+        write_results(configuration, images, state, progress, inputs.name, run, mesh)
 
 
-def _train(
+def fit(
     configuration: Configuration,
+    images: Dataset,
+    inputs: input_path.InputPath,
     run: RunDirectory,
     mesh: Mesh,
-    *,
-    resume: bool,
-    profile: Path | None,
-) -> None:
-    """Trains as `train` says, in a run directory that no other job uses."""
-    images = opening.open_run(configuration, run, resume=resume)
-    counts = [len(chosen) for chosen in (images.train, images.validation, images.test)]
-    command.say("images: {} for training, {} for validation, {} for testing".format(*counts))
-    batch_size = opening.check_batch_size(configuration, len(images.train), mesh)
+    output: Output,
+) -> tuple[TrainState, Progress]:
+    """Trains to the last epoch and returns the best state by validation Dice, else the last."""
+    optimization = configuration.optimization
+    batch_size = check_batch_size(configuration, len(images.train), mesh)
     steps_per_epoch = len(images.train) // batch_size
-    steps = steps_per_epoch * configuration.epochs
-    model, tx = configuration.model(), configuration.optimizer(steps)
-    ema = configuration.ema_decay is not None
-    state = TrainState.create(model, tx, configuration.key(), images.arrays.images, ema=ema)
+    steps = steps_per_epoch * optimization.epochs
+    model, loss, tx = configuration.model(), configuration.loss(), configuration.optimizer(steps)
+    has_ema = optimization.ema_decay is not None
+    state = TrainState.create(model, tx, configuration.key(), configuration.images(), ema=has_ema)
     state = parallel.replicate(state, mesh)
     train_step = make_train_step(
         model,
         tx,
-        configuration.loss,
+        loss,
         augment=make_augment(configuration.augment),
-        microbatches=configuration.microbatches,
-        ema_decay=configuration.ema_decay,
+        microbatches=optimization.microbatches,
+        ema_decay=optimization.ema_decay,
     )
     train_step = parallel.jit_step(train_step, mesh)
-    eval_step = parallel.jit_batched(make_eval_step(model, configuration.loss), mesh)
-    inputs = input_path.choose(configuration, images, mesh)
+    eval_step = parallel.jit_batched(make_eval_step(model, loss), mesh)
+    progress, predict = Progress(), make_predict(model)
 
     with (
         Checkpoints(run.checkpoints, resume=True) as checkpoints,
         parallel.Preemption() as preemption,
-        signals.looked_at() as looking,
-        closing(Trace(profile)) as trace,
+        signals.deferred() as stop,
+        closing(Trace(output.profile)) as trace,
     ):
-        progress, done = Progress(), 0
         if (latest := checkpoints.latest_step()) is not None:
             state, saved = checkpoints.restore(state, latest)
-            progress, done = Progress(**saved), latest
-            command.say(f"resuming after step {latest} of {steps}")
-        if jax.process_index() == 0:
-            run.keep_logs(up_to_step=done)
+            progress = Progress(**saved)
+            say(f"resuming from step {latest} of {steps}")
+        if is_first := jax.process_index() == 0:
+            run.keep_logs(up_to_step=progress.step)
+        tensorboard = run.path / "tensorboard" if output.tensorboard and is_first else None
+        board = TensorBoard(tensorboard, step=progress.step)
         saved_at = time.monotonic()
+        if progress.step < steps:
+            say("compiling the train step")
 
-        while done < steps:
-            epoch, first = divmod(done, steps_per_epoch)
-            order = epoch_order(images.train, configuration.seed, epoch, batch_size)[first:]
-            title, running = f"epoch {epoch + 1}/{configuration.epochs}", None
-            clock = time.perf_counter()
-            with (
-                inputs.batches(order) as batches,
-                command.progress_bar(title, steps_per_epoch, "step", done=first) as bar,
-            ):
+        def record(step_metrics: Any) -> None:
+            """Waits for a step and logs its metrics."""
+            step_metrics = jax.device_get(step_metrics)
+            progress.add(step_metrics)
+            if is_first:
+                run.log_step(progress.step, step_metrics)
+            if progress.skipped_in_a_row >= optimization.skipped_in_a_row:
+                raise command.Diverged(diverged(progress, checkpoints.latest_step()))
+            # From here on there is work to save. Several processes cannot agree on Ctrl-C.
+            stop.active = jax.process_count() == 1
+            bar.update()
+            bar.set_postfix(loss=f"{progress.loss():.4f}")
 
-                def finish(measured: Any) -> None:
-                    """Waits for a step and records what it measured."""
-                    nonlocal progress, clock
-                    measured = jax.device_get(measured)
-                    seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                    compiled = progress.step == (latest or 0)
-                    progress = progress.add(measured, seconds, compiled=compiled)
-                    if jax.process_index() == 0:
-                        run.log_step(progress.step, measured)
-                    if progress.skipped_in_a_row >= configuration.skipped_in_a_row:
-                        raise command.Diverged(diverged(progress, checkpoints))
-                    # From here on there is work to save. Several processes cannot agree on Ctrl-C.
-                    looking.active = jax.process_count() == 1
-                    bar.update()
-                    bar.set_postfix(loss=f"{progress.loss():.4f}")
-
-                for batch in batches:
-                    stops = preemption.noticed() or looking.signal is not None
-                    late = is_late(saved_at, done)
-                    if running is not None and (late or stops):
-                        finish(running)
-                        running = None
-                    if late or stops:
-                        if done != checkpoints.latest_step():
+        for epoch in range(progress.step // steps_per_epoch, optimization.epochs):
+            done = progress.step % steps_per_epoch
+            order = epoch_order(images.train, optimization.seed, epoch, batch_size)[done:]
+            title = f"epoch {epoch + 1}/{optimization.epochs}"
+            bar = command.progress_bar(title, steps_per_epoch, "step", done=done)
+            progress.start_clock()
+            pending = None
+            with inputs.batches(order) as batches, bar:
+                for step, batch in enumerate(batches, epoch * steps_per_epoch + done):
+                    stopping = preemption.noticed() or stop.signal is not None
+                    if stopping or checkpoint_is_due(saved_at, step):
+                        if pending is not None:
+                            record(pending)
+                            pending = None
+                        if step != checkpoints.latest_step():
                             checkpoints.save(state, dataclasses.asdict(progress))
                         saved_at = time.monotonic()
-                    if stops:
+                    if stopping:
                         checkpoints.wait()
-                        raise stopped(looking, done, steps)
-                    with trace.step(done):
-                        state, measured = train_step(state, batch)
-                        trace.wait_for(measured)
-                    done += 1
+                        raise stopped(stop.signal, step, steps)
+                    with trace.step(step):
+                        state, step_metrics = train_step(state, batch)
+                        if trace.is_running:
+                            jax.block_until_ready(step_metrics)
                     # The device computes this step while the one before is recorded.
-                    if running is not None:
-                        finish(running)
-                    running = measured
-                if running is not None:
-                    finish(running)
-            row = {"step": done, "epoch": epoch + 1, "loss": progress.loss()}
+                    if pending is not None:
+                        record(pending)
+                    pending = step_metrics
+                if pending is not None:
+                    record(pending)
+
+            row = {"step": progress.step, "epoch": epoch + 1, "loss": progress.loss()}
             row |= validate(eval_step, state, images, batch_size, mesh)
-            row |= {"skipped": progress.skipped, "images_per_second": progress.images_per_second()}
-            row |= {"train_seconds": progress.train_seconds}
-            if jax.process_index() == 0:
-                run.log(row)
-            scores = {name: value for name, value in row.items() if name != "epoch"}
-            said = ", ".join(f"{name} {_short(value)}" for name, value in scores.items())
-            command.say(f"epoch {epoch + 1} of {configuration.epochs}, {said}")
-            progress = progress.next_epoch()
-            checkpoints.save(state, dataclasses.asdict(progress), score=row.get("validation_dice"))
+            row |= {"skipped": progress.skipped, "train_seconds": progress.train_seconds}
+            row |= {"images_per_second": progress.images_per_second()}
+            if is_first:
+                run.log_epoch(row)
+            say(", ".join(f"{name} {_short(value)}" for name, value in row.items()))
+            board.scalars(progress.step, row)
+            if board.is_open and len(images.validation):
+                shown = images.validation[:TENSORBOARD_IMAGES]
+                captions = [images.arrays.ids[i] for i in shown]
+                drawn = draw_predictions(predict, state, images.arrays, shown, captions)
+                board.picture(progress.step, "validation", drawn)
+            progress.start_epoch()
+            score = row.get("validation_dice")
+            checkpoints.save(state, dataclasses.asdict(progress), score=score)
             saved_at = time.monotonic()
 
+        board.close()
         checkpoints.wait()
         # Everything is saved: a signal may end the process at once.
-        looking.active = False
-        if looking.signal is not None:
-            raise stopped(looking, done, steps)
+        stop.active = False
+        if stop.signal is not None:
+            raise stopped(stop.signal, progress.step, steps)
         if (best := checkpoints.best_step()) is not None:
             state, _ = checkpoints.restore(state, best)
-        scores = score(
-            make_predict(model),
-            state,
-            images.arrays,
-            images.test,
-            mesh,
-            rows=parallel.padded_size(batch_size, mesh),
-            class_names=tuple(configuration.mask_values()),
-            stop=preemption,
-        )
+    return state, progress
+
+
+def write_results(
+    configuration: Configuration,
+    images: Dataset,
+    state: TrainState,
+    progress: Progress,
+    input_path_name: str,
+    run: RunDirectory,
+    mesh: Mesh,
+) -> None:
+    """Scores the test images and writes scores, examples and the report."""
+    model = configuration.model()
+    predict = make_predict(model)
+    rows = parallel.padded_size(configuration.optimization.batch_size, mesh)
+    names = configuration.data.class_names()
+    scores = score(predict, state, images.arrays, images.test, mesh, rows=rows, class_names=names)
     if jax.process_index() != 0:
         return
-    scores.table().write(run.test_scores)
-    write_json(
+    scores.write(run.test_scores)
+    files.write_json(
         run.summary,
         {
             "configuration": configuration.name,
@@ -232,40 +250,38 @@ def _train(
             "train_seconds": progress.train_seconds,
             "images_per_second": progress.images_per_second(),
             "skipped": progress.skipped,
-            "films": dict(zip(("train", "validation", "test"), counts, strict=True)),
+            "images": images.counts(),
             "checkpoint_step": int(state.step),
-            "input_path": inputs.name,
+            "input_path": input_path_name,
             "devices": mesh.size,
             "processes": jax.process_count(),
-            **report.machine(),
+            **command.machine(),
         },
     )
-    draw_examples(run.examples, make_predict(model), state, images.arrays, images.test, scores)
+    draw_examples(run.examples, predict, state, images.arrays, images.test, scores)
     report.write(run)
 
 
-def stopped(looking: signals.Looking, done: int, steps: int) -> Exception:
-    """Returns the exception that ends the command after a signal."""
-    kind = command.Interrupted if looking.signal == signal.SIGINT else command.Preempted
-    return kind(f"saved step {done} of {steps}; add --resume to continue")
+def validate(
+    eval_step: EvalStep, state: TrainState, images: Dataset, batch_size: int, mesh: Mesh
+) -> dict[str, float]:
+    """Returns loss and mean Dice of the validation images, at the labels' size; {} without any."""
+    if not len(images.validation):
+        return {}
 
+    def batches() -> Iterator[dict[str, jax.Array]]:
+        arrays = images.arrays.trained_on()
+        for start in range(0, len(images.validation), batch_size):
+            indices = images.validation[start : start + batch_size]
+            indices = np.pad(indices, (0, batch_size - len(indices)), constant_values=-1)
+            yield parallel.take_batch(arrays, indices, mesh, padded=True)
 
-def is_late(saved_at: float, done: int) -> bool:
-    """Whether a checkpoint is due; the same answer in every process."""
-    if done % STEPS_BETWEEN_CLOCKS:
-        return False
-    late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-    return bool(parallel.broadcast(np.array(late)))
-
-
-def diverged(progress: Progress, checkpoints: Checkpoints) -> str:
-    """Says why training cannot continue."""
-    latest = checkpoints.latest_step()
-    kept = "no checkpoint was saved yet" if latest is None else f"step {latest} is kept"
-    return (
-        f"step {progress.step}: the loss or a gradient was not finite {progress.skipped_in_a_row} "
-        f"times in a row; {kept}. Try a lower --learning-rate or a --clip-norm in a new --workdir"
-    )
+    result = evaluate(eval_step, state, batches(), gather=parallel.gather_to_host)
+    dice = metrics.mean_over_classes(foreground(np.asarray(metrics.dice(result.images.counts))))
+    # If a network gives NaN for some images, the mean of the others says nothing.
+    is_nan = result.counts.outside.any()
+    mean = math.nan if is_nan else float(metrics.mean_over_images(dice).mean)
+    return {"validation_loss": result.loss, "validation_dice": mean}
 
 
 def epoch_order(images: np.ndarray, seed: int, epoch: int, batch_size: int) -> np.ndarray:
@@ -279,29 +295,49 @@ def epoch_order(images: np.ndarray, seed: int, epoch: int, batch_size: int) -> n
     return shuffled[: steps * batch_size].reshape(steps, batch_size)
 
 
-def validate(
-    eval_step: EvalStep, state: TrainState, images: Films, batch_size: int, mesh: Mesh
-) -> dict[str, float]:
-    """Returns loss and Dice over the validation images, at the labels' size; {} without any."""
-    if not len(images.validation):
-        return {}
+def check_batch_size(configuration: Configuration, images: int, mesh: Mesh) -> int:
+    """Returns the batch size, which is smaller than configured if there are too few images.
 
-    def batches() -> Iterator[dict[str, jax.Array]]:
-        arrays = images.arrays.trained_on()
-        for start in range(0, len(images.validation), batch_size):
-            indices = images.validation[start : start + batch_size]
-            indices = np.pad(indices, (0, batch_size - len(indices)), constant_values=-1)
-            yield parallel.take_batch(arrays, indices, mesh, padded=True)
+    Raises:
+        InputError: The devices and microbatches do not divide the batch size.
+    """
+    wanted, microbatches = (
+        configuration.optimization.batch_size,
+        configuration.optimization.microbatches or 1,
+    )
+    divisor = mesh.size * microbatches
+    if wanted % divisor:
+        factors = {"devices": mesh.size, "microbatches": microbatches}
+        named = " and ".join(f"{count} {name}" for name, count in factors.items() if count > 1)
+        raise InputError(f"--batch-size: {named} do not divide {nearest_sizes(wanted, divisor)}")
+    size = min(wanted, images // divisor * divisor)
+    if size == 0:
+        raise InputError(f"--batch-size: {images} training images are fewer than {divisor}")
+    if size < wanted:
+        say(f"--batch-size: {size} instead of {wanted}, for {images} training images")
+    return size
 
-    result = evaluate(eval_step, state, batches(), gather=parallel.gather_to_host)
-    dice = metrics.mean_over_classes(foreground(np.asarray(metrics.dice(result.images.counts))))
-    return {
-        "validation_loss": result.loss,
-        # If a network gives NaN for some images, the mean of the others says nothing.
-        "validation_dice": math.nan
-        if result.counts.outside.any()
-        else float(metrics.mean_over_images(dice).mean),
-    }
+
+def checkpoint_is_due(saved_at: float, step: int) -> bool:
+    """Returns whether a checkpoint is due; the same answer in every process."""
+    if step % STEPS_BETWEEN_CLOCKS:
+        return False
+    return bool(parallel.broadcast(np.array(time.monotonic() - saved_at > CHECKPOINT_SECONDS)))
+
+
+def stopped(received: int | None, step: int, steps: int) -> command.Stopped:
+    """Returns the exception that ends the command after a signal."""
+    status = INTERRUPTED if received == signal.SIGINT else PREEMPTED
+    return command.Stopped(status, f"saved step {step} of {steps}. Add --resume to continue")
+
+
+def diverged(progress: Progress, checkpoint: int | None) -> str:
+    """Returns why training cannot continue."""
+    kept = "no checkpoint was saved" if checkpoint is None else f"step {checkpoint} is saved"
+    return (
+        f"step {progress.step}: loss or gradient was not finite {progress.skipped_in_a_row} times "
+        f"in a row; {kept}. Try a lower --learning-rate or a --clip-norm in a new --workdir"
+    )
 
 
 def _short(value: float | None) -> str:
@@ -310,33 +346,34 @@ def _short(value: float | None) -> str:
 
 def main() -> None:
     """Reads the command line and trains."""
-    arguments = sys.argv[1:]
-    name = "phantom"
+    arguments, name = sys.argv[1:], "phantom"
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
     if name not in CONFIGURATIONS:
-        raise InputError(f"{name}: no such configuration; there are {', '.join(CONFIGURATIONS)}")
+        raise InputError(f"{name}: not a configuration. They are {', '.join(CONFIGURATIONS)}")
     options = tyro.cli(
         Options,
         args=arguments,
         prog=f"python -m experiments.train [{'|'.join(CONFIGURATIONS)}]",
-        description=f"Trains a U-Net with the configuration {name}.",
+        description=f"Train a U-Net with the configuration {name}.",
         default=Options(CONFIGURATIONS[name]),
     )
+    output = options.output
+    if output.seeds < 1:
+        raise InputError(f"--seeds: must be at least 1, got {output.seeds}")
     mesh = options.devices.start()
-    workdir = options.workdir
+    workdir = output.workdir
     if workdir is None:
-        if options.resume:
+        if output.resume:
             raise InputError("--resume: needs the --workdir of the run to resume")
         if jax.process_count() > 1:
             raise InputError("--workdir: several processes need one, on a disk that they share")
         workdir = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    command.say(f"run directory: {workdir}")
-    settings = {"resume": options.resume, "profile": options.profile}
-    if options.seeds == 1:
-        train(options.configuration, RunDirectory(workdir), mesh, **settings)
+    say(f"run directory: {workdir}")
+    if output.seeds == 1:
+        train(options.configuration, RunDirectory(workdir), mesh, output=output)
     else:
-        train_seeds(train, options.configuration, workdir, mesh, seeds=options.seeds, **settings)
+        train_seeds(train, options.configuration, workdir, mesh, output=output)
 
 
 if __name__ == "__main__":

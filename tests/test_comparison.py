@@ -9,31 +9,34 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import comparison, comparison_page, ensemble, page, pictures, report, score_table
-from experiments.configuration import PLACES
-from experiments.configurations import CONFIGURATIONS
-from experiments.run_directory import RunDirectory, write_json
-from experiments.score_table import ScoreTable
+from experiments import comparison, ensemble, figures, html_page, report, scores
+from experiments.configs import CONFIGURATIONS
+from experiments.files import write_json
+from experiments.runs import RunDirectory
+from experiments.scores import ScoreTable
 from jaxseg import metrics
 from jaxseg.errors import InputError
 
 RNG = np.random.default_rng(0)
 BINS = {"confidence": [0.1, None, 0.9], "frequency": [0.2, None, 0.8], "fraction": [0.5, 0, 0.5]}
+MADE = {"subset": None, "mask_values": None, "postprocessing": {}}
 
 
 def table(dice, ids=None, groups=None):
     dice = np.asarray(dice, np.float64)
-    ids = [f"film{i}" for i in range(len(dice))] if ids is None else ids
+    ids = [f"image{i}" for i in range(len(dice))] if ids is None else ids
     columns = {"dice": dice, "iou": dice / (2 - dice), "hd95": 10 * (1 - dice), "assd": 1 - dice}
     return ScoreTable(ids, [""] * len(dice), groups or ids, columns)
 
 
-def finished(
-    path, dice, *, name="phantom", seed=0, ids=None, groups=None, epochs_to_095=None, **options
-):
+def finished(path, dice, *, name="phantom", seed=0, ids=None, groups=None, **options):
     run = RunDirectory(path)
     path.mkdir()
-    configuration = CONFIGURATIONS[name].as_json() | {"seed": seed} | options
+    configuration = CONFIGURATIONS[name].with_seed(seed).as_json()
+    for group in ("data", "optimization", "augment"):
+        for option in configuration[group].keys() & options.keys():
+            configuration[group][option] = options.pop(option)
+    assert not options
     write_json(run.config, {"configuration": configuration, "data_fingerprint": "f"})
     table(dice, ids, groups).write(run.test_scores)
     write_json(
@@ -41,55 +44,36 @@ def finished(
         {
             "test": {"calibration": {"expected_error": 0.1, "brier": 0.1, **BINS}},
             "parameters": 100,
-            "films": {"train": 10, "validation": 2, "test": len(dice)},
+            "images": {"train": 10, "validation": 2, "test": len(dice)},
             "train_seconds": 60.0,
         },
     )
-    for epoch in range(1, 6):
-        reached = epochs_to_095 is not None and epoch >= epochs_to_095
-        run.log(
-            {
-                "step": epoch,
-                "epoch": epoch,
-                "loss": 1.0,
-                "validation_dice": 0.96 if reached else 0.9,
-                "train_seconds": 12.0 * epoch,
-            }
-        )
     return run
 
 
 def test_a_table_of_scores_is_read_as_it_was_written(tmp_path):
-    written = table([0.5, np.nan, 0.25], groups=["film0", "film0", "film2"])
+    written = table([0.5, np.nan, 0.25], groups=["image0", "image0", "image2"])
     written.write(tmp_path / "scores.csv")
-    read = score_table.read(tmp_path / "scores.csv")
+    read = scores.read(tmp_path / "scores.csv")
     assert (read.ids, read.classes, read.groups) == (written.ids, written.classes, written.groups)
     for name, values in written.columns.items():
         np.testing.assert_allclose(read.columns[name], values, rtol=1e-5)
 
 
-def test_in_a_table_from_before_there_were_groups_each_film_is_one(tmp_path):
-    (tmp_path / "scores.csv").write_text("id,class,dice\na,COVID,0.5\nb,,\n")
-    read = score_table.read(tmp_path / "scores.csv")
-    assert (read.ids, read.classes, read.groups) == (["a", "b"], ["COVID", ""], ["a", "b"])
-    np.testing.assert_array_equal(read.columns["dice"], [0.5, np.nan])
-
-
-@pytest.mark.parametrize("text", ["", "id,class,dice\na,,much\n", "a,b,c\n1,2,3\n"])
+@pytest.mark.parametrize("text", ["", "id,class,group,dice\na,,,much\n", "a,b,c\n1,2,3\n"])
 def test_what_is_no_table_of_scores_is_named(tmp_path, text):
     (tmp_path / "scores.csv").write_text(text)
-    with pytest.raises(InputError, match=r"scores\.csv: is no table of scores"):
-        score_table.read(tmp_path / "scores.csv")
+    with pytest.raises(InputError, match=r"scores\.csv: not a table of scores"):
+        scores.read(tmp_path / "scores.csv")
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_recipe(tmp_path):
-    less = CONFIGURATIONS["lungs"].as_json()["augment"] | {"rotation": 1.0}
     runs = [
         finished(tmp_path / "a", [0.9, 0.8], seed=1),
-        finished(tmp_path / "b", [0.9, 0.8], seed=0, data_dir="elsewhere"),
+        finished(tmp_path / "b", [0.9, 0.8], seed=0, data_dir="/elsewhere"),
         finished(tmp_path / "c", [0.9, 0.8], learning_rate=1e-3),
         finished(tmp_path / "d", [0.9, 0.8], name="lungs"),
-        finished(tmp_path / "e", [0.9, 0.8], name="lungs", augment=less),
+        finished(tmp_path / "e", [0.9, 0.8], name="lungs", rotation=1.0),
     ]
     recipes = comparison.gather(runs)
     assert [[run.path.name for run in recipe.runs] for recipe in recipes] == [
@@ -104,13 +88,12 @@ def test_runs_that_differ_in_their_seed_alone_are_one_recipe(tmp_path):
         "lungs, augment.rotation 6.0",
         "lungs, augment.rotation 1.0",
     ]
-    assert "data_dir" in PLACES
 
 
-def test_a_run_from_before_there_was_an_option_is_of_the_recipe_that_leaves_it_out(tmp_path):
+def test_an_option_that_is_absent_has_its_default(tmp_path):
     runs = [finished(tmp_path / name, [0.9], seed=seed) for seed, name in enumerate("ab")]
     kept = json.loads(runs[0].config.read_text())
-    assert kept["configuration"].pop("label_size", "absent") is None
+    assert kept["configuration"]["data"].pop("label_size", "absent") is None
     assert kept["configuration"]["augment"].pop("noise") == 0
     write_json(runs[0].config, kept)
     (recipe,) = comparison.gather(runs)
@@ -119,10 +102,10 @@ def test_a_run_from_before_there_was_an_option_is_of_the_recipe_that_leaves_it_o
 
 def test_a_seed_named_twice_and_an_unfinished_run_are_refused(tmp_path):
     runs = [finished(tmp_path / name, [0.9]) for name in "ab"]
-    with pytest.raises(InputError, match="two have one seed"):
+    with pytest.raises(InputError, match="same configuration and same --seed"):
         comparison.gather(runs)
     runs[1].summary.unlink()
-    with pytest.raises(InputError, match="b: is not finished"):
+    with pytest.raises(InputError, match="b: training has not finished"):
         comparison.gather(runs)
 
 
@@ -134,43 +117,43 @@ def test_intervals_draw_groups(tmp_path):
         finished(tmp_path / "a", base, groups=groups),
         finished(tmp_path / "b", others, name="lungs", groups=groups),
     ]
-    sets = comparison.film_sets(comparison.gather(runs))
-    scored = sets["test films of split grouped"]
-    found = comparison.differences(scored["lungs"], scored["phantom"])["dice"].over_films
+    sets = comparison.image_sets(comparison.gather(runs))
+    scored = sets["test images of split grouped"]
+    found = comparison.differences(scored["lungs"], scored["phantom"])["dice"].over_images
     means = {label: own.mean("dice") for label, own in scored.items()}
     both = (means["lungs"], means["phantom"])
     assert found == metrics.paired_bootstrap(jax.random.key(0), *both, groups=groups)
-    comparison_page.write(runs, tmp_path / "page.html")
+    comparison.write(runs, tmp_path / "page.html")
     interval = metrics.bootstrap_mean(jax.random.key(0), means["lungs"], groups=groups)
     assert f"{interval.low:.4f} to {interval.high:.4f}" in (tmp_path / "page.html").read_text()
 
 
-def test_differences_are_taken_film_by_film_on_the_films_that_both_have(tmp_path):
+def test_differences_are_taken_image_by_image_on_the_images_that_both_have(tmp_path):
     base = RNG.uniform(0.5, 0.9, 40)
-    better = [f"film{i}" for i in range(5, 45)]
+    better = [f"image{i}" for i in range(5, 45)]
     runs = [
         finished(tmp_path / "a", base),
         finished(tmp_path / "b", base + 0.05, name="lungs", ids=better),
     ]
-    sets = comparison.film_sets(comparison.gather(runs))
-    scored = sets["test films of split grouped"]
-    found, over_seeds = comparison.differences(scored["lungs"], scored["phantom"])["dice"]
-    assert over_seeds is None
+    sets = comparison.image_sets(comparison.gather(runs))
+    scored = sets["test images of split grouped"]
+    found, across_seeds = comparison.differences(scored["lungs"], scored["phantom"])["dice"]
+    assert across_seeds is None
     by_hand = np.array([base[i] + 0.05 - base[i + 5] for i in range(35)])
     assert found.images == 35
     assert found.difference == pytest.approx(by_hand.mean(), abs=1e-6)
     assert found.low < by_hand.mean() < found.high
 
 
-def test_an_interval_over_seeds_is_welchs_of_their_means(tmp_path):
+def test_an_interval_across_seeds_is_welchs_of_their_means(tmp_path):
     base, runs = RNG.uniform(0.5, 0.9, 12), []
     shifts = {"phantom": [0.0, 0.03, 0.01, 0.02], "lungs": [0.05, 0.06, 0.08]}
     for name, own in shifts.items():
         for seed, shift in enumerate(own):
             path = tmp_path / f"{name}-{seed}"
             runs.append(finished(path, base + shift, name=name, seed=seed))
-    (scored,) = comparison.film_sets(comparison.gather(runs)).values()
-    found = comparison.differences(scored["lungs"], scored["phantom"])["dice"].over_seeds
+    (scored,) = comparison.image_sets(comparison.gather(runs)).values()
+    found = comparison.differences(scored["lungs"], scored["phantom"])["dice"].across_seeds
     # Welch 1947, by hand.
     ours, theirs = np.array(shifts["lungs"]), np.array(shifts["phantom"])
     parts = ours.var(ddof=1) / 3, theirs.var(ddof=1) / 4
@@ -180,19 +163,19 @@ def test_an_interval_over_seeds_is_welchs_of_their_means(tmp_path):
     assert found == pytest.approx((difference - half, difference + half), abs=1e-5)
 
 
-def test_runs_of_other_data_are_of_other_recipes_and_not_compared_film_by_film(tmp_path, capsys):
+def test_runs_of_other_data_are_of_other_recipes_and_not_compared_image_by_image(tmp_path, capsys):
     runs = [finished(tmp_path / name, [0.9, 0.8], seed=seed) for seed, name in enumerate("ab")]
     kept = json.loads(runs[1].config.read_text())
     write_json(runs[1].config, kept | {"data_fingerprint": "0123456789"})
     first, second = comparison.gather(runs)
     assert first.label == "phantom, data_fingerprint f"
-    sets = comparison.film_sets([first, second])
+    sets = comparison.image_sets([first, second])
     assert list(sets) == [
-        "test films of split grouped, data f",
-        "test films of split grouped, data 01234567",
+        "test images of split grouped, data f",
+        "test images of split grouped, data 01234567",
     ]
-    comparison_page.write(runs, tmp_path / "comparison.html")
-    assert " less " not in capsys.readouterr().out
+    comparison.write(runs, tmp_path / "comparison.html")
+    assert " - " not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["phantom", "lungs"])
@@ -204,39 +187,35 @@ def test_scores_of_masks_made_in_different_ways_are_not_of_one_name(tmp_path, na
     for run, largest in zip(runs, (2, None), strict=True):
         (run.path / "clean").mkdir()
         table([0.5]).write(run.path / "clean" / "per_image.csv")
-        told = {"test": {}, "masks_made": {"largest": largest}}
+        told = {"subset": None, "mask_values": None, "postprocessing": {"keep_largest": largest}}
+        told["test"] = {"calibration": BINS}
         write_json(run.path / "clean" / "evaluation.json", told)
-    with pytest.raises(InputError, match=r"masks_made is {'largest': None}, in .*{'largest': 2}"):
-        comparison.film_sets(comparison.gather(runs))
+    with pytest.raises(
+        InputError, match=r"postprocessing is {'keep_largest': None}, but {'keep_largest': 2} in"
+    ):
+        comparison.image_sets(comparison.gather(runs))
 
 
-def test_the_page_has_seeds_spread_intervals_and_the_time_to_a_dice(tmp_path, capsys):
+def test_the_page_has_seeds_standard_deviations_and_intervals(tmp_path, capsys):
     dice = np.array([[0.9, 0.8, 0.7], [0.8, 0.7, 0.6], [0.7, 0.6, 0.5]])
-    runs = [
-        finished(tmp_path / f"a{seed}", own, seed=seed, epochs_to_095=seed + 1)
-        for seed, own in enumerate(dice)
-    ]
+    runs = [finished(tmp_path / f"a{seed}", own, seed=seed) for seed, own in enumerate(dice)]
     runs.append(finished(tmp_path / "b", [0.95, 0.9, 0.85], name="lungs"))
-    comparison_page.write(runs, tmp_path / "comparison.html")
+    comparison.write(runs, tmp_path / "comparison.html")
     text = (tmp_path / "comparison.html").read_text()
     cells = [html.unescape(re.sub("<[^>]+>", "|", row)) for row in text.split("<tr>")]
     row = next(row for row in cells if row.startswith("|phantom|") and " to " in row)
     assert "0.7000" in row
     # The seeds' means are 0.8, 0.7 and 0.6.
     assert "0.1000" in row
-    # The worst film's mean.
+    # The worst image's mean.
     assert "0.6000" in row
     assert "0.5000" not in row
     assert any("|+0.2000|" in row for row in cells)
-    assert any("epochs" in row and "1, 2, 3" in row for row in cells)
-    assert any("seconds" in row and "12, 24, 36" in row for row in cells)
-    assert any("never" in row for row in cells)
     assert text.count("data:image/png;base64,") == 2
     assert not re.search(r"(?:src|href)=.?https?:", text)
     said = capsys.readouterr().out
-    assert "test films of split grouped: phantom: seeds 3, films 3, Dice 0.7000" in said
-    assert "lungs less phantom: Dice +0.2000 (0.1500 to 0.2500), IoU +" in said
-    assert "validation Dice 0.95: phantom: epochs 1, 2, 3" in said
+    assert "test images of split grouped: phantom: seeds 3, images 3, Dice 0.7000" in said
+    assert "lungs - phantom, over images: Dice +0.2000 (0.1500 to 0.2500), IoU +" in said
 
 
 def test_a_report_of_several_runs_leaves_the_runs_as_they_are(tmp_path, monkeypatch):
@@ -249,16 +228,16 @@ def test_a_report_of_several_runs_leaves_the_runs_as_they_are(tmp_path, monkeypa
     assert sorted(tmp_path.rglob("*")) == sorted([*before, page])
 
 
-def test_recipes_without_a_film_in_common_are_not_compared(tmp_path, capsys):
+def test_recipes_without_a_image_in_common_are_not_compared(tmp_path, capsys):
     runs = [
         finished(tmp_path / "a", [0.9, 0.8]),
         finished(tmp_path / "b", [0.9, 0.8], name="lungs", ids=["other0", "other1"]),
     ]
-    comparison_page.write(runs, tmp_path / "comparison.html")
+    comparison.write(runs, tmp_path / "comparison.html")
     text = (tmp_path / "comparison.html").read_text()
-    assert "There is no film that both were scored on" in text
+    assert "There is no image that both were scored on" in text
     assert "nan" not in re.sub('data:[^"]*', "", text)
-    assert "lungs less phantom: no film in common" in capsys.readouterr().out
+    assert "lungs - phantom: no image in common" in capsys.readouterr().out
 
 
 def test_seeds_have_their_classes_scores_together(tmp_path):
@@ -267,47 +246,52 @@ def test_seeds_have_their_classes_scores_together(tmp_path):
         runs.append(finished(tmp_path / f"{seed}", [0.9, 0.8], seed=seed))
         classes = {"left": {"dice_mean": left}, "heart": {"dice_mean": heart}}
         write_json(runs[-1].summary, {"test": {"images": 2, "dice_mean": 0.85, "classes": classes}})
-    together = comparison.over_seeds(runs)
+    together = comparison.across_seeds(runs)
     assert together["seeds"] == [0, 1]
     assert together["test"]["dice_mean"]["mean"] == 0.85
     classes = together["test"]["classes"]
     assert classes["left"]["dice_mean"]["mean"] == pytest.approx(0.85)
-    assert classes["heart"]["dice_mean"]["spread"] == pytest.approx(np.std([0.5, 0.9], ddof=1))
+    assert classes["heart"]["dice_mean"]["std"] == pytest.approx(np.std([0.5, 0.9], ddof=1))
 
 
-def test_films_from_elsewhere_come_under_their_folders_name(tmp_path):
+def test_images_from_elsewhere_come_under_their_folders_name(tmp_path):
     runs = [finished(tmp_path / name, [0.9], name=name) for name in ("phantom", "lungs")]
     for run, dice in zip(runs, (0.5, 0.75), strict=True):
         folder = run.path / "jsrt"
         folder.mkdir()
         table([dice]).write(folder / "per_image.csv")
-        (folder / "evaluation.json").write_text(json.dumps({"test": {}}))
-        learnt = run.path / "learnt"
-        learnt.mkdir()
-        table([dice]).write(learnt / "per_image.csv")
-        (learnt / "evaluation.json").write_text(json.dumps({"test": {}, "part": "train"}))
-    sets = comparison.film_sets(comparison.gather(runs))
-    assert "learnt" not in sets
+        (folder / "evaluation.json").write_text(json.dumps({"test": {"calibration": BINS}} | MADE))
+        trained = run.path / "trained"
+        trained.mkdir()
+        table([dice]).write(trained / "per_image.csv")
+        (trained / "evaluation.json").write_text(
+            json.dumps({"test": {}} | MADE | {"subset": "train"})
+        )
+    sets = comparison.image_sets(comparison.gather(runs))
+    assert "trained" not in sets
     assert sets["jsrt"]["lungs"].mean("dice").tolist() == [0.75]
     assert sets["jsrt"]["phantom"].mean("dice").tolist() == [0.5]
 
 
-def test_films_that_one_seed_learnt_are_no_films_from_elsewhere(tmp_path):
+def test_images_that_one_seed_trained_are_no_images_from_elsewhere(tmp_path):
     runs = [finished(tmp_path / name, [0.9], seed=seed) for seed, name in enumerate("ab")]
     for run, part in zip(runs, ("validation", "train"), strict=True):
         (run.path / "part").mkdir()
         table([0.5]).write(run.path / "part" / "per_image.csv")
-        write_json(run.path / "part" / "evaluation.json", {"test": {}, "part": part})
-    assert "part" not in comparison.film_sets(comparison.gather(runs))
+        write_json(
+            run.path / "part" / "evaluation.json",
+            {"test": {"calibration": BINS}} | MADE | {"subset": part},
+        )
+    assert "part" not in comparison.image_sets(comparison.gather(runs))
 
 
-def test_seeds_scored_on_other_films_are_refused(tmp_path):
+def test_seeds_scored_on_other_images_are_refused(tmp_path):
     runs = [
         finished(tmp_path / "a", [0.9, 0.8], seed=0),
-        finished(tmp_path / "b", [0.9, 0.8], seed=1, ids=["film0", "film7"]),
+        finished(tmp_path / "b", [0.9, 0.8], seed=1, ids=["image0", "image7"]),
     ]
-    with pytest.raises(InputError, match="holds other films"):
-        comparison.film_sets(comparison.gather(runs))
+    with pytest.raises(InputError, match="has other images"):
+        comparison.image_sets(comparison.gather(runs))
 
 
 def test_the_pooled_diagram_is_that_of_all_pixels_together():
@@ -323,7 +307,7 @@ def test_the_pooled_diagram_is_that_of_all_pixels_together():
     assert np.isnan(empty["confidence"][1])
 
 
-def test_disagreement_that_orders_films_as_their_errors_do_finds_them_all():
+def test_disagreement_that_orders_images_as_their_errors_do_finds_them_all():
     dice = np.append(RNG.uniform(0.5, 1, 50), np.nan)
     found = ensemble.finds_bad_masks(1 - dice, dice)
     assert found == {"rank_correlation": pytest.approx(1), "worst_found": 1}
@@ -331,41 +315,43 @@ def test_disagreement_that_orders_films_as_their_errors_do_finds_them_all():
     assert ensemble.finds_bad_masks(dice, dice)["rank_correlation"] == pytest.approx(-1)
 
 
-def test_disagreement_counts_the_worst_tenth_within_the_most_doubted_fifth():
+def test_disagreement_counts_the_worst_tenth_within_the_most_uncertain_fifth():
     dice = np.arange(20) / 20
-    doubt = np.zeros(20)
-    # The worst tenth are films 0 and 1; the most doubted fifth 0, 10, 11 and 12.
-    doubt[[0, 10, 11, 12]] = 4, 3, 2, 1
-    assert ensemble.finds_bad_masks(doubt, dice)["worst_found"] == 0.5
-    for undefined in (np.zeros(20), dice), (doubt, np.ones(20)), (doubt[:0], dice[:0]):
+    uncertainty = np.zeros(20)
+    # The worst tenth are images 0 and 1; the most uncertain fifth 0, 10, 11 and 12.
+    uncertainty[[0, 10, 11, 12]] = 4, 3, 2, 1
+    assert ensemble.finds_bad_masks(uncertainty, dice)["worst_found"] == 0.5
+    for undefined in (np.zeros(20), dice), (uncertainty, np.ones(20)), (uncertainty[:0], dice[:0]):
         assert all(np.isnan(list(ensemble.finds_bad_masks(*undefined).values())))
 
 
-def test_films_alike_count_as_they_fall_on_average():
-    # The worst tenth are two of the five films of Dice 0; the most doubted fifth is film 0 and
-    # three of the ten films of doubt 0.5, among which are films 1 and 2.
+def test_images_alike_count_as_they_fall_on_average():
+    # The worst tenth are two of the five images of Dice 0; the most uncertain fifth is image 0 and
+    # three of the ten images of uncertainty 0.5, among which are images 1 and 2.
     dice = np.repeat([0.0, 1.0], [5, 15])
-    doubt = np.zeros(20)
-    doubt[0] = 1
-    doubt[[1, 2, *range(12, 20)]] = 0.5
+    uncertainty = np.zeros(20)
+    uncertainty[0] = 1
+    uncertainty[[1, 2, *range(12, 20)]] = 0.5
     found = []
     for _ in range(4000):
         jitter = [RNG.permutation(20) * 1e-6 for _ in range(2)]
-        worst, unsure = np.argsort(dice + jitter[0])[:2], np.argsort(-doubt + jitter[1])[:4]
+        worst, unsure = np.argsort(dice + jitter[0])[:2], np.argsort(-uncertainty + jitter[1])[:4]
         found.append(np.isin(worst, unsure).mean())
     expected = 0.4 * (1 + 0.3 + 0.3) / 2
-    assert ensemble.finds_bad_masks(doubt, dice)["worst_found"] == pytest.approx(expected)
+    assert ensemble.finds_bad_masks(uncertainty, dice)["worst_found"] == pytest.approx(expected)
     assert np.mean(found) == pytest.approx(expected, abs=0.02)
 
 
 def test_pictures_of_uncertainty_are_drawn_whatever_the_masks_are():
-    films = np.zeros((2, 8, 8), np.uint8)
+    images = [np.zeros((8, 8, 1), np.uint8)] * 2
     masks = np.zeros((3, 2, 8, 8), np.int32)
     masks[0, 0, 2:5, 2:5] = 1
-    png = pictures.uncertainty(films, masks, np.zeros((2, 8, 8)), ["a", "b"], ["one", "two"])
+    png = figures.uncertainty(images, masks, np.zeros((2, 8, 8)), ["a", "b"], ["one", "two"])
     assert png.startswith(b"\x89PNG")
 
 
 def test_text_on_a_page_is_text():
-    assert "<b>" not in page.table(("<b>",), [("<b>",)]) + page.facts([("<b>", "<b>")])
-    assert page.number(float("nan")) == page.number(None) == "undefined"
+    assert "<b>" not in html_page.table(("<b>",), [("<b>",)]) + html_page.properties(
+        [("<b>", "<b>")]
+    )
+    assert scores.number(float("nan")) == scores.number(None) == "undefined"

@@ -129,4 +129,4 @@ def test_a_run_that_is_there_twice_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="a run is there twice"):
-        ensemble._load([tmp_path / "run", Path("run")], own_films=True)
+        ensemble.load_members([tmp_path / "run", Path("run")], same_test_images=True)

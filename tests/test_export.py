@@ -19,10 +19,10 @@ from flax import linen as nn
 from PIL import Image
 
 from benchmarks import tpu_programs
-from experiments import command, trained
+from experiments import command
 from experiments import export as export_command
-from experiments.configuration import Configuration
-from experiments.run_directory import RunDirectory
+from experiments.configuration import Configuration, Data, Network
+from experiments.runs import RunDirectory, load_trained
 from jaxseg import UNet, export
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.data import phantom
@@ -161,8 +161,10 @@ def test_an_export_that_fails_leaves_the_old_file(exported, tmp_path, monkeypatc
 def run(tmp_path_factory):
     """A run directory as after training."""
     directory = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
-    configuration = Configuration(name="phantom", size=32, widths=(4, 8))
-    directory.start(configuration, "fingerprint")
+    configuration = Configuration("phantom", Data(size=32), Network(widths=(4, 8)))
+    values = {"configuration": configuration.as_json(), "data_fingerprint": "fingerprint"}
+    directory.path.mkdir()
+    directory.config.write_text(json.dumps(values))
     images = jax.ShapeDtypeStruct((1, 32, 32, 1), np.uint8)
     tx, key = configuration.optimizer(1), jax.random.key(3)
     state = TrainState.create(configuration.model(), tx, key, images)
@@ -190,7 +192,7 @@ def test_the_script_of_the_docs_segments_an_image_without_jaxseg(run, written, t
         cwd=tmp_path, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    loaded = trained.load(run)
+    loaded = load_trained(run)
     small = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR))
     logits = jax.jit(make_predict(loaded.model))(loaded.state, small[None, ..., None])
     expected = np.asarray(resize_logits(logits, image.shape))[0, ..., 0]
@@ -206,7 +208,7 @@ def test_the_metadata_describes_the_run(written):
     with zipfile.ZipFile(written) as archive:
         metadata = json.loads(archive.read("metadata.json"))
     assert metadata["size"] == 32
-    assert metadata["film_resize"] == "bilinear"
+    assert metadata["image_resize"] == "bilinear"
     assert metadata["preprocessing"] == "none"
     assert metadata["threshold"] == {"probability": 0.5, "logit": 0.0}
     assert metadata["run"]["configuration"] == "phantom"

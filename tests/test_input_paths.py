@@ -18,12 +18,12 @@ from fake_archive import write_folder
 from flax import linen as nn
 from PIL import Image
 
-from experiments import command, films, input_path, train
-from experiments.configuration import Configuration
-from experiments.configurations import CONFIGURATIONS
-from experiments.films import Films
+from experiments import command, dataset, input_path, train
+from experiments.configs import CONFIGURATIONS
+from experiments.configuration import Data, Network, Optimization
+from experiments.dataset import Dataset
 from experiments.input_path import DeviceResident, Streaming
-from experiments.run_directory import RunDirectory
+from experiments.runs import RunDirectory
 from jaxseg import losses, parallel
 from jaxseg.data import phantom
 from jaxseg.data.arrays import load_arrays
@@ -43,8 +43,8 @@ KINDS = ("device", "stream")
 
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory):
-    """Nine films, prepared; their order in the records is not that of their names."""
-    folder = write_folder(tmp_path_factory.mktemp("films"), {"COVID": range(4, 13)})
+    """Nine prepared images; their order in the records is not that of their names."""
+    folder = write_folder(tmp_path_factory.mktemp("images"), {"COVID": range(4, 13)})
     return prepare(folder, tmp_path_factory.mktemp("data"), "covid")
 
 
@@ -95,11 +95,11 @@ def test_both_paths_give_the_images_of_the_order_from_any_step_on(
 @pytest.mark.parametrize(("asked", "side"), [(None, 16), (8, 16), (24, 24)])
 def test_every_path_has_labels_of_the_size_that_was_asked_for(asked, side, builder, tmp_path):
     mesh = parallel.make_mesh(jax.devices()[:1])
-    configuration = Configuration(name="any", size=SIZE, label_size=asked, input_path="stream")
-    loaded = films.of_builder(configuration, builder)
+    data = Data(size=SIZE, label_size=asked, input_path="stream")
+    loaded = dataset.of_database(data, builder)
     assert loaded.arrays.images.shape[1:3] == (SIZE, SIZE)
     assert loaded.arrays.labels.shape[1:] == (side, side)
-    path = input_path.choose(configuration, loaded, mesh)
+    path = input_path.choose(data, loaded, mesh)
     with path.batches(np.array([[7, 2, 5, 0]], np.int32)) as batches:
         assert next(batches)["labels"].shape == (4, side, side)
     for part, kind in enumerate(("images", "masks")):
@@ -108,8 +108,10 @@ def test_every_path_has_labels_of_the_size_that_was_asked_for(asked, side, build
             pixels = np.random.default_rng([i, part]).integers(0, 256, (64, 64), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / kind / f"{i}.png")
     images, masks = tmp_path / "images", tmp_path / "masks"
-    own = dataclasses.replace(configuration, images=images, masks=masks, input_path="auto")
-    assert films.load(own).arrays.labels.shape[1] == side
+    folders = CONFIGURATIONS["custom"].with_data(
+        images=images, masks=masks, size=SIZE, label_size=asked
+    )
+    assert dataset.load(folders).arrays.labels.shape[1] == side
 
 
 def test_a_resumed_stream_decodes_nothing_of_what_came_before(stored, arrays, monkeypatch):
@@ -231,10 +233,10 @@ def test_a_damaged_record_is_one_line_that_names_it(tmp_path):
     with pytest.raises(InputError, match="record 0 of ") as at_the_start:
         StoredImages(builder)
     order = np.arange(4, dtype=np.int32).reshape(2, 2)
-    # Open files have been read ahead; unpickling opens them anew.
+    # Open files have been read ahead; unpickling opens them again.
     stored = pickle.loads(before)
     with (
-        pytest.raises(InputError, match=r"the record of COVID-\d, is damaged") as while_reading,
+        pytest.raises(InputError, match="is damaged") as while_reading,
         stream_batches(stored, order, Sampling(SIZE)) as batches,
     ):
         list(batches)
@@ -245,15 +247,14 @@ def test_a_damaged_record_is_one_line_that_names_it(tmp_path):
 
 
 def the_path(monkeypatch, builder, *, free, asked):
-    """What is chosen where so many megabytes are free."""
+    """What is chosen if this many megabytes are free."""
     monkeypatch.setattr(input_path, "free_megabytes", lambda _: free)
     arrays = load_arrays(builder, size=SIZE)
-    films = Films(arrays, *[np.arange(9)] * 3, fingerprint="", builder=builder)
-    configuration = Configuration(name="test", size=SIZE, input_path=asked)
-    return input_path.choose(configuration, films, parallel.make_mesh())
+    images = Dataset(arrays, *[np.arange(9)] * 3, fingerprint="", builder=builder)
+    return input_path.choose(Data(size=SIZE, input_path=asked), images, parallel.make_mesh())
 
 
-# Nine films of 16 x 16 and their labels are 0.004608 MB.
+# Nine images of 16 x 16 and their labels are 0.004608 MB.
 @pytest.mark.parametrize(
     ("asked", "free", "chosen", "words"),
     [
@@ -263,7 +264,7 @@ def the_path(monkeypatch, builder, *, free, asked):
         ("stream", 0.00922, "stream", "input path: stream (chosen by you); "),
     ],
 )
-def test_films_stay_on_the_device_where_half_of_its_memory_holds_them(
+def test_images_are_on_the_device_if_half_of_its_memory_holds_them(
     asked, free, chosen, words, builder, monkeypatch, capsys
 ):
     assert the_path(monkeypatch, builder, free=free, asked=asked).name == chosen
@@ -271,7 +272,7 @@ def test_films_stay_on_the_device_where_half_of_its_memory_holds_them(
     assert line.startswith(words)
 
 
-def test_films_that_cannot_fit_are_refused_where_they_shall(builder, monkeypatch):
+def test_images_that_cannot_fit_on_the_device_are_refused(builder, monkeypatch):
     with pytest.raises(InputError, match=r"--input-path device: .* only 0 MB are free per device"):
         the_path(monkeypatch, builder, free=0.0046, asked="device")
 
@@ -297,20 +298,21 @@ def test_devices_that_say_nothing_share_the_machines_memory():
 def test_a_streamed_run_preempted_in_mid_epoch_ends_with_the_same_bits(tmp_path, monkeypatch):
     phantom.write_archive(tmp_path, images=dict.fromkeys(phantom.CLASSES, 10), seed=1)
     configuration = dataclasses.replace(
-        CONFIGURATIONS["phantom"], manual_dir=tmp_path, data_dir=tmp_path / "data",
-        size=SIZE, widths=(4, 8), dropout=(0.3,), batch_size=4, epochs=2, input_path="stream",
-    )  # fmt: skip
+        CONFIGURATIONS["phantom"],
+        network=Network(widths=(4, 8), dropout=(0.3,)),
+        optimization=Optimization(batch_size=4, epochs=2),
+    ).with_data(manual_dir=tmp_path, data_dir=tmp_path / "data", size=SIZE, input_path="stream")
     mesh = parallel.make_mesh(jax.devices()[:1])
     unbroken, broken = (RunDirectory(tmp_path / name) for name in ("unbroken", "broken"))
     with jax.numpy_dtype_promotion("standard"):
-        train.train(configuration, unbroken, mesh, resume=False)
+        train.train(configuration, unbroken, mesh)
         calls = itertools.count(1)
         with monkeypatch.context() as patched:
             patched.setattr(parallel.Preemption, "noticed", lambda _: next(calls) == 10)
-            with pytest.raises(command.Preempted, match="saved step 9 of"):
-                train.train(configuration, broken, mesh, resume=True)
+            with pytest.raises(command.Stopped, match="saved step 9 of"):
+                train.train(configuration, broken, mesh, output=train.Output(resume=True))
         assert_threads_end()
-        train.train(configuration, broken, mesh, resume=True)
+        train.train(configuration, broken, mesh, output=train.Output(resume=True))
     assert unbroken.read_metrics()[0]["step"] == 5, "step 9 is in mid-epoch"
     assert broken.read_steps() == unbroken.read_steps()
     summaries = [run.read_summary() or {} for run in (broken, unbroken)]

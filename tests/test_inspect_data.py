@@ -1,7 +1,6 @@
 """What inspect_data says about a small archive with copies in it."""
 
 import csv
-import dataclasses
 import io
 import sys
 import warnings
@@ -12,9 +11,9 @@ import pytest
 from fake_archive import FOLDER
 from PIL import Image
 
-from experiments import command, films, inspect_data
-from experiments.configurations import CONFIGURATIONS
-from experiments.run_directory import RunDirectory
+from experiments import command, dataset, inspect_data
+from experiments.configs import CONFIGURATIONS
+from experiments.runs import RunDirectory
 from jaxseg.data import phantom
 from jaxseg.data.splits import leaked
 
@@ -47,8 +46,8 @@ def data_dir(tmp_path_factory):
 
 def configured(archive, data_dir, split="grouped"):
     """The phantoms' configuration on this archive."""
-    return dataclasses.replace(
-        CONFIGURATIONS["phantom"], manual_dir=archive, data_dir=data_dir, split=split, size=8
+    return CONFIGURATIONS["phantom"].with_data(
+        manual_dir=archive, data_dir=data_dir, split=split, size=8
     )
 
 
@@ -65,12 +64,12 @@ def test_the_report_the_leaks_and_the_sheets_are_shown(
     archive, data_dir, tmp_path, capsys, monkeypatch
 ):
     options = ["--manual-dir", archive, "--data-dir", data_dir, "--out", tmp_path / "sheets"]
-    code, out, error = run([*options, "--closest", 3], capsys, monkeypatch)
+    code, out, error = run(options, capsys, monkeypatch)
     assert code == 0, error
-    assert "## Groups of images that share a split (5)" in out
-    assert "- COVID-1 and Normal-3, " in out
+    assert "## Groups (5)" in out
+    assert "- COVID-1, Normal-3, " in out
     names = {path.name for path in (tmp_path / "sheets").iterdir()}
-    assert names == {"same-bytes-1.png", "near-duplicates-1.png", "next-closest-1.png"}
+    assert names == {"identical-1.png", "near-duplicates-1.png", "next-closest-1.png"}
     with Image.open(tmp_path / "sheets/near-duplicates-1.png") as sheet:
         assert min(sheet.size) > 100
         assert np.asarray(sheet.convert("L")).std() > 10
@@ -80,56 +79,42 @@ def test_the_report_the_leaks_and_the_sheets_are_shown(
     twins = [(f"{name}-4", f"{name}-5") for name in phantom.CLASSES] + [("COVID-1", "Normal-3")]
     copied = {a for pair in twins for a, b in (pair, pair[::-1]) if a in test and b not in test}
     assert copied
-    seed, grouped = (line for line in out.splitlines() if line.startswith("- split "))
-    assert f"22 films to learn from, 10 to test on, of which {len(copied)} have a copy" in seed
-    assert set(seed.rsplit(": ", 1)[1].split(", ")) == copied
-    assert "of which 0 have a copy among the former" in grouped
+    random, grouped = (line for line in out.splitlines() if line.startswith("split "))
+    assert "split random: 22 training images, 10 test images" in random
+    assert f"of which {len(copied)} have a near-duplicate among the training images" in random
+    assert set(random.rsplit(": ", 1)[1].split(", ")) == copied
+    assert "of which 0 have a near-duplicate" in grouped
 
 
 @pytest.mark.slow
 def test_dice_is_reported_with_and_without_the_images_that_leaked(
     archive, data_dir, tmp_path, capsys, monkeypatch
 ):
-    configuration = configured(archive, data_dir, split="seed")
-    loaded = films.load(configuration)
+    configuration = configured(archive, data_dir, split="random")
+    loaded = dataset.load(configuration)
     directory = RunDirectory(tmp_path / "run")
-    directory.start(configuration, loaded.fingerprint)
+    directory.start(configuration, loaded)
     code, _, error = run([directory.path], capsys, monkeypatch)
     assert code == 2
-    assert "has no test_per_image.csv yet" in error
+    assert "test_per_image.csv: the table of scores does not exist" in error
     copied = leaked(loaded.arrays.groups, loaded.train, loaded.test)
     with directory.test_scores.open("w") as file:
         rows = csv.writer(file)
-        rows.writerow(["id", "dice"])
+        rows.writerow(["id", "class", "group", "dice"])
         for image, copy in zip(loaded.test, copied, strict=True):
-            rows.writerow([loaded.arrays.ids[image], 0.75 if copy else 0.5])
+            rows.writerow([loaded.arrays.ids[image], "", "", 0.75 if copy else 0.5])
     code, out, error = run([directory.path], capsys, monkeypatch)
     assert code == 0, error
-    assert f"all test films, 10: {0.5 + 0.25 * copied.mean():.6f}" in out
-    assert f"without those, {10 - copied.sum()}: 0.500000" in out
-    assert f"those, {copied.sum()}: 0.750000" in out
-    assert (directory.path / "same-bytes-1.png").exists()
-
-
-def test_the_dice_of_labels_is_that_of_torch(archive, data_dir):
-    torch = pytest.importorskip("torch", reason="the peer")
-    loaded = films.load(configured(archive, data_dir, split="seed"))
-    labels, masks = loaded.arrays.labels[loaded.test], np.asarray(loaded.arrays.masks)[loaded.test]
-    fine = torch.nn.functional.interpolate(
-        torch.tensor(2.0 * labels[:, None] - 1.0), size=masks.shape[1:], mode="bilinear"
-    )
-    again = fine[:, 0].numpy() > 0
-    both = (again & (masks == 1)).sum((1, 2))
-    expected = (2 * both / (again.sum((1, 2)) + masks.sum((1, 2)))).mean()
-    said = f"labels of 8 x 8 themselves, on the masks' own grid, 10 test films: {expected:.6f}"
-    assert said in inspect_data.dice_of_labels(loaded)
+    assert f"all (10) {0.5 + 0.25 * copied.mean():.6f}" in out
+    assert f"without leaked ({10 - copied.sum()}) 0.500000" in out
+    assert (directory.path / "identical-1.png").exists()
 
 
 @pytest.mark.parametrize(
     ("split", "words"),
     [
         ("source:nowhere", ["no image comes from there", "https://phantom.example.org/first"]),
-        ("random", ["--split", "'random'"]),
+        ("half", ["--split: must be grouped"]),
     ],
 )
 def test_a_split_that_does_not_exist_is_named(archive, data_dir, capsys, monkeypatch, split, words):

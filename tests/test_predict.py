@@ -1,4 +1,4 @@
-"""Folders of films: what is written, what is left out, how a killed command goes on."""
+"""Folders of images: what is written, what is left out, how a killed command goes on."""
 
 import csv
 import dataclasses
@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from experiments import command, predict, trained
-from experiments.configuration import Configuration
+from experiments import command, predict
+from experiments.configuration import Configuration, Data, Network, Optimization
 from experiments.predictions import Predictions
-from experiments.run_directory import RunDirectory
+from experiments.runs import RunDirectory, load_trained
 from jaxseg import UNet, inference
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.data import phantom
@@ -40,8 +40,12 @@ SIZES = [(40, 50), (40, 50), (61, 33), (61, 33), (90, 70)]
 def run(tmp_path_factory):
     """A run's folder with an untrained network, whose masks are as good as any here."""
     directory = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
-    configuration = Configuration(name="phantom", size=32, widths=(4, 8), batch_size=4)
-    directory.start(configuration, "no films")
+    configuration = Configuration(
+        "phantom", Data(size=32), Network(widths=(4, 8)), Optimization(batch_size=4)
+    )
+    values = {"configuration": configuration.as_json(), "data_fingerprint": "none"}
+    directory.path.mkdir()
+    directory.config.write_text(json.dumps(values))
     images = jax.ShapeDtypeStruct((1, 32, 32, 1), np.uint8)
     key = jax.random.key(0)
     with jax.numpy_dtype_promotion("standard"):
@@ -52,27 +56,27 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def learnt(run):
+def network(run):
     """The run's network, read once for all tests."""
-    return trained.load(RunDirectory(run))
+    return load_trained(RunDirectory(run))
 
 
 @pytest.fixture
-def films(tmp_path):
-    """A folder of five films of three sizes, named out of their alphabetical order."""
-    folder = tmp_path / "films"
+def images(tmp_path):
+    """A folder of five images of three sizes, named out of their alphabetical order."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for i, (height, width) in enumerate(SIZES):
-        film = phantom.generate(3, "Normal", i + 1, image_size=96, mask_size=48).image
-        Image.fromarray(film).resize((width, height)).save(folder / f"film-{2 * i + 7}.png")
+        image = phantom.generate(3, "Normal", i + 1, image_size=96, mask_size=48).image
+        Image.fromarray(image).resize((width, height)).save(folder / f"image-{2 * i + 7}.png")
     return folder
 
 
 @pytest.fixture
-def called(learnt, capsys, monkeypatch):
+def called(network, capsys, monkeypatch):
     """predict in this process: its exit status, standard output and standard error."""
 
-    monkeypatch.setattr(trained, "load", lambda _: learnt)
+    monkeypatch.setattr(predict, "load_trained", lambda _: network)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
@@ -84,10 +88,10 @@ def called(learnt, capsys, monkeypatch):
     return call
 
 
-def keep_two(films):
-    """Leaves two films of different sizes."""
-    for path in films.iterdir():
-        if path.stem not in ("film-7", "film-15"):
+def keep_two(images):
+    """Leaves two images of different sizes."""
+    for path in images.iterdir():
+        if path.stem not in ("image-7", "image-15"):
             path.unlink()
 
 
@@ -104,20 +108,25 @@ def mask_of(folder, stem) -> Any:
     return values == 255
 
 
-def network(learnt):
+def read_pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def forward(network):
     def logits(state, images) -> Any:
-        return learnt.model.apply(state.variables(), images, train=False)
+        return network.model.apply(state.variables(), images, train=False)
 
     return logits
 
 
-def logits_of(learnt, path, **views):
-    """A film's logits at its own size, one film at a time and on the device."""
-    film = read_image(path)[..., 0]
-    small = resize_image(film, learnt.configuration.size)[None, ..., None]
-    predict = jax.jit(inference.with_test_time_augmentation(network(learnt), **views))
-    logits = predict(learnt.state, small)
-    return np.asarray(resize_logits(logits, film.shape))[0, ..., 0].astype(np.float64)
+def logits_of(network, path, **views):
+    """A image's logits at its own size, one image at a time and on the device."""
+    image = read_image(path)[..., 0]
+    small = resize_image(image, network.configuration.data.size)[None, ..., None]
+    predict = jax.jit(inference.with_test_time_augmentation(forward(network), **views))
+    logits = predict(network.state, small)
+    return np.asarray(resize_logits(logits, image.shape))[0, ..., 0].astype(np.float64)
 
 
 def parts_of(mask) -> Any:
@@ -125,23 +134,23 @@ def parts_of(mask) -> Any:
     return ndimage.label(mask, np.ones((3, 3)))
 
 
-def test_masks_and_their_lines_are_those_of_each_film_alone(run, learnt, films, tmp_path, called):
+def test_masks_and_their_rows_are_those_of_each_image_alone(run, network, images, tmp_path, called):
     out = tmp_path / "out"
-    code, text, error = called(run, films, "--out", out)
+    code, text, error = called(run, images, "--out", out)
     assert code == 0, error
-    assert "5 films segmented" in text
+    assert "5 images segmented" in text
     rows = rows_of(out)
-    assert [row["film"] for row in rows] == [f"film-{n}.png" for n in (7, 9, 11, 13, 15)]
+    assert [row["image"] for row in rows] == [f"image-{n}.png" for n in (7, 9, 11, 13, 15)]
     for row, size in zip(rows, SIZES, strict=True):
-        stem = row["film"].removesuffix(".png")
-        logits = logits_of(learnt, films / row["film"])
+        stem = row["image"].removesuffix(".png")
+        logits = logits_of(network, images / row["image"])
         mask = mask_of(out, stem)
         np.testing.assert_array_equal(mask, logits > 0)
         assert 0.02 < mask.mean() < 0.98
         assert (int(row["height"]), int(row["width"])) == size == mask.shape
         assert int(row["area_px"]) == mask.sum()
         assert row["area_mm2"] == row["error"] == ""
-        assert float(row["share"]) == pytest.approx(mask.mean(), rel=1e-4)
+        assert float(row["area_fraction"]) == pytest.approx(mask.mean(), rel=1e-4)
         probability = 1 / (1 + np.exp(-logits))
         by_hand = (probability[mask].mean() + (1 - probability[~mask]).mean()) / 2
         assert float(row["confidence"]) == pytest.approx(by_hand, rel=1e-4)
@@ -150,40 +159,44 @@ def test_masks_and_their_lines_are_those_of_each_film_alone(run, learnt, films, 
             assert (overlay.size, overlay.mode) == (size[::-1], "RGB")
 
 
-def test_options_act_on_the_mask_and_are_recorded(run, learnt, films, tmp_path, called):
-    keep_two(films)
+def test_options_act_on_the_mask_and_are_recorded(run, network, images, tmp_path, called):
+    keep_two(images)
     out = tmp_path / "out"
-    options = ["--flips", "left_right", "--scales", "1.0", "0.5", "--threshold", "0.4"]
-    options += ["--largest", "1", "--fill-holes", "--no-overlay"]
-    code, _, error = called(run, films, "--out", out, *options)
+    options = ["--tta-flips", "left_right", "--tta-scales", "1.0", "0.5", "--threshold", "0.4"]
+    options += ["--keep-largest", "1", "--fill-holes", "--no-overlay"]
+    code, _, error = called(run, images, "--out", out, *options)
     assert code == 0, error
     assert not list(out.glob("*_overlay.png"))
-    for path in films.iterdir():
-        logits = logits_of(learnt, path, flips=["left_right"], scales=[1.0, 0.5])
+    for path in images.iterdir():
+        logits = logits_of(network, path, flips=["left_right"], scales=[1.0, 0.5])
         labels, count = parts_of(logits > math.log(0.4 / 0.6))
         areas = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
         largest = ndimage.binary_fill_holes(labels == 1 + np.argmax(areas))
         np.testing.assert_array_equal(mask_of(out, path.stem), largest)
     made_with = json.loads((out / "predictions.json").read_text())["made_with"]
-    assert made_with["flips"] == ["left_right"]
-    assert made_with["scales"] == [1.0, 0.5]
-    assert (made_with["threshold"], made_with["largest"], made_with["fill_holes"]) == (0.4, 1, True)
-    code, _, error = called(run, films, "--out", out)
+    assert made_with["tta_flips"] == ["left_right"]
+    assert made_with["tta_scales"] == [1.0, 0.5]
+    assert (made_with["threshold"], made_with["keep_largest"], made_with["fill_holes"]) == (
+        0.4,
+        1,
+        True,
+    )
+    code, _, error = called(run, images, "--out", out)
     assert code == 2
-    assert "threshold is 0.4 there and 0.5 here" in error
+    assert "threshold is 0.4 there and 0.5 now" in error
 
 
 @pytest.mark.slow
-def test_tiles_see_a_film_at_its_own_size(run, learnt, films, tmp_path, called):
-    keep_two(films)
-    code, _, error = called(run, films, "--out", tmp_path / "out", "--tile", "96")
+def test_tiles_see_a_image_at_its_own_size(run, network, images, tmp_path, called):
+    keep_two(images)
+    code, _, error = called(run, images, "--out", tmp_path / "out", "--tile", "96")
     assert code == 0, error
-    for path in films.iterdir():
-        film = read_image(path)[..., 0]
-        padding = [(0, 96 - side) for side in film.shape]
-        padded = np.pad(film, padding, mode="edge")[None, ..., None]
-        logits = jax.jit(network(learnt))(learnt.state, padded)
-        own = np.asarray(logits)[0, : film.shape[0], : film.shape[1], 0]
+    for path in images.iterdir():
+        image = read_image(path)[..., 0]
+        padding = [(0, 96 - side) for side in image.shape]
+        padded = np.pad(image, padding, mode="edge")[None, ..., None]
+        logits = jax.jit(forward(network))(network.state, padded)
+        own = np.asarray(logits)[0, : image.shape[0], : image.shape[1], 0]
         np.testing.assert_array_equal(mask_of(tmp_path / "out", path.stem), own > 0)
 
 
@@ -191,95 +204,97 @@ def modified(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
 
 
-def test_what_is_whole_is_left_as_it_is_and_what_is_not_is_done(run, films, tmp_path, called):
+def test_what_is_whole_is_left_as_it_is_and_what_is_not_is_done(run, images, tmp_path, called):
     out = tmp_path / "out"
-    assert called(run, films, "--out", out)[0] == 0
+    assert called(run, images, "--out", out)[0] == 0
     before, rows = modified(out), rows_of(out)
-    # As a kill leaves it: a line cut short, another with no mask; and a film that changed since,
+    # As a kill leaves it: a line cut short, another with no mask; and a image that changed since,
     # whatever its time says.
     text = (out / "predictions.csv").read_text()
-    (out / "predictions.csv").write_text(text[: text.rindex("film-15") + 20])
-    (out / "film-11_mask.png").unlink()
-    with Image.open(films / "film-7.png") as film:
-        film.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(films / "film-7.png")
-    os.utime(films / "film-7.png", ns=(0, 0))
-    code, text, error = called(run, films, "--out", out)
+    (out / "predictions.csv").write_text(text[: text.rindex("image-15") + 20])
+    (out / "image-11_mask.png").unlink()
+    with Image.open(images / "image-7.png") as image:
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(images / "image-7.png")
+    os.utime(images / "image-7.png", ns=(0, 0))
+    code, text, error = called(run, images, "--out", out)
     assert code == 0, error
-    assert "2 of 5 films are there already" in text
+    assert "2 of 5 images are done already" in text
     after = modified(out)
     redone = {name for name in before if after[name] != before[name]}
-    assert redone == {f"film-{n}_{kind}.png" for n in (7, 11, 15) for kind in ("mask", "overlay")}
+    assert redone == {f"image-{n}_{kind}.png" for n in (7, 11, 15) for kind in ("mask", "overlay")}
     assert rows_of(out)[1:] == rows[1:]
     assert rows_of(out)[0] != rows[0]
 
 
-def test_a_film_of_the_same_name_is_another_film(run, films, tmp_path, called):
-    keep_two(films)
+def test_a_image_of_the_same_name_is_another_image(run, images, tmp_path, called):
+    keep_two(images)
     out, other = tmp_path / "out", tmp_path / "other patient"
     other.mkdir()
-    assert called(run, films, "--out", out)[0] == 0
-    (first,) = (row for row in rows_of(out) if row["film"] == "film-7.png")
-    with Image.open(films / "film-15.png") as film:
-        film.save(other / "film-7.png")
-    os.utime(other / "film-7.png", ns=(0, 0))
+    assert called(run, images, "--out", out)[0] == 0
+    (first,) = (row for row in rows_of(out) if row["image"] == "image-7.png")
+    with Image.open(images / "image-15.png") as image:
+        image.save(other / "image-7.png")
+    os.utime(other / "image-7.png", ns=(0, 0))
     code, text, error = called(run, other, "--out", out)
     assert code == 0, error
     assert "already" not in text
-    (second,) = (row for row in rows_of(out) if row["film"] == "film-7.png")
+    (second,) = (row for row in rows_of(out) if row["image"] == "image-7.png")
     assert second["height"] == str(SIZES[-1][0]) != first["height"]
     # The mask is now of another file: its line alone stays.
-    (other / "film-7.png").unlink()
-    (other / "film-7.jpg").write_bytes((films / "film-7.png").read_bytes())
+    (other / "image-7.png").unlink()
+    (other / "image-7.jpg").write_bytes((images / "image-7.png").read_bytes())
     assert called(run, other, "--out", out)[0] == 0
-    assert [row["film"] for row in rows_of(out)] == ["film-7.jpg", "film-15.png"]
-    assert rows_of(out)[0] == first | {"film": "film-7.jpg"}
+    assert [row["image"] for row in rows_of(out)] == ["image-7.jpg", "image-15.png"]
+    assert rows_of(out)[0] == first | {"image": "image-7.jpg"}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";"])
-def test_a_table_that_a_spreadsheet_saved_keeps_its_rows(delimiter, run, films, tmp_path, called):
-    keep_two(films)
+def test_a_table_that_a_spreadsheet_saved_keeps_its_rows(delimiter, run, images, tmp_path, called):
+    keep_two(images)
     out = tmp_path / "out"
-    assert called(run, films, "--out", out)[0] == 0
+    assert called(run, images, "--out", out)[0] == 0
     rows, table = rows_of(out), out / "predictions.csv"
     with table.open("w", newline="", encoding="utf-8-sig") as file:
         saved = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)  # Lines end with CR LF.
         saved.writeheader()
         saved.writerows(rows)
-    code, text, error = called(run, films / "film-7.png", "--out", out)
+    code, text, error = called(run, images / "image-7.png", "--out", out)
     assert code == 0, error
-    assert "1 of 1 films are there already" in text
+    assert "1 of 1 images are done already" in text
     assert rows_of(out) == rows
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("film,sha256,object\n\xe9,1,lung\n".encode("latin-1"), "is not UTF-8 text"),
-        (b"film,object\na.png,lung\n", "has no column sha256"),
-        (b"film,sha256,object\na.png,1\nb.png,2,lung\n", "line 2 does not fit"),
-        (b"film,sha256,object\na.png,1,lung,9\nb.png,2,lung\n", "line 2 does not fit"),
+        ("image,sha256,object\n\xe9,1,lung\n".encode("latin-1"), "is not UTF-8 text"),
+        (b"image,object\na.png,lung\n", "has no column sha256"),
+        (b"image,sha256,object\na.png,1\nb.png,2,lung\n", "line 2 does not fit"),
+        (b"image,sha256,object\na.png,1,lung,9\nb.png,2,lung\n", "line 2 does not fit"),
     ],
 )
-def test_a_table_that_cannot_be_read_is_left_as_it_is(content, words, run, films, tmp_path, called):
-    keep_two(films)
+def test_a_table_that_cannot_be_read_is_left_as_it_is(
+    content, words, run, images, tmp_path, called
+):
+    keep_two(images)
     out = tmp_path / "out"
     out.mkdir()
     (out / "predictions.csv").write_bytes(content)
-    code, _, error = called(run, films, "--out", out)
+    code, _, error = called(run, images, "--out", out)
     assert code == 2
     assert words in error
     assert (out / "predictions.csv").read_bytes() == content
 
 
-def test_a_mask_that_a_killed_command_wrote_is_not_taken_for_the_films_own(
-    run, films, tmp_path, called, monkeypatch
+def test_a_mask_that_a_killed_command_wrote_is_not_taken_for_the_images_own(
+    run, images, tmp_path, called, monkeypatch
 ):
-    keep_two(films)
+    keep_two(images)
     out, other = tmp_path / "out", tmp_path / "other"
     other.mkdir()
-    assert called(run, films, "--out", out)[0] == 0
+    assert called(run, images, "--out", out)[0] == 0
     rows = rows_of(out)
-    (other / "film-7.png").write_bytes((films / "film-15.png").read_bytes())
+    (other / "image-7.png").write_bytes((images / "image-15.png").read_bytes())
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -289,83 +304,83 @@ def test_a_mask_that_a_killed_command_wrote_is_not_taken_for_the_films_own(
         patched.setattr(sys, "argv", ["predict", str(run), str(other), "--out", str(out)])
         with pytest.raises(KeyboardInterrupt):
             predict.main()
-    assert [row["film"] for row in rows_of(out)] == ["film-15.png"]
-    assert called(run, films, "--out", out)[0] == 0
+    assert [row["image"] for row in rows_of(out)] == ["image-15.png"]
+    assert called(run, images, "--out", out)[0] == 0
     assert rows_of(out) == rows
-    assert mask_of(out, "film-7").shape == SIZES[0]
+    assert mask_of(out, "image-7").shape == SIZES[0]
 
 
-def test_names_with_odd_blanks_are_kept_and_known_again(run, films, tmp_path, called):
-    keep_two(films)
+def test_names_with_odd_blanks_are_kept_and_known_again(run, images, tmp_path, called):
+    keep_two(images)
     name = "chest\u3000front\xa0 1,  2.png"
-    (films / "film-7.png").rename(films / name)
+    (images / "image-7.png").rename(images / name)
     out = tmp_path / "out"
-    assert called(run, films, "--out", out)[0] == 0
-    assert {row["film"] for row in rows_of(out)} == {name, "film-15.png"}
-    code, text, _ = called(run, films, "--out", out)
+    assert called(run, images, "--out", out)[0] == 0
+    assert {row["image"] for row in rows_of(out)} == {name, "image-15.png"}
+    code, text, _ = called(run, images, "--out", out)
     assert code == 0
-    assert "2 of 2 films are there already" in text
+    assert "2 of 2 images are done already" in text
     assert len(rows_of(out)) == 2
 
 
-def test_one_odd_name_does_not_stop_a_batch(run, films, tmp_path, called):
-    keep_two(films)
+def test_one_odd_name_does_not_stop_a_batch(run, images, tmp_path, called):
+    keep_two(images)
     names = ["Ba$$in.png", "caf\udce9.png", "M\u00fcller.png", f"{'x' * 251}.png"]
     for name in names:
-        shutil.copy(films / "film-15.png", films / name)
-    (films / "gone.png").symlink_to(films / "nowhere.png")
+        shutil.copy(images / "image-15.png", images / name)
+    (images / "gone.png").symlink_to(images / "nowhere.png")
     out = tmp_path / "out"
-    code, _, error = called(run, films, "--out", out)
+    code, _, error = called(run, images, "--out", out)
     assert code == 2
-    assert "2 films could not be read" in error
-    rows = {row["film"]: row["error"] for row in rows_of(out)}
+    assert "2 images could not be read" in error
+    rows = {row["image"]: row["error"] for row in rows_of(out)}
     assert len(rows) == 7
     assert "name is too long" in rows[names[-1]]
     assert "there is no such file" in rows["gone.png"]
-    done = ["film-7", "film-15", "Ba$$in", r"caf\udce9", "M\u00fcller"]
+    done = ["image-7", "image-15", "Ba$$in", r"caf\udce9", "M\u00fcller"]
     assert {name for name, error in rows.items() if not error} == {f"{name}.png" for name in done}
     for name in done:
         mask_of(out, name)
 
 
-def test_one_command_at_a_time_writes_to_a_folder(run, films, tmp_path, called):
+def test_one_command_at_a_time_writes_to_a_folder(run, images, tmp_path, called):
     out = tmp_path / "out"
-    with Predictions(out, {}, objects=1, overlays=True):
-        code, _, error = called(run, films, "--out", out)
+    with Predictions(out, {}, classes=1, overlays=True):
+        code, _, error = called(run, images, "--out", out)
     assert code == 2
     assert "another command writes to" in error
 
 
-def test_films_that_cannot_be_read_are_left_out_and_listed(run, films, tmp_path, called):
+def test_images_that_cannot_be_read_are_left_out_and_listed(run, images, tmp_path, called):
     out = tmp_path / "out"
-    whole = (films / "film-9.png").read_bytes()
-    (films / "film-9.png").write_bytes(whole[:200])
-    (films / "film-8.jpg").write_text("scribble")
-    code, text, error = called(run, films, "--out", out)
+    whole = (images / "image-9.png").read_bytes()
+    (images / "image-9.png").write_bytes(whole[:200])
+    (images / "image-8.jpg").write_text("scribble")
+    code, text, error = called(run, images, "--out", out)
     assert code == 2
     assert error.splitlines() == [
-        "error: 2 films could not be read and were left out, film-8.jpg the first; see the column "
+        "error: 2 images could not be read and were skipped, image-8.jpg the first. See the column "
         f"error of {out / 'predictions.csv'}"
     ]
-    assert "left out film-9.png: cannot be read" in text
-    rows = {row["film"]: row for row in rows_of(out)}
+    assert "skipped image-9.png: cannot be read" in text
+    rows = {row["image"]: row for row in rows_of(out)}
     assert len(rows) == 6
-    assert {name for name, row in rows.items() if row["error"]} == {"film-8.jpg", "film-9.png"}
-    assert rows["film-9.png"]["area_px"] == ""
-    assert not (out / "film-9_mask.png").exists()
+    assert {name for name, row in rows.items() if row["error"]} == {"image-8.jpg", "image-9.png"}
+    assert rows["image-9.png"]["area_px"] == ""
+    assert not (out / "image-9_mask.png").exists()
 
-    (films / "film-9.png").write_bytes(whole)
-    (films / "film-8.jpg").unlink()
-    code, text, error = called(run, films, "--out", out)
+    (images / "image-9.png").write_bytes(whole)
+    (images / "image-8.jpg").unlink()
+    code, text, error = called(run, images, "--out", out)
     assert code == 0, error
-    assert "4 of 5 films are there already" in text
-    # The film that is no longer there is no longer told of.
+    assert "4 of 5 images are done already" in text
+    # The image that is no longer there is no longer told of.
     assert not any(row["error"] for row in rows_of(out))
     assert len(rows_of(out)) == 5
 
 
-def test_dicom_films_have_areas_in_square_millimetres(run, tmp_path, called):
-    folder = tmp_path / "films"
+def test_dicom_images_have_areas_in_square_millimetres(run, tmp_path, called):
+    folder = tmp_path / "images"
     folder.mkdir()
     grey = (
         phantom.generate(3, "Normal", 1, image_size=48, mask_size=48).image.astype(np.uint16) * 16
@@ -387,15 +402,15 @@ def test_dicom_films_have_areas_in_square_millimetres(run, tmp_path, called):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--threshold", "1"], ["--threshold", "between 0 and 1"]),
-        (["--largest", "0"], ["--largest", "1 or more"]),
+        (["--threshold", "1"], ["--threshold: must be between 0 and 1, got 1"]),
+        (["--keep-largest", "0"], ["--keep-largest: must be at least 1, got 0"]),
         (["--overlap", "8"], ["--overlap", "--tile"]),
         (["--tile", "33"], ["tile: 33 pixels", "multiple of 2"]),
-        (["--scales", "0"], ["scales", "above 0"]),
+        (["--tta-scales", "0"], ["scales", "above 0"]),
     ],
 )
-def test_options_that_will_not_do_are_named(options, words, run, films, tmp_path, called):
-    code, _, error = called(run, films, "--out", tmp_path / "out", *options)
+def test_options_that_will_not_do_are_named(options, words, run, images, tmp_path, called):
+    code, _, error = called(run, images, "--out", tmp_path / "out", *options)
     assert code == 2
     assert len(error.splitlines()) == 1
     for word in words:
@@ -403,19 +418,19 @@ def test_options_that_will_not_do_are_named(options, words, run, films, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_the_films_own_folder_is_refused_and_so_are_two_films_of_one_stem(
-    run, films, tmp_path, called
+def test_the_images_own_folder_is_refused_and_so_are_two_images_of_one_stem(
+    run, images, tmp_path, called
 ):
     elsewhere = tmp_path / "elsewhere.png"
-    elsewhere.write_bytes((films / "film-9.png").read_bytes())
-    before = modified(films)
-    for given in ([films], [films / "film-7.png"], [elsewhere, films / "film-7.png"]):
-        code, _, error = called(run, *given, "--out", films / ".." / "films")
+    elsewhere.write_bytes((images / "image-9.png").read_bytes())
+    before = modified(images)
+    for given in ([images], [images / "image-7.png"], [elsewhere, images / "image-7.png"]):
+        code, _, error = called(run, *given, "--out", images / ".." / "images")
         assert code == 2
-        assert "holds the films; masks need another folder" in error
-    assert modified(films) == before
-    (films / "film-7.jpg").write_bytes((films / "film-7.png").read_bytes())
-    code, _, error = called(run, films, "--out", tmp_path / "out")
+        assert "is the folder of the images. Use another folder" in error
+    assert modified(images) == before
+    (images / "image-7.jpg").write_bytes((images / "image-7.png").read_bytes())
+    code, _, error = called(run, images, "--out", tmp_path / "out")
     assert code == 2
     assert "same name" in error
 
@@ -438,24 +453,24 @@ command.run(predict.main)
     ("sent", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, command.PREEMPTED)]
 )
 def test_a_stopped_command_goes_on_to_what_an_unbroken_one_gives(
-    sent, status, run, films, tmp_path, called
+    sent, status, run, images, tmp_path, called
 ):
-    film = (films / "film-7.png").read_bytes()
+    image = (images / "image-7.png").read_bytes()
     for i in range(50):
-        (films / f"copy-{i}.png").write_bytes(film)
+        (images / f"copy-{i}.png").write_bytes(image)
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
     stopped = subprocess.run(
-        [sys.executable, "-c", STOPS_ITSELF, str(int(sent)), run, films, "--out", broken],
+        [sys.executable, "-c", STOPS_ITSELF, str(int(sent)), run, images, "--out", broken],
         cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip
     assert stopped.returncode == status
     if sent == signal.SIGTERM:
         assert "preempted: saved files are kept; run the command again" in stopped.stderr
-    code, text, error = called(run, films, "--out", broken)
+    code, text, error = called(run, images, "--out", broken)
     assert code == 0, error
-    assert "films are there already" in text
-    assert called(run, films, "--out", unbroken)[0] == 0
+    assert "images are done already" in text
+    assert called(run, images, "--out", unbroken)[0] == 0
     assert {p.name for p in broken.iterdir()} - {p.name for p in unbroken.iterdir()} <= {
         p.name for p in broken.glob(".*")
     }
@@ -464,25 +479,26 @@ def test_a_stopped_command_goes_on_to_what_an_unbroken_one_gives(
     assert rows_of(broken) == rows_of(unbroken)
 
 
-def test_several_classes_have_a_line_each_and_masks_of_their_numbers(
-    run, learnt, films, tmp_path, called, monkeypatch
+def test_several_classes_have_a_row_each_and_masks_with_their_values(
+    run, network, images, tmp_path, called, monkeypatch
 ):
-    keep_two(films)
+    keep_two(images)
     model = UNet(num_classes=3, widths=(4, 8))
-    images = jax.ShapeDtypeStruct((1, 32, 32, 1), np.uint8)
-    state = TrainState.create(model, optax.sgd(0.1), jax.random.key(2), images)
-    own = {"manual_dir": None, "images": films, "masks": films, "classes": ("left=1", "right=2")}
-    configuration = dataclasses.replace(learnt.configuration, **own)
-    several = dataclasses.replace(learnt, configuration=configuration, model=model, state=state)
-    monkeypatch.setattr(trained, "load", lambda _: several)
+    shape = jax.ShapeDtypeStruct((1, 32, 32, 1), np.uint8)
+    state = TrainState.create(model, optax.sgd(0.1), jax.random.key(2), shape)
+    configuration = network.configuration.with_data(
+        images=images, masks=images, classes=("left=1", "right=20")
+    )
+    several = dataclasses.replace(network, configuration=configuration, model=model, state=state)
+    monkeypatch.setattr(predict, "load_trained", lambda _: several)
     out = tmp_path / "out"
-    code, _, error = called(run, films, "--out", out, "--largest", "2", "--fill-holes")
+    code, _, error = called(run, images, "--out", out, "--keep-largest", "2", "--fill-holes")
     assert code == 0, error
     rows = iter(rows_of(out))
-    for stem in ("film-7", "film-15"):
-        film = read_image(films / f"{stem}.png")[..., 0]
-        logits = jax.jit(network(several))(state, resize_image(film, 32)[None, ..., None])
-        expected = np.asarray(resize_logits(logits, film.shape))[0].argmax(axis=-1)
+    for stem in ("image-7", "image-15"):
+        image = read_image(images / f"{stem}.png")[..., 0]
+        logits = jax.jit(forward(several))(state, resize_image(image, 32)[None, ..., None])
+        expected = np.asarray(resize_logits(logits, image.shape))[0].argmax(axis=-1)
         for number in (1, 2):
             labels, count = parts_of(expected == number)
             areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -497,19 +513,33 @@ def test_several_classes_have_a_line_each_and_masks_of_their_numbers(
         assert len(np.unique(expected)) > 1
         for number in (1, 2):
             row = next(rows)
-            assert row["film"] == f"{stem}.png"
+            assert row["image"] == f"{stem}.png"
             assert int(row["area_px"]) == (expected == number).sum()
             assert int(row["components"]) == parts_of(expected == number)[1]
+            assert (row["object"], row["mask_value"]) == (
+                ["left", "right"][number - 1],
+                str(number),
+            )
     before = modified(out)
-    assert called(run, films, "--out", out, "--largest", "2", "--fill-holes")[0] == 0
+    assert called(run, images, "--out", out, "--keep-largest", "2", "--fill-holes")[0] == 0
     assert modified(out) == before
-    code, _, error = called(run, films, "--out", tmp_path / "other", "--threshold", "0.4")
+    code, _, error = called(run, images, "--out", tmp_path / "other", "--threshold", "0.4")
     assert code == 2
-    assert "--threshold: of several classes" in error
-    code, _, error = called(run, films, "--out", tmp_path / "other", "--flips", "both")
+    assert "--threshold: only for one class. This run has 2" in error
+    code, _, error = called(run, images, "--out", tmp_path / "other", "--tta-flips", "both")
     assert code == 2
-    assert "--flips: a flipped film has its left on the other side" in error
+    assert "--tta-flips: left-right flips would swap the one-sided class left" in error
+    made_with = json.loads((out / "predictions.json").read_text())["made_with"]
+    assert made_with["mask_values"] == {"left": 1, "right": 2}
+    given = tmp_path / "given"
+    options = ["--mask-values-out", "--keep-largest", "2", "--fill-holes"]
+    assert called(run, images, "--out", given, *options)[0] == 0
+    values = np.array([0, 1, 20])
+    for stem in ("image-7", "image-15"):
+        ours, theirs = (read_pixels(folder / f"{stem}_mask.png") for folder in (out, given))
+        np.testing.assert_array_equal(values[ours], theirs)
+    assert {row["mask_value"] for row in rows_of(given)} == {"1", "20"}
     flips = dataclasses.replace(configuration.augment, flip_left_right=0.5)
     configuration = dataclasses.replace(configuration, augment=flips)
     several = dataclasses.replace(several, configuration=configuration)
-    assert called(run, films, "--out", tmp_path / "flipped", "--flips", "both")[0] == 0
+    assert called(run, images, "--out", tmp_path / "flipped", "--tta-flips", "both")[0] == 0

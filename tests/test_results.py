@@ -1,4 +1,4 @@
-"""The published scores: each table says what its films say, and the README what the tables say."""
+"""The published scores: summaries match the images' scores, and the pages match the summaries."""
 
 import contextlib
 import csv
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import comparison_page
-from experiments.run_directory import RunDirectory
+from experiments import comparison
+from experiments.runs import RunDirectory
 
 DECIMAL = r"[-+]?\d+\.\d+"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -28,8 +28,8 @@ SUMMARIES = [
 ]
 
 
-def films(table):
-    """By column the films' values; NaN where a cell is empty."""
+def per_image(table):
+    """The images' scores by column; NaN for an empty cell."""
     with open(table) as file:
         rows = list(csv.DictReader(file))
     assert len({row["id"] for row in rows}) == len(rows)
@@ -42,10 +42,10 @@ def films(table):
 @pytest.mark.parametrize(
     ("said", "table"), SUMMARIES, ids=[str(said.relative_to(RESULTS)) for said, _ in SUMMARIES]
 )
-def test_summaries_are_of_the_films_beside_them(said, table):
-    test, of_films = json.loads(said.read_text())["test"], films(table)
-    assert test["images"] == len(of_films["dice"])
-    for column, values in of_films.items():
+def test_summaries_are_means_of_the_images_scores(said, table):
+    test, scores = json.loads(said.read_text())["test"], per_image(table)
+    assert test["images"] == len(scores["dice"])
+    for column, values in scores.items():
         assert test[f"{column}_mean"] == pytest.approx(np.nanmean(values), abs=1e-5)
 
 
@@ -81,9 +81,13 @@ def assert_says(cells, expected, digits):
     assert (np.abs(found - expected) <= slack).all(), (found, expected)
 
 
-FILMS = {"cleaned": "test films, cleaned", "jsrt": "JSRT", "jsrt-cleaned": "JSRT, cleaned"}
+IMAGES = {
+    "postprocessed": "test images, post-processed",
+    "jsrt": "JSRT",
+    "jsrt-postprocessed": "JSRT, post-processed",
+}
 ROW = [4, 4, 4, 4, 2, 2, 4]
-"""Digits of Dice, its interval, IoU, HD95, ASSD and the worst film."""
+"""Digits of Dice, its interval, IoU, HD95, ASSD and the lowest Dice."""
 
 
 @pytest.fixture(scope="module", params=sorted({"-".join(run.name.split("-")[1:4]) for run in RUNS}))
@@ -91,10 +95,10 @@ def group(request, tmp_path_factory):
     """Published runs of one split and size: their section of the README and what a report says."""
     _, split, size = request.param.split("-")
     runs = [run for run in RUNS if f"-{request.param}-" in run.name]
-    seed_first = sorted(runs, key=lambda run: (not run.name.startswith("seed-"), run.name))
+    baseline_first = sorted(runs, key=lambda run: run.name)
     page, said = tmp_path_factory.mktemp("report") / "comparison.html", io.StringIO()
     with contextlib.redirect_stdout(said):
-        comparison_page.write([RunDirectory(run) for run in seed_first], page)
+        comparison.write([RunDirectory(run) for run in baseline_first], page)
     text, table = sections_of(EXPERIMENTS / "README.md")[f"Split `{split}`, {size} x {size}"]
     return text, table, said.getvalue().splitlines()
 
@@ -104,50 +108,51 @@ def test_the_readme_says_what_a_report_of_the_published_runs_says(group):
     rows = [line for line in said if " interval " in line]
     assert rows
     for line in rows:
-        films, recipe, scores = line.split(": ", 2)
+        name, recipe, scores = line.split(": ", 2)
         dice, low, high, *_, worst, iou, hd95, assd, _ = numbers(scores)
-        cells = table[f"`{recipe.split(',')[0]}`", FILMS.get(films, "test films")]
+        cells = table[f"`{recipe.split(',')[0]}`", IMAGES.get(name, "test images")]
         assert_says(cells, [dice, low, high, iou, hd95, assd, worst], ROW)
 
 
-def test_the_readme_says_how_far_the_published_recipes_are_apart(group):
+def test_the_readme_has_the_differences_of_the_published_recipes(group):
     text, table, said = group
-    for line in (line for line in said if " less " in line):
-        films, recipes, scores = line.split(": ", 2)
-        recipes, *seeds = recipes.split(", over ")
-        first, second = (recipe.split(",")[0] for recipe in recipes.split(" less "))
-        label = f"`{first}` less `{second}`, over {seeds[0] if seeds else 'films'}"
+    for line in (line for line in said if " - " in line):
+        name, difference, scores = line.split(": ", 2)
+        recipes, where = difference.rsplit(", ", 1)
+        first, second = (recipe.split(",")[0] for recipe in recipes.split(" - "))
+        label = f"`{first}` - `{second}`, {where}"
         expected = [part for each in re.findall(r"[^,:]+\(.*?\)", scores) for part in numbers(each)]
         assert len(expected) == 12
-        cells = table[label, FILMS.get(films, "test films")]
+        cells = table[label, IMAGES.get(name, "test images")]
         assert_says(cells, expected, np.repeat([4, 4, 2, 2], 3))
-    for films in ("test films", "JSRT"):
-        if len({recipe for recipe, where in table if where == films}) > 1:
-            worse, better = (1 - numbers(table[own, films][0])[0] for own in ("`seed`", "`lungs`"))
+    for name in ("test images", "JSRT"):
+        if len({recipe for recipe, where in table if where == name}) > 1:
+            recipes = ("`baseline`", "`lungs`")
+            worse, better = (1 - numbers(table[recipe, name][0])[0] for recipe in recipes)
             assert f"{1 - better / worse:.0%}".replace("%", " % fewer") in text
 
 
-@pytest.mark.parametrize("where", ["test films", "JSRT"])
-@pytest.mark.parametrize("split", ["seed", "grouped"])
+@pytest.mark.parametrize("where", ["test images", "JSRT"])
+@pytest.mark.parametrize("split", ["random", "grouped"])
 def test_the_readme_says_what_the_published_ensemble_scores(split, where):
     folder = RESULTS / f"ensemble-lungs-split-{split}-128" / ("jsrt" if where == "JSRT" else "")
     told = json.loads((folder / "ensemble.json").read_text())
-    test, doubt = told["test"], told["disagreement"]
+    test, disagreement = told["test"], told["disagreement"]
     text, table = sections_of(EXPERIMENTS / "README.md")[f"Split `{split}`, 128 x 128"]
     names = ("iou_mean", "hd95_mean", "assd_mean", "dice_worst")
     expected = [test["dice_mean"], *test["dice_ci95"], *(test[name] for name in names)]
     expected.append(test["calibration"]["expected_error"])
-    assert_says(table["the three `lungs` as one", where], expected, [*ROW, 4])
-    assert f"{doubt['rank_correlation']:.2f}" in text
-    assert f"{doubt['worst_found']:.0%}".replace("%", " %") in text
+    assert_says(table["ensemble of three `lungs`", where], expected, [*ROW, 4])
+    assert f"{disagreement['rank_correlation']:.2f}" in text
+    assert f"{disagreement['worst_found']:.0%}".replace("%", " %") in text
 
 
 def test_the_first_page_says_what_the_results_say():
     shown, rows = sections_of(EXPERIMENTS.parent / "README.md")["What was measured"]
-    _, table = sections_of(EXPERIMENTS / "README.md")["Split `seed`, 128 x 128"]
+    _, table = sections_of(EXPERIMENTS / "README.md")["Split `random`, 128 x 128"]
     own = [cells for (run, _), cells in rows.items() if "seeds" in run or "` runs" in run]
     assert len(own) == 5, shown
-    places = [("`seed`", "test films"), ("`seed`", "JSRT"), ("`lungs`", "test films")]
-    places += [("`lungs`", "JSRT"), ("`lungs`", "JSRT, cleaned")]
+    places = [("`baseline`", "test images"), ("`baseline`", "JSRT"), ("`lungs`", "test images")]
+    places += [("`lungs`", "JSRT"), ("`lungs`", "JSRT, post-processed")]
     for cells, place in zip(own, places, strict=True):
         assert_says(cells, numbers(" ".join(table[place]))[:6], ROW[:6])

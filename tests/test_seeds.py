@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import films, seeds, trained
-from experiments.command import Diverged, Preempted
-from experiments.configurations import CONFIGURATIONS
-from experiments.progress import Progress
-from experiments.run_directory import CLOCKED, RunDirectory
+from experiments import dataset, ensemble, seeds
+from experiments.command import Diverged, Stopped
+from experiments.configs import CONFIGURATIONS
+from experiments.runs import CLOCKED, RunDirectory, load_trained
+from experiments.train import Output
 from jaxseg import parallel
 from jaxseg.data import phantom
 from jaxseg.errors import InputError
@@ -47,9 +47,9 @@ def job(tmp_path_factory):
     """The options and the folder of two seeds, trained."""
     folder = tmp_path_factory.mktemp("seeds")
     counts = {"COVID": 10, "Lung_Opacity": 10, "Normal": 10, "Viral Pneumonia": 10}
-    phantom.write_archive(folder / "films", images=counts, seed=1)
+    phantom.write_archive(folder / "archive", images=counts, seed=1)
     options = [
-        "phantom", "--manual-dir", folder / "films", "--data-dir", folder / "data",
+        "phantom", "--manual-dir", folder / "archive", "--data-dir", folder / "data",
         "--workdir", folder / "job", "--size", 32, "--widths", 4, 8, "--epochs", EPOCHS,
         "--batch-size", 8, "--seed", 5, "--seeds", 2,
     ]  # fmt: skip
@@ -67,7 +67,7 @@ def test_the_job_has_a_run_for_each_seed_and_what_they_say_together(job):
     together = json.loads((folder / "summary.json").read_text())
     assert together["seeds"] == [5, 6]
     assert together["test"]["dice_mean"]["mean"] == pytest.approx(sum(dice) / 2)
-    assert together["test"]["dice_mean"]["spread"] == pytest.approx(abs(dice[0] - dice[1]) / 2**0.5)
+    assert together["test"]["dice_mean"]["std"] == pytest.approx(abs(dice[0] - dice[1]) / 2**0.5)
     assert (folder / "comparison.html").exists()
 
 
@@ -99,7 +99,7 @@ def test_a_stopped_job_continues_with_the_seed_that_it_was_training(job, tmp_pat
     again = command("train", *options, "--resume")
     assert again.returncode == 0, again.stderr
     assert "seed 5 is already trained" in again.stdout
-    assert again.stdout.count("resuming after step") == 1
+    assert again.stdout.count("resuming from step") == 1
     expected = [trained_results(RunDirectory(folder / run.path.name)) for run in runs]
     assert list(map(trained_results, runs)) == expected
     assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [5, 6]
@@ -154,9 +154,9 @@ def test_the_ensembles_masks_are_those_of_the_mean_probability(job, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "joint" / "per_image.csv").read_text().splitlines()))
 
-    members = [trained.load(RunDirectory(folder / f"seed-{seed}")) for seed in (5, 6)]
-    own = films.load(members[0].configuration)
-    images = own.arrays.images[own.test]
+    members = [load_trained(RunDirectory(folder / f"seed-{seed}")) for seed in (5, 6)]
+    images_of_runs = dataset.load(members[0].configuration)
+    images = images_of_runs.arrays.images[images_of_runs.test]
     logits = [
         np.asarray(m.model.apply(m.state.variables(), images, train=False), np.float64)[..., 0]
         for m in members
@@ -172,7 +172,7 @@ def test_the_ensembles_masks_are_those_of_the_mean_probability(job, tmp_path):
 
     # Pixels at one half may fall either way: they bound the Dice.
     joint = np.mean([1 / (1 + np.exp(-each)) for each in logits], axis=0)
-    labels = own.arrays.labels[own.test] == 1
+    labels = images_of_runs.arrays.labels[images_of_runs.test] == 1
     is_sure, is_near = joint > 0.5 + 1e-4, np.abs(joint - 0.5) <= 1e-4
 
     def dice(predicted: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ def test_the_ensembles_masks_are_those_of_the_mean_probability(job, tmp_path):
     summary = json.loads((tmp_path / "joint" / "ensemble.json").read_text())
     on_grid = [float(row["dice"]) for row in rows]
     rank = summary["disagreement"]["rank_correlation"]
-    # So little was learnt that all films may be disagreed on alike.
+    # After so little training all images may have the same disagreement.
     if len(set(found)) == 1 or len(set(on_grid)) == 1:
         assert rank is None
     else:
@@ -197,26 +197,24 @@ def test_the_ensembles_masks_are_those_of_the_mean_probability(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_that_see_films_differently_are_no_ensemble(job):
-    from experiments import ensemble
-
+def test_runs_with_other_options_are_no_ensemble(job):
     _, folder = job
     with pytest.raises(InputError, match="two or more"):
-        ensemble._load([folder / "seed-5"], own_films=False)
+        ensemble.load_members([folder / "seed-5"], same_test_images=False)
     config = folder / "seed-6" / "config.json"
     kept, both = config.read_text(), [folder / "seed-5", folder / "seed-6"]
     try:
-        config.write_text(kept.replace('"film_resize": "bilinear"', '"film_resize": "nearest"'))
-        with pytest.raises(InputError, match="film_resize is nearest"):
-            ensemble._load(both, own_films=False)
-        # A film that one is tested on, the other may have learnt.
-        config.write_text(re.sub('"split": "[a-z]+"', '"split": "choosing"', kept))
-        with pytest.raises(InputError, match="split is choosing"):
-            ensemble._load(both, own_films=True)
-        assert len(ensemble._load(both, own_films=False)) == 2
+        config.write_text(kept.replace('"image_resize": "bilinear"', '"image_resize": "nearest"'))
+        with pytest.raises(InputError, match="image_resize is nearest"):
+            ensemble.load_members(both, same_test_images=False)
+        # An image that is tested in one run may be a training image in the other.
+        config.write_text(re.sub('"split": "[a-z]+"', '"split": "random"', kept))
+        with pytest.raises(InputError, match="split is random"):
+            ensemble.load_members(both, same_test_images=True)
+        assert len(ensemble.load_members(both, same_test_images=False)) == 2
         config.write_text(re.sub('"data_fingerprint": "', '"data_fingerprint": "other', kept))
         with pytest.raises(InputError, match="data_fingerprint is other"):
-            ensemble._load(both, own_films=True)
+            ensemble.load_members(both, same_test_images=True)
     finally:
         config.write_text(kept)
     assert jax.process_count() == 1
@@ -226,14 +224,14 @@ def test_a_seed_that_diverges_does_not_keep_the_next_from_training(tmp_path, mon
     begun, compared = [], []
 
     def train(configuration, *_, **__):
-        begun.append(configuration.seed)
-        if configuration.seed == 1:
+        begun.append(configuration.optimization.seed)
+        if configuration.optimization.seed == 1:
             raise Diverged("nan")
 
-    monkeypatch.setattr(seeds.comparison, "over_seeds", compared.append)
+    monkeypatch.setattr(seeds.comparison, "across_seeds", compared.append)
     mesh = parallel.make_mesh(jax.devices()[:1])
     with pytest.raises(Diverged, match="nan"):
-        seeds.train_seeds(train, CONFIGURATIONS["phantom"], tmp_path, mesh, seeds=4, resume=False)
+        seeds.train_seeds(train, CONFIGURATIONS["phantom"], tmp_path, mesh, output=Output(seeds=4))
     assert begun == [0, 1, 2, 3]
     assert not compared
 
@@ -242,36 +240,24 @@ def test_a_folder_of_one_seed_or_of_other_seeds_is_no_jobs(tmp_path):
     def train_seeds(count):
         mesh = parallel.make_mesh(jax.devices()[:1])
         configuration = CONFIGURATIONS["phantom"]
-        seeds.train_seeds(print, configuration, tmp_path, mesh, seeds=count, resume=True)
+        seeds.train_seeds(
+            print, configuration, tmp_path, mesh, output=Output(seeds=count, resume=True)
+        )
 
-    RunDirectory(tmp_path).start(CONFIGURATIONS["phantom"], "")
+    RunDirectory(tmp_path).config.write_text("{}")
     with pytest.raises(InputError, match="is the directory of a single seed"):
         train_seeds(2)
     RunDirectory(tmp_path).config.unlink()
     RunDirectory(tmp_path).summary.write_text('{"seeds": [0, 1]}')
-    with pytest.raises(InputError, match="has the scores of seeds 0, 1; name another"):
+    with pytest.raises(InputError, match=r"has the scores of seeds 0, 1\. Name another"):
         train_seeds(3)
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
 def test_a_preempted_seed_ends_the_job(tmp_path):
     def train(configuration, *_, **__):
-        raise Preempted(f"seed {configuration.seed}")
+        raise Stopped(75, f"seed {configuration.optimization.seed}")
 
     mesh = parallel.make_mesh(jax.devices()[:1])
-    with pytest.raises(Preempted, match="seed 0"):
-        seeds.train_seeds(train, CONFIGURATIONS["phantom"], tmp_path, mesh, seeds=2, resume=False)
-
-
-def test_progress_leaves_skipped_updates_out_of_the_loss_and_compilation_out_of_the_rate():
-    progress = Progress()
-    for i, skipped in enumerate([0, 1, 1, 0]):
-        measured = {"images": 4, "loss": np.float32(i), "skipped": skipped}
-        measured = {name: np.asarray(value) for name, value in measured.items()}
-        progress = progress.add(measured, 2.0, compiled=i == 0)
-        assert progress.skipped_in_a_row == [0, 1, 2, 0][i]
-    assert (progress.step, progress.skipped) == (4, 2)
-    assert progress.loss() == 1.5
-    assert progress.images_per_second() == 2.0
-    assert progress.train_seconds == 8.0
-    assert progress.next_epoch().loss() == 0.0
+    with pytest.raises(Stopped, match="seed 0"):
+        seeds.train_seeds(train, CONFIGURATIONS["phantom"], tmp_path, mesh, output=Output(seeds=2))

@@ -34,20 +34,19 @@ def with_output_in_the_buffer():
     sys.stdout.write("a line in the buffer")
     time.sleep(60)
 
-def looking():
-    with signals.looked_at() as looking:
-        looking.active = True
+def deferring():
+    with signals.deferred() as deferral:
+        deferral.active = True
         print("ready", flush=True)
-        while looking.signal is None:
+        while deferral.signal is None:
             time.sleep(0.01)
         time.sleep(0.5)
         print("saved", flush=True)
-        kind = command.Interrupted if signals.STATUS[looking.signal] == 130 else command.Preempted
-        raise kind("saved")
+        raise command.Stopped(signals.STATUS[deferral.signal], "saved")
 
-def looking_but_stuck():
-    with signals.looked_at() as looking:
-        looking.active = True
+def deferring_but_stuck():
+    with signals.deferred() as deferral:
+        deferral.active = True
         print("ready", flush=True)
         time.sleep(60)
 
@@ -99,8 +98,8 @@ def test_a_signal_ends_a_command_at_once(work, sent, status, start):
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_loop_that_looks_at_signals_saves_first(sent, status, start):
-    process = start("looking")
+def test_a_loop_that_handles_signals_saves_first(sent, status, start):
+    process = start("deferring")
     process.send_signal(sent)
     out, error = process.communicate(timeout=20)
     assert (process.returncode, out) == (status, "saved\n")
@@ -108,7 +107,7 @@ def test_a_loop_that_looks_at_signals_saves_first(sent, status, start):
 
 
 def test_a_second_signal_always_ends_the_process(start):
-    process = start("looking_but_stuck")
+    process = start("deferring_but_stuck")
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert process.poll() is None

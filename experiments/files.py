@@ -1,0 +1,102 @@
+"""Files that are complete or absent, JSON that is checked, and locks."""
+
+import errno
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from jaxseg.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# Files get the permissions that `open` gives them.
+os.umask(_UMASK := os.umask(0))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file that is complete or absent, also after a power cut."""
+    # The temporary name is short, because the file's own may have the largest length.
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_UMASK)
+            temporary.replace(path)
+        except OSError as error:
+            # The error of a full disk names no file.
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON as `write_bytes` does. NaN and infinity become null."""
+    write_text(path, json.dumps(without_nan(values), indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object that a command wrote.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}). Restore it or remove its folder") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: is damaged (no JSON object). Restore it or remove its folder")
+    return values
+
+
+def without_nan(values: Any) -> Any:
+    """Returns the values with None for every float that is not finite."""
+    if isinstance(values, Mapping):
+        return {name: without_nan(value) for name, value in values.items()}
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        return [without_nan(value) for value in values]
+    return values
+
+
+def lock(path: Path, message: str) -> IO[str]:
+    """Locks a file until the returned file is closed or the process ends.
+
+    On Windows, and on disks without locks, nothing is locked.
+
+    Raises:
+        InputError: Another process has locked it. The error has this message.
+    """
+    file = path.open("w")
+    if fcntl is None:
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(message) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+            file.close()
+            raise
+    # The process that held the lock before may have removed the file.
+    if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        file.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return lock(path, message)
+    return file

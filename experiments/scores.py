@@ -1,0 +1,182 @@
+"""The scores of a set of images: a table with a row per image, and its means."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import files
+from jaxseg import metrics
+from jaxseg.errors import InputError
+
+COLUMNS = ("dice", "iou", "hd95", "assd", "pixel_accuracy", "precision", "recall")
+"""Scores of an image. Distances are in pixels of the mask."""
+
+PER_IMAGE = "pixel_accuracy"
+"""The one score that covers all classes at once."""
+
+NETWORK_SIZE = "dice_network_size"
+"""Dice at the training resolution."""
+
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Scores of each image, as ``per_image.csv`` holds them.
+
+    Attributes:
+        ids: The images.
+        classes: The class of every image, empty text if unknown.
+        groups: Images of one group are not independent. Intervals resample groups.
+        columns: float64 ``[images]`` by name, NaN where undefined. With several classes, the mean
+            over those that are defined. A distance is undefined unless the object is in both masks.
+    """
+
+    ids: Sequence[str]
+    classes: Sequence[str]
+    groups: Sequence[str]
+    columns: dict[str, np.ndarray]
+
+    def write(self, path: Path) -> None:
+        """Writes a row per image. Undefined scores are empty cells."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["id", "class", "group", *self.columns])
+        named = zip(self.ids, self.classes, self.groups, strict=True)
+        for row, names in enumerate(named):
+            values = (column[row] for column in self.columns.values())
+            writer.writerow([*names, *("" if np.isnan(v) else f"{v:.6g}" for v in values)])
+        files.write_text(path, text.getvalue())
+
+
+@dataclass(frozen=True, eq=False)
+class Scores(ScoreTable):
+    """Scores of each image and of all pixels together.
+
+    Attributes:
+        soft_dice_pooled: The unthresholded Dice over all pixels of all images, at the labels' size;
+            with several classes their mean.
+        calibration: Of all pixels, at the masks' own sizes.
+        confusion: int64 ``[classes, classes]``, pixels of all images by true and predicted class.
+        by_class: Names of several classes; ``columns`` has the scores of class NAME as
+            ``dice_NAME`` and so on.
+    """
+
+    soft_dice_pooled: float
+    calibration: metrics.CalibrationSums
+    confusion: np.ndarray
+    by_class: Sequence[str] = field(default=())
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the means over images that ``summary.json`` holds under ``test``."""
+        defined = self.columns["dice"][~np.isnan(self.columns["dice"])]
+        summary = {
+            **_means(self.columns, self.groups),
+            f"dice_mean_{NETWORK_SIZE.removeprefix('dice_')}": _mean(self.columns[NETWORK_SIZE]),
+            "dice_worst": float(defined.min()) if len(defined) else None,
+            "pixel_accuracy": _mean(self.columns[PER_IMAGE]),
+            "soft_dice_pooled": self.soft_dice_pooled,
+            "images": len(self.ids),
+            "groups": len(set(self.groups)),
+            "confusion_matrix": self.confusion.tolist(),
+            "calibration": self._calibration(),
+        }
+        if self.by_class:
+            summary["classes"] = {
+                name: _means(
+                    {c: self.columns[f"{c}_{name}"] for c in COLUMNS if c != PER_IMAGE}, self.groups
+                )
+                for name in self.by_class
+            }
+        return summary
+
+    def worst_first(self) -> np.ndarray:
+        """Returns indices of the images by Dice, lowest first, without undefined ones."""
+        order = np.argsort(self.columns["dice"], kind="stable")
+        return order[~np.isnan(self.columns["dice"][order])]
+
+    def _calibration(self) -> dict[str, Any]:
+        diagram = metrics.reliability(self.calibration)
+        return {
+            "expected_error": float(metrics.expected_calibration_error(self.calibration)),
+            "brier": float(metrics.brier_score(self.calibration)),
+            **{name: np.asarray(values).tolist() for name, values in diagram._asdict().items()},
+        }
+
+
+def read(path: Path) -> ScoreTable:
+    """Reads what `ScoreTable.write` wrote.
+
+    Raises:
+        InputError: The file is absent or is not such a table.
+    """
+    try:
+        (*names, first), *rows = list(csv.reader(io.StringIO(path.read_text())))
+        names = [*names, first]
+        values = np.array([[float(cell or "nan") for cell in row[3:]] for row in rows])
+        if names[:3] != ["id", "class", "group"]:
+            raise ValueError("the first columns are not id, class, group")
+        values = values.reshape(len(rows), len(names) - 3)
+    except FileNotFoundError:
+        raise InputError(f"{path}: the table of scores does not exist") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not a table of scores ({error})") from None
+    return ScoreTable(
+        ids=[row[0] for row in rows],
+        classes=[row[1] for row in rows],
+        groups=[row[2] for row in rows],
+        columns={name: values[:, i] for i, name in enumerate(names[3:])},
+    )
+
+
+def foreground(values: Any) -> Any:
+    """Returns per-class values without the background: all of one class, else all but the first.
+
+    Args:
+        values: An array ``[..., K]``, or a pytree of such.
+    """
+    return jax.tree.map(lambda leaf: leaf[..., 1:] if leaf.shape[-1] > 1 else leaf, values)
+
+
+def one_line(test: Mapping[str, Any]) -> str:
+    """Returns the most important scores of a summary."""
+    low, high = map(number, test["dice_ci95"])
+    missed = test["undefined_distances"]
+    undefined = f" (undefined for {missed} images)" if missed else ""
+    per_class = "".join(
+        f"; {name} Dice {number(own['dice_mean'])} ({' to '.join(map(number, own['dice_ci95']))})"
+        for name, own in test.get("classes", {}).items()
+    )
+    return (
+        f"Dice {number(test['dice_mean'])} (95 % interval {low} to {high}, {test['images']} "
+        f"images), IoU {number(test['iou_mean'])}, HD95 {number(test['hd95_mean'], 2)} px"
+        f"{undefined}, pixel accuracy {number(test['pixel_accuracy'])}{per_class}"
+    )
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Returns a number with this many digits after the point, or "undefined"."""
+    return "undefined" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def _means(columns: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, Any]:
+    """Means over images, the interval of Dice, and the numbers of undefined images."""
+    key = jax.random.key(BOOTSTRAP_SEED)
+    interval = metrics.bootstrap_mean(key, columns["dice"], groups=groups)
+    means = {"dice_mean": interval.mean, "dice_ci95": [interval.low, interval.high]}
+    for name in ("iou", "hd95", "assd", "precision", "recall"):
+        means[f"{name}_mean"] = _mean(columns[name])
+    counted = {"": "dice", "_distances": "hd95", "_precision": "precision", "_recall": "recall"}
+    return means | {
+        f"undefined{suffix}": int(np.isnan(columns[name]).sum()) for suffix, name in counted.items()
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(metrics.mean_over_images(values).mean)
