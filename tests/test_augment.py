@@ -182,7 +182,7 @@ def test_one_strength_changes_what_it_should_and_nothing_else(kind):
     batch = random_batch(8)
     strengths = augment.Strengths(**{kind: getattr(EVERYTHING, kind)})
     assert strengths.moves == (kind in MOVING)
-    changed = augment.make_augment(strengths)(jax.random.key(0), batch)
+    changed = jax.jit(augment.make_augment(strengths))(jax.random.key(0), batch)
     assert not np.allclose(changed["images"], batch["images"] / np.float32(255), atol=1e-3)
     assert np.array_equal(changed["labels"], batch["labels"]) == (kind not in MOVING)
 

@@ -73,37 +73,47 @@ def scipy_warp(matrix, size, factor=1):
     return (lambda array, order: inside * warp(array, order)), clear
 
 
+def all_transforms(size):
+    """The matrix of each of `TRANSFORMS`."""
+    return np.concatenate([matrices(size, **amounts) for amounts in TRANSFORMS.values()])
+
+
+def assert_labels_and_where_agree_with_scipy(row, moved, array, where, expected, clear):
+    """Compares labels and valid pixels of one image where no nearest pixel is a tie."""
+    for found, before in zip(moved, (array, where.astype(np.uint8)), strict=True):
+        name = list(TRANSFORMS)[row]
+        nearest = expected(before[row], 0)[clear]
+        np.testing.assert_array_equal(found[row][clear], nearest, err_msg=name)
+
+
 @pytest.mark.parametrize("size", [(48, 48), (37, 53)])
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_images_labels_and_where_agree_with_scipy(transform, size):
-    images, labels, where = random_batch((1, *size))
-    matrix = matrices(size, **TRANSFORMS[transform])
-    moved, moved_labels, valid = augment.warp(images, labels, matrix, where=where)
-    expected, clear = scipy_warp(matrix[0], size)
-    np.testing.assert_allclose(
-        moved[0, ..., 0][clear], expected(images[0, ..., 0], 1)[clear], atol=1e-4
-    )
-    np.testing.assert_array_equal(moved_labels[0][clear], expected(labels[0], 0)[clear])
-    np.testing.assert_array_equal(
-        valid[0][clear], expected(where[0].astype(np.uint8), 0)[clear] == 1
-    )
+def test_images_labels_and_where_agree_with_scipy(size):
+    images, labels, where = random_batch((len(TRANSFORMS), *size))
+    matrix = all_transforms(size)
+    moved, *moved_labels_and_where = augment.warp(images, labels, matrix, where=where)
+    for row, name in enumerate(TRANSFORMS):
+        expected, clear = scipy_warp(matrix[row], size)
+        linear = expected(images[row, ..., 0], 1)[clear]
+        np.testing.assert_allclose(moved[row, ..., 0][clear], linear, atol=1e-4, err_msg=name)
+        assert_labels_and_where_agree_with_scipy(
+            row, moved_labels_and_where, labels, where, expected, clear
+        )
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_finer_labels_agree_with_scipy_and_leave_the_images_the_same(transform, factor):
-    size = (36, 48)
-    images = random_batch((1, *size))[0]
-    _, labels, where = random_batch((1, factor * size[0], factor * size[1]), seed=1)
-    matrix = matrices(size, **TRANSFORMS[transform])
-    moved, moved_labels, valid = augment.warp(images, labels, matrix, where=where)
+def test_finer_labels_agree_with_scipy_and_leave_the_images_the_same(factor):
+    size, count = (36, 48), len(TRANSFORMS)
+    images = random_batch((count, *size))[0]
+    _, labels, where = random_batch((count, factor * size[0], factor * size[1]), seed=1)
+    matrix = all_transforms(size)
+    moved, *moved_labels_and_where = augment.warp(images, labels, matrix, where=where)
     same, _, _ = augment.warp(images, labels[:, ::factor, ::factor], matrix)
     np.testing.assert_array_equal(moved, same)
-    expected, clear = scipy_warp(matrix[0], size, factor)
-    np.testing.assert_array_equal(moved_labels[0][clear], expected(labels[0], 0)[clear])
-    np.testing.assert_array_equal(
-        valid[0][clear], expected(where[0].astype(np.uint8), 0)[clear] == 1
-    )
+    for row in range(count):
+        expected, clear = scipy_warp(matrix[row], size, factor)
+        assert_labels_and_where_agree_with_scipy(
+            row, moved_labels_and_where, labels, where, expected, clear
+        )
 
 
 def test_where_may_be_a_weight_and_labels_may_have_channels():
@@ -216,7 +226,8 @@ def test_channels_are_moved_alike_and_uint8_is_divided_by_255():
 def test_dtypes_are_kept(dtype, label_dtype):
     images = jnp.ones((1, 16, 16, 1), dtype)
     labels = jnp.ones((1, 16, 16), label_dtype)
-    moved, moved_labels, valid = augment.warp(images, labels, matrices((16, 16), shift=(0.25, 0.0)))
+    matrix = matrices((16, 16), shift=(0.25, 0.0))
+    moved, moved_labels, valid = jax.eval_shape(augment.warp, images, labels, matrix)
     assert (moved.dtype, moved_labels.dtype, valid.dtype) == (dtype, label_dtype, bool)
 
 

@@ -52,6 +52,6 @@ def test_prediction_uses_averaged_parameters_and_no_dropout():
     state = TrainState.create(model, optax.sgd(0.1), jax.random.key(0), images, ema=True)
     state = state.replace(params=jax.tree.map(jnp.zeros_like, state.params))
     logits = jax.jit(make_predict(model))(state, images)
-    expected: Any = model.apply({"params": state.ema}, images)
+    expected: Any = jax.jit(model.apply)({"params": state.ema}, images)
     assert float(jnp.abs(logits).max()) > 0
     np.testing.assert_allclose(logits, expected, atol=1e-6)

@@ -103,7 +103,7 @@ def test_probabilities_equal_keras_from_the_same_weights(monkeypatch):
             x = layers.Conv2D(features, 3, padding="same", activation="relu")(x)
         return x
 
-    inputs = x = keras.Input((64, 48, 1))
+    inputs = x = keras.Input((32, 16, 1))
     skips = []
     for features, rate in zip(widths[:-1], (0.25, 0.5, 0.5, 0.5), strict=True):
         x = convolution(x, features)
@@ -145,7 +145,7 @@ def test_probabilities_equal_keras_from_the_same_weights(monkeypatch):
             kernels.setdefault(block, {})[part] = leaves
 
     model = UNet(dropout=(0.25, 0.5, 0.5, 0.5), decoder_dropout=0.5)
-    batch = images(2, 64, 48, 1)
+    batch = images(2, 32, 16, 1)
     ours = jax.nn.sigmoid(applied(model, {"params": kernels}, batch))
     expected = np.asarray(theirs(np.asarray(batch), training=False))
     assert expected.std() > 0.01
@@ -174,7 +174,7 @@ def test_uint8_images_are_divided_by_255():
     )
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "group", "instance"])
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
 def test_a_bfloat16_network_has_float32_logits_and_parameters_near_those_of_float32(norm):
     full, half = (
         UNet(widths=(4, 8), norm=norm, norm_groups=2, dtype=dtype)
@@ -257,13 +257,14 @@ def test_batch_norm_keeps_running_statistics_with_momentum_0_9():
 )
 def test_dropout_acts_after_poolings_and_concatenations_in_training_only(options, layers):
     model, x = UNet(widths=SMALL, **options), images(2, 8, 8, 1)
-    variables = initialized(model)
+    plain = UNet(widths=SMALL)
+    variables = initialized(plain)
     keys = {"dropout": jax.random.key(1)}
     drawn = str(jax.make_jaxpr(partial(model.apply, train=True, rngs=keys))(variables, x))
     assert drawn.count("random_bits") == layers
-    assert "random_bits" not in str(jax.make_jaxpr(model.apply)(variables, x))
-    plain = applied(UNet(widths=SMALL), variables, x)
-    np.testing.assert_array_equal(applied(model, variables, x), plain)
+    evaluated, expected = (str(jax.make_jaxpr(m.apply)(variables, x)) for m in (model, plain))
+    assert "random_bits" not in expected
+    assert evaluated == expected
 
 
 def test_deep_supervision_gives_logits_of_every_level_and_in_evaluation_the_finest():
