@@ -110,7 +110,7 @@ def test_saving_does_not_query_for_a_preemption(tmp_path, monkeypatch):
     assert not queries
 
 
-@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8), (8, 2)])
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
 def test_a_state_is_restored_on_another_number_of_devices(before, after, tmp_path):
     one, other = (parallel.make_mesh(jax.devices()[:count]) for count in (before, after))
     saved = state_at(1, seed=2)
@@ -236,7 +236,9 @@ KERNEL = r"bottleneck/Conv_0/kernel is float32\[3, 3, 4, 8\] in the checkpoint a
 def test_a_checkpoint_of_another_model_names_the_first_leaf_that_differs(
     model, ema, leaf, tmp_path
 ):
-    other = TrainState.create(model, optax.adam(1e-3), jax.random.key(0), IMAGES, ema=ema)
+    other = jax.eval_shape(
+        lambda: TrainState.create(model, optax.adam(1e-3), jax.random.key(0), IMAGES, ema=ema)
+    )
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state_at(3), {})
         with pytest.raises(InputError, match=leaf):
