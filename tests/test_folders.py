@@ -239,11 +239,13 @@ def test_too_few_groups_for_a_validation_split_warn(splits, folders):
     assert found.arrays.split == (splits * 4)[:4]
 
 
-def test_an_external_test_set_has_test_images_only(folders):
-    fill(folders, "ab")
-    arrays = load_folders(*folders, size=8, test_only=True).arrays
+@pytest.mark.parametrize("splits", [{}, {"a": "train", "b": "test"}])
+def test_an_external_test_set_has_test_images_only_and_no_split_to_warn_about(splits, folders):
+    copy_pair(fill(folders, "a"), "a", "b")
+    table = ImageTable({}, splits)
+    arrays = load_folders(*folders, size=8, test_only=True, table=table).arrays
     assert arrays.split == ["test", "test"]
-    assert arrays.groups == ["a", "b"]
+    assert arrays.groups == ["a", "a"]
 
 
 @pytest.mark.parametrize("cause", ["a group of the table", "identical images"])
@@ -414,7 +416,7 @@ def test_the_same_folder_for_images_and_masks_is_refused(way, folders, tmp_path)
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_missing_or_empty_folder_is_named(missing, folders):
     (fill(folders, "abc")[missing]).rename(folders[missing].with_name("elsewhere"))
-    with pytest.raises(InputError, match=f"{folders[missing].name}: there is no such folder"):
+    with pytest.raises(InputError, match=rf"{folders[missing].name}: cannot be read \(No such"):
         load_folders(*folders, size=8)
     folders[missing].mkdir()
     with pytest.raises(InputError, match=f"{folders[missing].name}: holds no PNG"):

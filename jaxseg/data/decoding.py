@@ -26,17 +26,14 @@ _NEARLY_GRAY = 16
 def opened(source: Source, name: str, *, verify: bool = True) -> Iterator[Image.Image]:
     """Opens a file with Pillow and turns whatever Pillow raises for a bad one into InputError."""
     name = name or str(source)
-
-    def file() -> io.BytesIO | Path | str:
-        return io.BytesIO(source) if isinstance(source, bytes) else source
-
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         if verify:
-            with Image.open(file()) as image:
+            with Image.open(file) as image:
                 # Pillow does not compare a PNG's checksums when it decodes the pixels.
                 if image.format == "PNG":
                     image.verify()
-        with Image.open(file()) as image:
+        with Image.open(file) as image:
             frames = getattr(image, "n_frames", 1)
             # A phone's JPEG (MPO) carries a preview as its second frame.
             if frames > 1 and image.format != "MPO":

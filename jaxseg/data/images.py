@@ -85,8 +85,6 @@ def find_images(folder: Path | str, *, suffix: str = "") -> dict[str, Path]:
     folder, suffix = Path(folder), unicodedata.normalize("NFC", suffix)
     try:
         files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: there is no such folder") from error
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
     found: dict[str, Path] = {}

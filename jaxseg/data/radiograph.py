@@ -1,8 +1,8 @@
 """Renders a synthetic chest X-ray: shadows add up along the beam, then exposure, grain, a marker.
 
-In body coordinates x is 0 on the midline and 1 at the widest rib, and y is 0 at the tips of the
-lungs and 1 at the costophrenic angles. The heart is at x > 0, on the right of the image. A layer
-is an array of 0 to 1, ``[size, size]``. Widths and radii of layers are fractions of the image.
+In body coordinates x is 0 on the midline and 1 at the widest rib, and y is 0 at the lungs' tips
+and 1 at the costophrenic angles. The heart is at x > 0. A layer is an array of 0 to 1,
+``[size, size]``. Widths of strokes and radii of blurs are fractions of the image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,10 +34,9 @@ _R = (((0, 1), (0, 0), (0.5, 0), (0.65, 0.1), (0.65, 0.4), (0.5, 0.5), (0, 0.5))
 
 
 class Chest:
-    """The shape of one thorax and its position in the image."""
+    """The shape of a random thorax and its position in the image."""
 
     def __init__(self, rng: np.random.Generator):
-        """Samples a patient and a posture."""
         u = rng.uniform
         self.is_adult = rng.random() < 0.55
         self.scale = float(np.exp(np.clip(rng.normal(0, 0.13), -0.5, 0.35)))
@@ -175,6 +174,11 @@ def lesions(rng: np.random.Generator, finding: str, x: np.ndarray, y: np.ndarray
     return filled
 
 
+def bone(line: np.ndarray, width: float, value: float) -> list[Stroke]:
+    """A bone with a rim that is brighter than its middle."""
+    return [(line, width, value), (line, 0.7 * width, 0.66 * value)]
+
+
 def ribs(rng: np.random.Generator, chest: Chest) -> tuple[list[Stroke], list[Stroke]]:
     """The posterior and the anterior halves of the ribs: tilted rings, seen from the front."""
     halves: tuple[list[Stroke], list[Stroke]] = ([], [])
@@ -190,17 +194,14 @@ def ribs(rng: np.random.Generator, chest: Chest) -> tuple[list[Stroke], list[Str
                 y = spinal + drop * (1 - np.cos(t)) / 2 - lift * min(1, index / 3) * np.sin(2 * t)
                 line = chest.place(np.column_stack([side * reach * np.sin(t), y + uneven]))
                 width = wide * chest.rib * rng.uniform(0.85, 1.15)
-                # Marrow between two cortices: the rim is brighter than the middle.
-                half += [(line, width, value), (line, 0.7 * width, 0.66 * value)]
+                half += bone(line, width, value)
     return halves
 
 
 def clavicles(rng: np.random.Generator, chest: Chest) -> list[Stroke]:
-    """The clavicles, brighter at their rims as ribs are."""
-    lines = curve(_CLAVICLE) * (1, rng.uniform(0.7, 1.8))
-    shapes = [chest.place(lines * (side, 1) + (0, rng.normal(0, 0.02))) for side in (-1, 1)]
-    rims = ((1.0, 1.0), (0.6, 0.72))
-    return [(shape, width * chest.rib, value) for shape in shapes for width, value in rims]
+    """The two clavicles."""
+    line = curve(_CLAVICLE) * (1, rng.uniform(0.7, 1.8)) + (0, rng.normal(0, 0.02))
+    return [s for side in (-1, 1) for s in bone(chest.place(line * (side, 1)), chest.rib, 1.0)]
 
 
 def spine(chest: Chest, x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
@@ -251,7 +252,6 @@ def attenuation(rng: np.random.Generator, chest: Chest, finding: str, size: int)
     middle = edge(-inner, 0.12) * (1 - ease(y, 1.0, 1.2))
     posterior, anterior = (draw(half, size) for half in ribs(rng, chest))
     trachea = draw([(chest.place(curve(_TRACHEA)), 0.1 * thick, 1.0)], size)
-
     path = (u(0.05, 0.22) + u(0.4, 0.5) * trunk) * (0.35 + 0.65 * soften(body, 0.03))
     path += 0.015 * clouds(rng, 7, size) + 0.007 * clouds(rng, 25, size)
     path += u(0.1, 0.2) * middle + u(0.05, 0.16) * edge(-lower, 0.15) - u(0.3, 0.42) * aerated
