@@ -1,6 +1,7 @@
 """Train and evaluation steps against closed forms, and in every compiled form."""
 
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,10 +72,13 @@ def fresh(model, tx, batch, *, mesh, ema=False):
     return parallel.replicate(created(model, tx, batch["images"].shape[1:], ema=ema), mesh)
 
 
-@cache
-def compiled(model, tx, loss, devices=1, **options):
+def _compiled(model, tx, loss, devices=1, **options):
     step = make_train_step(model, tx, loss, **options)
     return parallel.jit_step(step, mesh_of(devices))
+
+
+compiled: Any = cache(_compiled)
+"""(Type checkers cannot know that Linen modules have a hash.)"""
 
 
 def run(model, tx, loss, batches, *, devices=1, **options):
