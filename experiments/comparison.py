@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import figures, files, html_page, scores
-from experiments.command import say
-from experiments.configuration import PATHS
+from experiments import files, scores
+from experiments.options import PATHS
 from experiments.runs import RunDirectory, flat
-from experiments.scores import number
 from jaxseg import metrics
 from jaxseg.errors import InputError
 
@@ -25,14 +23,6 @@ SCORES = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95": ("HD95, px", 2), "assd
 """The compared scores: name and digits."""
 
 DATA = "data_fingerprint"
-
-DISTRIBUTIONS = {"dice": "Dice", "hd95": "HD95, px"}
-"""Columns whose distribution over images is drawn."""
-
-HEADERS = (
-    "", "seeds", "images", "Dice", "95 % interval", "std over seeds", "lowest Dice",
-    *(title for title, _ in list(SCORES.values())[1:]), "calibration error",
-)  # fmt: skip
 
 
 class Difference(NamedTuple):
@@ -101,48 +91,11 @@ def across_seeds(runs: Sequence[RunDirectory]) -> dict[str, Any]:
     return {"seeds": seeds, "images": tests[0]["images"], "test": together}
 
 
-def write(runs: Sequence[RunDirectory], out: Path) -> None:
-    """Writes a page that compares finished runs, and prints the scores and their differences.
-
-    Raises:
-        InputError: A run is absent, unfinished or there twice; seeds of one recipe were scored on
-            different images; or evaluations of one name made masks in different ways.
-    """
-    recipes = gather(runs)
-    body = [
-        html_page.heading(f"{len(runs)} runs of {len(recipes)} recipes", 1),
-        '<p class="warning">For research, not for diagnosis.</p>',
-        html_page.table(
-            ("", "seeds", "parameters", "training images", "epochs", "training time, s"),
-            [_cost(recipe) for recipe in recipes],
-        ),
-    ]
-    for name, by_recipe in image_sets(recipes).items():
-        rows = [_row(label, scored) for label, scored in by_recipe.items()]
-        differences_of = _difference_tables(by_recipe)
-        body += _section(name, by_recipe, rows, differences_of)
-        for label, *cells in rows:
-            named = zip(HEADERS[1:], cells, strict=True)
-            say(f"{name}: {label}: " + ", ".join(f"{title} {cell}" for title, cell in named))
-        for title, table in differences_of.items():
-            for where, column in (("over images", 2), ("across seeds", 3)):
-                cells = [
-                    f"{row[0]} {row[1]} ({row[column]})" for row in table if row[column] != "-"
-                ]
-                if cells:
-                    say(f"{name}: {title}, {where}: {', '.join(cells)}")
-            if not table:
-                say(f"{name}: {title}: no image in common")
-    body += [html_page.heading("Configurations"), *_configurations(recipes)]
-    html_page.write(out, "jaxseg: " + ", ".join(recipe.label for recipe in recipes), body)
-    say(f"comparison: {out}")
-
-
 def gather(runs: Sequence[RunDirectory]) -> list[Recipe]:
     """Returns the runs by recipe, in the order of each recipe's first run.
 
     Raises:
-        InputError: As `write`.
+        InputError: As `experiments.comparison_page.write`.
     """
     by_options: dict[str, list[tuple[int, RunDirectory]]] = {}
     for run in runs:
@@ -173,7 +126,7 @@ def image_sets(recipes: Sequence[Recipe]) -> dict[str, dict[str, Scored]]:
     if every seed has one, without images that a run was trained on.
 
     Raises:
-        InputError: As `write`.
+        InputError: As `experiments.comparison_page.write`.
     """
     sets: dict[str, dict[str, Scored]] = {}
     several = len({recipe.options[DATA] for recipe in recipes}) > 1
@@ -220,41 +173,18 @@ def differences(first: Scored, second: Scored) -> dict[str, Difference]:
     }
 
 
-def pooled_calibration(calibrations: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Returns the reliability diagram of several runs' pixels together.
-
-    Args:
-        calibrations: ``confidence``, ``frequency`` and ``fraction`` of every bin; None in empty
-            ones.
-    """
-    arrays = {
-        name: np.array([own[name] for own in calibrations], np.float64)
-        for name in ("confidence", "frequency", "fraction")
-    }
-    weight = np.nan_to_num(arrays["fraction"])
-    total = weight.sum(axis=0)
-    means = {
-        name: np.where(total > 0, (np.nan_to_num(arrays[name]) * weight).sum(axis=0), np.nan)
-        / np.where(total > 0, total, 1)
-        for name in ("confidence", "frequency")
-    }
-    return {
-        **{name: mean.tolist() for name, mean in means.items()},
-        "fraction": weight.mean(axis=0).tolist(),
-    }
-
-
 def _across_seeds(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     together = {}
     for name in tests[0]:
         values = [test[name] for test in tests]
         if all(isinstance(value, float) for value in values):
             mean = float(np.mean(values))
-            together[name] = {"mean": mean, "std": _std(values), "values": values}
+            together[name] = {"mean": mean, "std": std(values), "values": values}
     return together
 
 
-def _std(values: Sequence[float]) -> float | None:
+def std(values: Sequence[float]) -> float | None:
+    """Returns the standard deviation with n - 1; None for one value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
@@ -305,140 +235,3 @@ def _scored(tests: Sequence[tuple[Path, Mapping[str, Any]]]) -> Scored:
             raise InputError(f"{path}: has other images than {tests[0][0]}, of the same recipe")
     columns = {name: np.stack([table.columns[name] for table in tables]) for name in SCORES}
     return Scored(ids, list(tables[0].groups), columns, [test["calibration"] for _, test in tests])
-
-
-def _cost(recipe: Recipe) -> tuple[str, ...]:
-    summaries = [run.finished_summary() for run in recipe.runs]
-    return (
-        recipe.label,
-        str(len(recipe.runs)),
-        f"{summaries[0]['parameters']:,}",
-        f"{summaries[0]['images']['train']:,}",
-        str(recipe.options["epochs"]),
-        f"{np.mean([summary['train_seconds'] for summary in summaries]):,.0f}",
-    )
-
-
-def _row(label: str, scored: Scored) -> tuple[str, ...]:
-    dice = metrics.bootstrap_mean(jax.random.key(0), scored.mean("dice"), groups=scored.groups)
-    by_seed = [float(metrics.mean_over_images(values).mean) for values in scored.by_seed["dice"]]
-    defined = scored.mean("dice")[~np.isnan(scored.mean("dice"))]
-    means = [
-        number(float(metrics.mean_over_images(scored.mean(name)).mean), digits)
-        for name, (_, digits) in list(SCORES.items())[1:]
-    ]
-    return (
-        label,
-        str(len(by_seed)),
-        str(len(scored.ids)),
-        number(dice.mean),
-        f"{number(dice.low)} to {number(dice.high)}",
-        "-" if (std := _std(by_seed)) is None else number(std),
-        number(float(defined.min()) if len(defined) else None),
-        *means,
-        number(float(np.mean([own["expected_error"] for own in scored.calibrations]))),
-    )
-
-
-def _difference_tables(
-    by_recipe: Mapping[str, Scored],
-) -> dict[str, list[tuple[str, ...]]]:
-    """By title, the differences of every recipe to the first; no rows without a common image."""
-    (first, reference), *others = by_recipe.items()
-    tables = {}
-    for label, scored in others:
-        has_common = not set(scored.ids).isdisjoint(reference.ids)
-        found = differences(scored, reference) if has_common else {}
-        tables[f"{label} - {first}"] = [_difference_row(name, own) for name, own in found.items()]
-    return tables
-
-
-def _difference_row(column: str, difference: Difference) -> tuple[str, ...]:
-    title, digits = SCORES[column]
-    paired = difference.over_images
-
-    def interval(ends: tuple[float, float]) -> str:
-        return " to ".join(number(end, digits) for end in ends)
-
-    return (
-        title,
-        "undefined" if np.isnan(paired.difference) else f"{paired.difference:+.{digits}f}",
-        interval((paired.low, paired.high)),
-        "-" if difference.across_seeds is None else interval(difference.across_seeds),
-        number(paired.p_value),
-        str(paired.images),
-    )
-
-
-def _section(
-    name: str,
-    by_recipe: Mapping[str, Scored],
-    rows: Sequence[Sequence[str]],
-    difference_tables: Mapping[str, Sequence[Sequence[str]]],
-) -> list[str]:
-    undefined = {
-        label: ", ".join(f"{title} {n}" for title, n in _undefined(scored).items() if n)
-        for label, scored in by_recipe.items()
-    }
-    left_out = "; ".join(f"{label}: {counts}" for label, counts in undefined.items() if counts)
-    body = [
-        html_page.heading(name[0].upper() + name[1:]),
-        html_page.table(HEADERS, rows),
-        html_page.note(
-            "Means over images of the mean over seeds, at the masks' own sizes. The interval is a "
-            "95 % percentile bootstrap over images; images of one group are resampled together."
-            + (f" Undefined and left out: {left_out}." if left_out else "")
-        ),
-    ]
-    for title, table in difference_tables.items():
-        body.append(html_page.heading(f"{title}, paired by image", 3))
-        if table:
-            headers = ("", "difference", "95 % over images", "95 % across seeds", "p", "images")
-            body.append(html_page.table(headers, table))
-        else:
-            body.append(html_page.note("There is no image that both were scored on."))
-    if difference_tables:
-        body.append(
-            html_page.note(
-                "Over images: uncertainty from the choice of test images (paired bootstrap, also "
-                "for p). Across seeds: uncertainty from training (Welch's t; needs two seeds per "
-                "recipe)."
-            )
-        )
-    columns = {
-        label: {column: scored.mean(column) for column in DISTRIBUTIONS}
-        for label, scored in by_recipe.items()
-    }
-    if (drawn := figures.distributions(columns, DISTRIBUTIONS)) is not None:
-        body.append(html_page.picture(drawn, "Cumulative distributions over images"))
-    diagrams = {label: pooled_calibration(own.calibrations) for label, own in by_recipe.items()}
-    return [
-        *body,
-        html_page.heading("Calibration", 3),
-        html_page.picture(figures.reliability(diagrams), "Reliability diagram"),
-        html_page.note(
-            "Observed frequency against predicted probability; the gray line is perfect "
-            "calibration."
-        ),
-    ]
-
-
-def _undefined(scored: Scored) -> dict[str, int]:
-    return {
-        title.split(",")[0]: int(np.isnan(scored.mean(name)).sum())
-        for name, (title, _) in SCORES.items()
-    }
-
-
-def _configurations(recipes: Sequence[Recipe]) -> list[str]:
-    """The options that all recipes share, then those of each."""
-    shared = {
-        name: value
-        for name, value in recipes[0].options.items()
-        if all(other.options[name] == value for other in recipes)
-    }
-    body = [html_page.properties(shared.items())]
-    for recipe in recipes:
-        own = {name: value for name, value in recipe.options.items() if name not in shared}
-        body += [html_page.heading(recipe.label, 3), html_page.properties(own.items())]
-    return body

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.command import bar, say
-from experiments.configuration import SOURCE, Configuration, Data
+from experiments.configuration import Configuration
+from experiments.options import SOURCE, Data
 from jaxseg.data import phantom
 from jaxseg.data.archive import RELEASE_COUNTS, PartialReleaseWarning
 from jaxseg.data.arrays import ImageArrays, load_arrays

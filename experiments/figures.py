@@ -17,13 +17,8 @@ PREDICTION = "#d55e00"
 """Blue and vermilion, which color-blind readers can tell apart (Okabe and Ito)."""
 
 LINES = (
-    ("#0072b2", "solid"),
-    ("#d55e00", "dashed"),
-    ("#009e73", "dashdot"),
-    ("#cc79a7", "dotted"),
-    ("#56b4e9", (0, (6, 1, 1, 1, 1, 1))),
-    ("#000000", (0, (1, 3))),
-)
+    (TRUTH, "-"), (PREDICTION, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#56b4e9", (0, (6, 2))),
+)  # fmt: skip
 """Colors of the same palette, each with its own dashes for print in gray."""
 
 CLASS_COLORS = ((213, 94, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167))
@@ -102,22 +97,18 @@ def examples(
     return _png(figure)
 
 
-def distributions(
-    named: Mapping[str, Mapping[str, np.ndarray]], columns: Mapping[str, str]
-) -> bytes | None:
-    """Draws the cumulative distribution of scores, a line per set; returns a PNG.
+def distributions(named: Mapping[str, Mapping[str, np.ndarray]]) -> bytes | None:
+    """Draws the cumulative distributions of Dice and HD95 over images; returns a PNG.
 
     Args:
-        named: For each name in the legend, a value per image in each column. NaN is left out.
-        columns: What each panel shows, and the label of its axis. A column with fewer than two
-            values in all sets has no panel.
+        named: For each name in the legend, the columns ``dice`` and ``hd95``. NaN is left out.
 
     Returns:
-        The PNG, or None if no column has a panel.
+        The PNG, or None if all columns have fewer than two values.
     """
     columns = {
         column: title
-        for column, title in columns.items()
+        for column, title in (("dice", "Dice"), ("hd95", "HD95, px"))
         if any(np.isfinite(scores[column]).sum() > 1 for scores in named.values())
     }
     if not columns:

@@ -13,20 +13,63 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
+from jax.sharding import Mesh
 from tyro.conf import Positional
 
-from experiments import command, comparison, figures, files, html_page, scores
+from experiments import command, comparison, comparison_page, figures, files, html_page, scores
 from experiments.command import say
 from experiments.configuration import Configuration
+from experiments.dataset import Dataset
+from experiments.progress import Progress
 from experiments.runs import RunDirectory, flat
 from experiments.scores import ScoreTable, number
-from jaxseg import metrics
+from experiments.scoring import draw_examples, score
+from jaxseg import metrics, parallel
 from jaxseg.errors import InputError
+from jaxseg.inference import make_predict
+from jaxseg.training import TrainState
 
 HEADERS = (
     "", "Dice", "95 % interval", "IoU", "HD95, px", "ASSD, px", "precision", "recall",
     "undefined Dice", "undefined distances",
 )  # fmt: skip
+
+
+def write_results(
+    configuration: Configuration,
+    images: Dataset,
+    state: TrainState,
+    progress: Progress,
+    run: RunDirectory,
+    mesh: Mesh,
+) -> None:
+    """Scores the test images and writes scores, examples and the report."""
+    model = configuration.model()
+    predict = make_predict(model)
+    rows = parallel.padded_size(configuration.optimization.batch_size, mesh)
+    names = configuration.data.class_names()
+    scored = score(predict, state, images.arrays, images.test, mesh, rows=rows, class_names=names)
+    if jax.process_index() != 0:
+        return
+    scored.write(run.test_scores)
+    files.write_json(
+        run.summary,
+        {
+            "configuration": configuration.name,
+            "test": scored.summary(),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "train_seconds": progress.train_seconds,
+            "images_per_second": progress.images_per_second(),
+            "skipped": progress.skipped,
+            "images": images.counts(),
+            "checkpoint_step": int(state.step),
+            "devices": mesh.size,
+            "processes": jax.process_count(),
+            **command.machine(),
+        },
+    )
+    draw_examples(run.examples, predict, state, images.arrays, images.test, scored)
+    write(run)
 
 
 def write(run: RunDirectory) -> None:
@@ -39,7 +82,7 @@ def write(run: RunDirectory) -> None:
     test, counts, rows = summary["test"], summary["images"], run.read_metrics()
     table = scores.read(run.test_scores)
     files.write_bytes(run.curves, figures.curves(rows))
-    distribution = figures.distributions({"test images": table.columns}, comparison.DISTRIBUTIONS)
+    distribution = figures.distributions({"test images": table.columns})
     data = configuration.data
     synthetic = "synthetic " if data.manual_dir is None and data.images is None else ""
     body = [
@@ -195,7 +238,7 @@ def main() -> None:
     if len(runs) == 1:
         write(runs[0])
     else:
-        comparison.write(runs, options.out)
+        comparison_page.write(runs, options.out)
 
 
 if __name__ == "__main__":

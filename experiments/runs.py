@@ -15,8 +15,9 @@ import numpy as np
 import jaxseg
 from experiments import dataset, files
 from experiments.command import say
-from experiments.configuration import PATHS, Configuration, from_json, one_sided
+from experiments.configuration import Configuration, from_json, one_sided
 from experiments.dataset import Dataset
+from experiments.options import PATHS
 from jaxseg import parallel
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.errors import InputError

@@ -165,6 +165,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return "undefined" if value is None or value != value else f"{value:.{digits}f}"
 
 
+def short(value: float | int | None) -> str:
+    """Returns a value for a line on the terminal."""
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
 def _means(columns: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, Any]:
     """Means over images, the interval of Dice, and the numbers of undefined images."""
     key = jax.random.key(BOOTSTRAP_SEED)

@@ -22,7 +22,7 @@ import tyro
 from jax.sharding import Mesh
 from tyro.conf import OmitArgPrefixes, arg
 
-from experiments import command, files, input_path, report, signals
+from experiments import batches, command, report, scores, signals
 from experiments.command import INTERRUPTED, PREEMPTED, say
 from experiments.configs import CONFIGURATIONS
 from experiments.configuration import Configuration
@@ -30,8 +30,7 @@ from experiments.dataset import Dataset
 from experiments.profiling import Trace
 from experiments.progress import Progress
 from experiments.runs import RunDirectory, open_run
-from experiments.scores import foreground
-from experiments.scoring import draw_examples, draw_predictions, score
+from experiments.scoring import draw_predictions
 from experiments.seeds import train_seeds
 from experiments.tensorboard import TensorBoard
 from jaxseg import metrics, parallel
@@ -45,7 +44,6 @@ from jaxseg.training import (
     evaluate,
     make_eval_step,
     make_train_step,
-    nearest_sizes,
 )
 
 CHECKPOINT_SECONDS = 600.0
@@ -98,22 +96,22 @@ def train(
         images = open_run(configuration, run, resume=output.resume)
         counts = images.counts()
         say("images: {train} train, {validation} validation, {test} test".format(**counts))
-        inputs = input_path.choose(configuration.data, images, mesh)
+        inputs = batches.choose(configuration.data, images, mesh)
         state, progress = fit(configuration, images, inputs, run, mesh, output)
-        write_results(configuration, images, state, progress, inputs.name, run, mesh)
+        report.write_results(configuration, images, state, progress, run, mesh)
 
 
 def fit(
     configuration: Configuration,
     images: Dataset,
-    inputs: input_path.InputPath,
+    inputs: batches.InputPath,
     run: RunDirectory,
     mesh: Mesh,
     output: Output,
 ) -> tuple[TrainState, Progress]:
     """Trains to the last epoch and returns the best state by validation Dice, else the last."""
     optimization = configuration.optimization
-    batch_size = check_batch_size(configuration, len(images.train), mesh)
+    batch_size = batches.check_batch_size(optimization, len(images.train), mesh)
     steps_per_epoch = len(images.train) // batch_size
     steps = steps_per_epoch * optimization.epochs
     model, loss, tx = configuration.model(), configuration.loss(), configuration.optimizer(steps)
@@ -165,13 +163,13 @@ def fit(
 
         for epoch in range(progress.step // steps_per_epoch, optimization.epochs):
             done = progress.step % steps_per_epoch
-            order = epoch_order(images.train, optimization.seed, epoch, batch_size)[done:]
+            order = batches.epoch_order(images.train, optimization.seed, epoch, batch_size)[done:]
             title = f"epoch {epoch + 1}/{optimization.epochs}"
             bar = command.progress_bar(title, steps_per_epoch, "step", done=done)
             progress.start_clock()
             pending = None
-            with inputs.batches(order) as batches, bar:
-                for step, batch in enumerate(batches, epoch * steps_per_epoch + done):
+            with inputs.batches(order) as epoch_batches, bar:
+                for step, batch in enumerate(epoch_batches, epoch * steps_per_epoch + done):
                     stopping = preemption.noticed() or stop.signal is not None
                     if stopping or checkpoint_is_due(saved_at, step):
                         if pending is not None:
@@ -200,7 +198,7 @@ def fit(
             row |= {"images_per_second": progress.images_per_second()}
             if is_first:
                 run.log_epoch(row)
-            say(", ".join(f"{name} {_short(value)}" for name, value in row.items()))
+            say(", ".join(f"{name} {scores.short(value)}" for name, value in row.items()))
             board.scalars(progress.step, row)
             if board.is_open and len(images.validation):
                 shown = images.validation[:TENSORBOARD_IMAGES]
@@ -208,8 +206,8 @@ def fit(
                 drawn = draw_predictions(predict, state, images.arrays, shown, captions)
                 board.picture(progress.step, "validation", drawn)
             progress.start_epoch()
-            score = row.get("validation_dice")
-            checkpoints.save(state, dataclasses.asdict(progress), score=score)
+            dice = row.get("validation_dice")
+            checkpoints.save(state, dataclasses.asdict(progress), score=dice)
             saved_at = time.monotonic()
 
         board.close()
@@ -223,45 +221,6 @@ def fit(
     return state, progress
 
 
-def write_results(
-    configuration: Configuration,
-    images: Dataset,
-    state: TrainState,
-    progress: Progress,
-    input_path_name: str,
-    run: RunDirectory,
-    mesh: Mesh,
-) -> None:
-    """Scores the test images and writes scores, examples and the report."""
-    model = configuration.model()
-    predict = make_predict(model)
-    rows = parallel.padded_size(configuration.optimization.batch_size, mesh)
-    names = configuration.data.class_names()
-    scores = score(predict, state, images.arrays, images.test, mesh, rows=rows, class_names=names)
-    if jax.process_index() != 0:
-        return
-    scores.write(run.test_scores)
-    files.write_json(
-        run.summary,
-        {
-            "configuration": configuration.name,
-            "test": scores.summary(),
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-            "train_seconds": progress.train_seconds,
-            "images_per_second": progress.images_per_second(),
-            "skipped": progress.skipped,
-            "images": images.counts(),
-            "checkpoint_step": int(state.step),
-            "input_path": input_path_name,
-            "devices": mesh.size,
-            "processes": jax.process_count(),
-            **command.machine(),
-        },
-    )
-    draw_examples(run.examples, predict, state, images.arrays, images.test, scores)
-    report.write(run)
-
-
 def validate(
     eval_step: EvalStep, state: TrainState, images: Dataset, batch_size: int, mesh: Mesh
 ) -> dict[str, float]:
@@ -269,53 +228,20 @@ def validate(
     if not len(images.validation):
         return {}
 
-    def batches() -> Iterator[dict[str, jax.Array]]:
+    def padded_batches() -> Iterator[dict[str, jax.Array]]:
         arrays = images.arrays.trained_on()
         for start in range(0, len(images.validation), batch_size):
             indices = images.validation[start : start + batch_size]
             indices = np.pad(indices, (0, batch_size - len(indices)), constant_values=-1)
             yield parallel.take_batch(arrays, indices, mesh, padded=True)
 
-    result = evaluate(eval_step, state, batches(), gather=parallel.gather_to_host)
-    dice = metrics.mean_over_classes(foreground(np.asarray(metrics.dice(result.images.counts))))
+    result = evaluate(eval_step, state, padded_batches(), gather=parallel.gather_to_host)
+    per_class = np.asarray(metrics.dice(result.images.counts))
+    dice = metrics.mean_over_classes(scores.foreground(per_class))
     # If a network gives NaN for some images, the mean of the others says nothing.
     is_nan = result.counts.outside.any()
     mean = math.nan if is_nan else float(metrics.mean_over_images(dice).mean)
     return {"validation_loss": result.loss, "validation_dice": mean}
-
-
-def epoch_order(images: np.ndarray, seed: int, epoch: int, batch_size: int) -> np.ndarray:
-    """Shuffles the training images, from the seed and the epoch's number alone.
-
-    Returns:
-        int32 ``[steps, batch_size]``. Images of the last partial batch are left out of the epoch.
-    """
-    shuffled = np.random.default_rng([seed, epoch]).permutation(images).astype(np.int32)
-    steps = len(shuffled) // batch_size
-    return shuffled[: steps * batch_size].reshape(steps, batch_size)
-
-
-def check_batch_size(configuration: Configuration, images: int, mesh: Mesh) -> int:
-    """Returns the batch size, which is smaller than configured if there are too few images.
-
-    Raises:
-        InputError: The devices and microbatches do not divide the batch size.
-    """
-    wanted, microbatches = (
-        configuration.optimization.batch_size,
-        configuration.optimization.microbatches or 1,
-    )
-    divisor = mesh.size * microbatches
-    if wanted % divisor:
-        factors = {"devices": mesh.size, "microbatches": microbatches}
-        named = " and ".join(f"{count} {name}" for name, count in factors.items() if count > 1)
-        raise InputError(f"--batch-size: {named} do not divide {nearest_sizes(wanted, divisor)}")
-    size = min(wanted, images // divisor * divisor)
-    if size == 0:
-        raise InputError(f"--batch-size: {images} training images are fewer than {divisor}")
-    if size < wanted:
-        say(f"--batch-size: {size} instead of {wanted}, for {images} training images")
-    return size
 
 
 def checkpoint_is_due(saved_at: float, step: int) -> bool:
@@ -338,10 +264,6 @@ def diverged(progress: Progress, checkpoint: int | None) -> str:
         f"step {progress.step}: loss or gradient was not finite {progress.skipped_in_a_row} times "
         f"in a row; {kept}. Try a lower --learning-rate or a --clip-norm in a new --workdir"
     )
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:

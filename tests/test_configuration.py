@@ -11,17 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import figures, train
+from experiments import batches, figures, train
 from experiments.configs import CONFIGURATIONS
-from experiments.configuration import (
-    LOSSES,
-    Configuration,
-    Data,
-    Network,
-    Optimization,
-    from_json,
-    one_sided,
-)
+from experiments.configuration import Configuration, from_json, one_sided
+from experiments.options import LOSSES, Data, Network, Optimization
 from jaxseg import losses
 from jaxseg.augment import Strengths
 from jaxseg.data import phantom
@@ -212,13 +205,13 @@ def test_the_command_line_overrides_an_augmentation_and_training_uses_it(tmp_pat
 
 def test_an_epoch_uses_every_image_at_most_once_in_its_own_order():
     images = np.arange(100, 137)
-    orders = [train.epoch_order(images, 42, epoch, 16) for epoch in (0, 1)]
+    orders = [batches.epoch_order(images, 42, epoch, 16) for epoch in (0, 1)]
     for order in orders:
         assert order.shape == (2, 16)
         assert len(set(order.ravel())) == 32
         assert set(order.ravel()) <= set(images)
     assert not np.array_equal(orders[0], orders[1])
-    np.testing.assert_array_equal(orders[0], train.epoch_order(images, 42, 0, 16))
+    np.testing.assert_array_equal(orders[0], batches.epoch_order(images, 42, 0, 16))
 
 
 def test_examples_show_the_contour_of_every_class(monkeypatch):

@@ -21,7 +21,8 @@ from PIL import Image
 from benchmarks import tpu_programs
 from experiments import command
 from experiments import export as export_command
-from experiments.configuration import Configuration, Data, Network
+from experiments.configuration import Configuration
+from experiments.options import Data, Network
 from experiments.runs import RunDirectory, load_trained
 from jaxseg import UNet, export
 from jaxseg.checkpoint import Checkpoints

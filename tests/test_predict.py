@@ -21,7 +21,8 @@ from PIL import Image
 from scipy import ndimage
 
 from experiments import command, predict
-from experiments.configuration import Configuration, Data, Network, Optimization
+from experiments.configuration import Configuration
+from experiments.options import Data, Network, Optimization
 from experiments.predictions import Predictions
 from experiments.runs import RunDirectory, load_trained
 from jaxseg import UNet, inference

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import comparison
+from experiments import comparison_page
 from experiments.runs import RunDirectory
 
 DECIMAL = r"[-+]?\d+\.\d+"
@@ -98,7 +98,7 @@ def group(request, tmp_path_factory):
     baseline_first = sorted(runs, key=lambda run: run.name)
     page, said = tmp_path_factory.mktemp("report") / "comparison.html", io.StringIO()
     with contextlib.redirect_stdout(said):
-        comparison.write([RunDirectory(run) for run in baseline_first], page)
+        comparison_page.write([RunDirectory(run) for run in baseline_first], page)
     text, table = sections_of(EXPERIMENTS / "README.md")[f"Split `{split}`, {size} x {size}"]
     return text, table, said.getvalue().splitlines()
 

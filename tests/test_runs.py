@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import dataset, evaluate, files, train
+from experiments import batches, dataset, evaluate, files
 from experiments.configs import CONFIGURATIONS
-from experiments.configuration import Configuration, Data
+from experiments.configuration import Configuration
 from experiments.dataset import Dataset, Moved
 from experiments.evaluate import ExternalImages
+from experiments.options import Data
 from experiments.progress import Progress
 from experiments.runs import RunDirectory
 from jaxseg import parallel
@@ -210,19 +211,18 @@ def test_the_images_of_a_run_are_found_where_they_were_moved_to(tmp_path):
 )
 def test_a_batch_size_that_does_not_fit_is_refused_with_the_nearest(options, words):
     optimization = dataclasses.replace(PHANTOM.optimization, **options)
-    configuration = dataclasses.replace(PHANTOM, optimization=optimization)
     with pytest.raises(InputError, match=words):
-        train.check_batch_size(configuration, 100, parallel.make_mesh())
+        batches.check_batch_size(optimization, 100, parallel.make_mesh())
 
 
 def test_a_batch_larger_than_the_training_set_shrinks_to_it(capsys):
     mesh = parallel.make_mesh()
-    assert train.check_batch_size(PHANTOM, 100, mesh) == 16
+    assert batches.check_batch_size(PHANTOM.optimization, 100, mesh) == 16
     assert capsys.readouterr().out == ""
-    assert train.check_batch_size(PHANTOM, 13, mesh) == 8
+    assert batches.check_batch_size(PHANTOM.optimization, 13, mesh) == 8
     assert capsys.readouterr().out == "--batch-size: 8 instead of 16, for 13 training images\n"
     with pytest.raises(InputError, match="7 training images are fewer than 8"):
-        train.check_batch_size(PHANTOM, 7, mesh)
+        batches.check_batch_size(PHANTOM.optimization, 7, mesh)
 
 
 def test_progress_leaves_out_skipped_updates_and_the_step_that_compiles(monkeypatch):

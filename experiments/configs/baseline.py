@@ -7,7 +7,8 @@ machine, mean of three seeds 0.949, IoU 0.904, HD95 6.5 px. At 256, one seed: 0.
 The Keras project reports 0.963 for soft Dice pooled by batch, on its COVID images at 256.
 """
 
-from experiments.configuration import Configuration, Data, Network, Optimization
+from experiments.configuration import Configuration
+from experiments.options import Data, Network, Optimization
 
 BASELINE = Configuration(
     name="baseline",

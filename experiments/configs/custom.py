@@ -4,7 +4,8 @@ Command: ``python -m experiments.train custom --images DIR --masks DIR --classes
 One class is trained with a sigmoid; two or more with a softmax that includes the background.
 """
 
-from experiments.configuration import Configuration, Data, Network, Optimization
+from experiments.configuration import Configuration
+from experiments.options import Data, Network, Optimization
 from jaxseg.augment import ROBUST
 
 CUSTOM = Configuration(

@@ -11,7 +11,8 @@ Expected scores there (``--data-config viral_pneumonia --split random``, 330 tes
 For images of other hospitals, ``--keep-largest 2`` improves masks.
 """
 
-from experiments.configuration import Configuration, Data, Network, Optimization
+from experiments.configuration import Configuration
+from experiments.options import Data, Network, Optimization
 from jaxseg.augment import Strengths
 
 LUNGS = Configuration(

@@ -5,7 +5,8 @@ Cost: about two minutes on two cores.
 Expected score: Dice 0.975 on unseen phantoms.
 """
 
-from experiments.configuration import Configuration, Data, Network, Optimization
+from experiments.configuration import Configuration
+from experiments.options import Data, Network, Optimization
 
 PHANTOM = Configuration(
     name="phantom",

@@ -18,11 +18,11 @@ from fake_archive import write_folder
 from flax import linen as nn
 from PIL import Image
 
-from experiments import command, dataset, input_path, train
+from experiments import batches, command, dataset, train
+from experiments.batches import DeviceResident, Streaming
 from experiments.configs import CONFIGURATIONS
-from experiments.configuration import Data, Network, Optimization
 from experiments.dataset import Dataset
-from experiments.input_path import DeviceResident, Streaming
+from experiments.options import Data, Network, Optimization
 from experiments.runs import RunDirectory
 from jaxseg import losses, parallel
 from jaxseg.data import phantom
@@ -82,8 +82,8 @@ def test_both_paths_give_the_images_of_the_order_from_any_step_on(
 ):
     mesh = parallel.make_mesh(jax.devices()[:devices])
     order = np.random.default_rng(0).integers(0, 9, (5, 4)).astype(np.int32)
-    with opened(kind, stored, arrays, mesh).batches(order[first:]) as batches:
-        found = list(batches)
+    with opened(kind, stored, arrays, mesh).batches(order[first:]) as given:
+        found = list(given)
     assert len(found) == 5 - first
     for batch, indices in zip(found, order[first:], strict=True):
         assert set(batch) == set(arrays)
@@ -99,9 +99,9 @@ def test_every_path_has_labels_of_the_size_that_was_asked_for(asked, side, build
     loaded = dataset.of_database(data, builder)
     assert loaded.arrays.images.shape[1:3] == (SIZE, SIZE)
     assert loaded.arrays.labels.shape[1:] == (side, side)
-    path = input_path.choose(data, loaded, mesh)
-    with path.batches(np.array([[7, 2, 5, 0]], np.int32)) as batches:
-        assert next(batches)["labels"].shape == (4, side, side)
+    path = batches.choose(data, loaded, mesh)
+    with path.batches(np.array([[7, 2, 5, 0]], np.int32)) as given:
+        assert next(given)["labels"].shape == (4, side, side)
     for part, kind in enumerate(("images", "masks")):
         (tmp_path / kind).mkdir()
         for i in range(20):
@@ -123,9 +123,9 @@ def test_a_resumed_stream_decodes_nothing_of_what_came_before(stored, arrays, mo
         return sample(index, sampling)
 
     monkeypatch.setattr(stored, "sample", spy)
-    with stream_batches(stored, ORDER[1:], Sampling(SIZE)) as batches:
-        assert_are_the_images(next(batches), ORDER[1], arrays)
-        list(batches)
+    with stream_batches(stored, ORDER[1:], Sampling(SIZE)) as given:
+        assert_are_the_images(next(given), ORDER[1], arrays)
+        list(given)
     assert sorted(decoded) == sorted(ORDER[1:].ravel())
 
 
@@ -134,8 +134,8 @@ def test_a_stream_decodes_as_the_arrays_were_made(resize, channels, builder, sto
     sampling = Sampling(24, 40, channels, resize, "complement")
     arrays = load_arrays(builder, **vars(sampling))
     assert arrays.images.shape == (9, 24, 24, channels)
-    with stream_batches(stored, ORDER, sampling) as batches:
-        for rows, batch in zip(ORDER, batches, strict=True):
+    with stream_batches(stored, ORDER, sampling) as given:
+        for rows, batch in zip(ORDER, given, strict=True):
             expected = {"images": np.asarray(arrays.images), "labels": np.asarray(arrays.labels)}
             assert_are_the_images(batch, rows, expected)
 
@@ -149,8 +149,8 @@ def test_two_processes_stream_their_own_rows(stored, arrays, monkeypatch):
         half = slice(4 * process, 4 * process + 4)
         monkeypatch.setattr(parallel, "local_rows", lambda *_, half=half: half)
         monkeypatch.setattr(parallel, "shard_batch", lambda batch, _: batch)
-        with Streaming(stored, Sampling(SIZE), mesh).batches(order) as batches:
-            whole += [next(batches)["images"]]
+        with Streaming(stored, Sampling(SIZE), mesh).batches(order) as given:
+            whole += [next(given)["images"]]
     np.testing.assert_array_equal(np.concatenate(whole), arrays["images"][order[0]])
 
 
@@ -170,8 +170,8 @@ def test_both_paths_train_the_same(stored, arrays):
     for kind in KINDS:
         state = TrainState.create(model, tx, jax.random.key(0), arrays["images"])
         state, measured = parallel.replicate(state, mesh), {}
-        with opened(kind, stored, arrays, mesh).batches(order) as batches:
-            for batch in batches:
+        with opened(kind, stored, arrays, mesh).batches(order) as given:
+            for batch in given:
                 state, measured = step(state, batch)
         trained[kind] = {"loss": measured["loss"], "params": jax.device_get(state.params)}
     jax.tree.map(
@@ -181,11 +181,11 @@ def test_both_paths_train_the_same(stored, arrays):
 
 def test_images_on_the_device_are_copied_to_it_once(arrays):
     inputs = DeviceResident(arrays, parallel.make_mesh())
-    with inputs.batches(np.zeros((3, 8), np.int32)) as batches:
-        next(batches)
+    with inputs.batches(np.zeros((3, 8), np.int32)) as given:
+        next(given)
         # Only the indices are copied, explicitly.
         with jax.transfer_guard("disallow"):
-            next(batches)
+            next(given)
 
 
 def threads():
@@ -202,9 +202,9 @@ def assert_threads_end():
 @pytest.mark.parametrize("taken", [0, 1, len(ORDER)])
 def test_a_streams_threads_end_with_it(taken, stored):
     assert_threads_end()  # Of the test before.
-    with stream_batches(stored, ORDER, Sampling(SIZE), threads=3) as batches:
+    with stream_batches(stored, ORDER, Sampling(SIZE), threads=3) as given:
         for _ in range(taken):
-            next(batches)
+            next(given)
         assert bool(threads()) == bool(taken)
     assert_threads_end()
 
@@ -213,8 +213,8 @@ def test_the_threads_of_a_stream_end_if_the_run_fails(stored):
     inputs = Streaming(stored, Sampling(SIZE), parallel.make_mesh())
 
     def interrupted():
-        with inputs.batches(np.zeros((9, 8), np.int32)) as batches:
-            next(batches)
+        with inputs.batches(np.zeros((9, 8), np.int32)) as given:
+            next(given)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -237,9 +237,9 @@ def test_a_damaged_record_is_one_line_that_names_it(tmp_path):
     stored = pickle.loads(before)
     with (
         pytest.raises(InputError, match="is damaged") as while_reading,
-        stream_batches(stored, order, Sampling(SIZE)) as batches,
+        stream_batches(stored, order, Sampling(SIZE)) as given,
     ):
-        list(batches)
+        list(given)
     for error in (at_the_start, while_reading):
         assert str(builder.data_dir) in str(error.value)
         assert "\n" not in str(error.value)
@@ -248,10 +248,10 @@ def test_a_damaged_record_is_one_line_that_names_it(tmp_path):
 
 def the_path(monkeypatch, builder, *, free, asked):
     """What is chosen if this many megabytes are free."""
-    monkeypatch.setattr(input_path, "free_megabytes", lambda _: free)
+    monkeypatch.setattr(batches, "free_megabytes", lambda _: free)
     arrays = load_arrays(builder, size=SIZE)
     images = Dataset(arrays, *[np.arange(9)] * 3, fingerprint="", builder=builder)
-    return input_path.choose(Data(size=SIZE, input_path=asked), images, parallel.make_mesh())
+    return batches.choose(Data(size=SIZE, input_path=asked), images, parallel.make_mesh())
 
 
 # Nine images of 16 x 16 and their labels are 0.004608 MB.
@@ -282,12 +282,12 @@ def test_free_memory_is_what_the_fullest_device_has_left():
         return SimpleNamespace(memory_stats=lambda: {"bytes_limit": limit, "bytes_in_use": used})
 
     devices = [device(16e9, 1e9), device(16e9, 3e9), device(20e9, 0)]
-    assert input_path.free_megabytes(devices) == 13e3
+    assert batches.free_megabytes(devices) == 13e3
 
 
 def test_devices_that_say_nothing_share_the_machines_memory():
     silent = SimpleNamespace(memory_stats=lambda: None)
-    one, four = (input_path.free_megabytes([silent] * count) for count in (1, 4))
+    one, four = (batches.free_megabytes([silent] * count) for count in (1, 4))
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
     assert 0 < one <= installed
     # Other programs come and go between the two looks.
@@ -316,5 +316,4 @@ def test_a_streamed_run_preempted_in_mid_epoch_ends_with_the_same_bits(tmp_path,
     assert unbroken.read_metrics()[0]["step"] == 5, "step 9 is in mid-epoch"
     assert broken.read_steps() == unbroken.read_steps()
     summaries = [run.read_summary() or {} for run in (broken, unbroken)]
-    assert [summary["input_path"] for summary in summaries] == ["stream", "stream"]
     assert summaries[0]["test"] == summaries[1]["test"]

@@ -1,6 +1,7 @@
-"""How images reach the compiled step: all of them on the devices, or streamed batch by batch.
+"""The batches of an epoch: their size, their order, and how they reach the devices.
 
-Both give the same batches, byte for byte, in the same order.
+Images are all on the devices, or streamed batch by batch. Both give the same batches, byte for
+byte, in the same order.
 """
 
 import collections
@@ -16,13 +17,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments import command
-from experiments.configuration import Data
 from experiments.dataset import Dataset
+from experiments.options import Data, Optimization
 from jaxseg import parallel
 from jaxseg.data.sampling import Sampling
 from jaxseg.data.stored import StoredImages
 from jaxseg.data.stream import stream_batches
 from jaxseg.errors import InputError
+from jaxseg.training import nearest_sizes
 
 FRACTION = 0.5
 """Fraction of the free memory that images may take; training needs the rest."""
@@ -31,6 +33,37 @@ BATCHES_AHEAD = 2
 """Batches that are on the devices before the steps that use them."""
 
 Batches = Iterator[dict[str, jax.Array]]
+
+
+def epoch_order(images: np.ndarray, seed: int, epoch: int, batch_size: int) -> np.ndarray:
+    """Shuffles the training images, from the seed and the epoch's number alone.
+
+    Returns:
+        int32 ``[steps, batch_size]``. Images of the last partial batch are left out of the epoch.
+    """
+    shuffled = np.random.default_rng([seed, epoch]).permutation(images).astype(np.int32)
+    steps = len(shuffled) // batch_size
+    return shuffled[: steps * batch_size].reshape(steps, batch_size)
+
+
+def check_batch_size(optimization: Optimization, images: int, mesh: Mesh) -> int:
+    """Returns the batch size, which is smaller than configured if there are too few images.
+
+    Raises:
+        InputError: The devices and microbatches do not divide the batch size.
+    """
+    wanted, microbatches = optimization.batch_size, optimization.microbatches or 1
+    divisor = mesh.size * microbatches
+    if wanted % divisor:
+        factors = {"devices": mesh.size, "microbatches": microbatches}
+        named = " and ".join(f"{count} {name}" for name, count in factors.items() if count > 1)
+        raise InputError(f"--batch-size: {named} do not divide {nearest_sizes(wanted, divisor)}")
+    size = min(wanted, images // divisor * divisor)
+    if size == 0:
+        raise InputError(f"--batch-size: {images} training images are fewer than {divisor}")
+    if size < wanted:
+        command.say(f"--batch-size: {size} instead of {wanted}, for {images} training images")
+    return size
 
 
 class InputPath(Protocol):
