@@ -92,6 +92,7 @@ def test_glorot_uniform_equals_that_of_jax(shape):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.slow
 def test_probabilities_equal_keras_from_the_same_weights(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras", reason="Keras is not installed (extra: peers)")
