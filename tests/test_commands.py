@@ -1,6 +1,7 @@
 """The commands, end to end on a few phantoms, and what they say about invalid input."""
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -133,13 +135,13 @@ def test_steps_are_logged_and_their_mean_is_the_loss_of_the_epoch(finished):
 
 
 def test_tensorboard_has_a_value_per_epoch_and_a_picture(finished):
-    from tensorboardX.proto.event_pb2 import Event
+    events: Any = importlib.import_module("tensorboardX.proto.event_pb2")
 
     (path,) = (finished.path / "tensorboard").iterdir()
     content, values = path.read_bytes(), []
     while content:  # TensorBoard's record: length, checksum, content, checksum.
         length = int.from_bytes(content[:8], "little")
-        event = Event.FromString(content[12 : 12 + length])
+        event = events.Event.FromString(content[12 : 12 + length])
         values += [(event.step, value) for value in event.summary.value]
         content = content[16 + length :]
     found = {(step, value.tag): value for step, value in values}

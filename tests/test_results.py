@@ -148,7 +148,7 @@ def test_the_readme_says_what_the_published_ensemble_scores(split, where):
 
 
 def test_the_first_page_says_what_the_results_say():
-    shown, rows = sections_of(EXPERIMENTS.parent / "README.md")["What was measured"]
+    shown, rows = sections_of(EXPERIMENTS.parent / "README.md")["Results"]
     _, table = sections_of(EXPERIMENTS / "README.md")["Split `random`, 128 x 128"]
     own = [cells for (run, _), cells in rows.items() if "seeds" in run or "` runs" in run]
     assert len(own) == 5, shown
