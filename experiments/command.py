@@ -5,6 +5,7 @@ import io
 import os
 import platform
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -29,11 +30,17 @@ MIN_COLUMNS = 60
 
 
 class Stopped(Exception):
-    """A signal ended the command, and its work is saved."""
+    """A signal ended the command, and its work is saved.
 
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
+    Args:
+        received: The signal; None for a preemption that another process received.
+        saved: What is saved.
+    """
+
+    def __init__(self, received: int | None, saved: str):
+        self.status = INTERRUPTED if received == signal.SIGINT else PREEMPTED
+        reason = "interrupted" if received == signal.SIGINT else "preempted"
+        super().__init__(f"{reason}: {saved}. Add --resume to continue")
 
 
 class Diverged(Exception):
@@ -102,8 +109,7 @@ def _run(main: Callable[[], None]) -> NoReturn:
     except Diverged as error:
         _fail(str(error), DIVERGED)
     except Stopped as error:
-        reasons = {PREEMPTED: "preempted", INTERRUPTED: "interrupted"}
-        print(f"{reasons[error.status]}: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         sys.exit(error.status)
     sys.exit(0)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -15,9 +14,6 @@ from experiments.runs import RunDirectory
 from jaxseg import parallel
 from jaxseg.errors import InputError
 
-if TYPE_CHECKING:
-    from experiments.train import Output
-
 
 def train_seeds(
     train: Callable[..., None],
@@ -25,16 +21,18 @@ def train_seeds(
     workdir: Path,
     mesh: Mesh,
     *,
-    output: "Output",
+    seeds: int,
+    resume: bool,
 ) -> None:
     """Trains each seed in the directory ``seed-N``, then compares them.
 
     Args:
-        train: `experiments.train.train`.
+        train: ``train(configuration, run, mesh)``.
         configuration: What to train. Its seed is the first.
         workdir: Directory of all runs.
         mesh: The devices.
-        output: The number of seeds, and whether to resume.
+        seeds: The number of seeds.
+        resume: Whether to continue what the directory holds.
 
     Raises:
         InputError: A directory, the data or an option is invalid.
@@ -42,26 +40,26 @@ def train_seeds(
         Stopped: A signal came; the seed that was being trained is saved.
     """
     first = configuration.optimization.seed
-    seeds = range(first, first + output.seeds)
-    runs = [RunDirectory(workdir / f"seed-{seed}") for seed in seeds]
-    configurations = [configuration.with_seed(seed) for seed in seeds]
-    is_finished = np.zeros(len(seeds), bool)
+    numbers = range(first, first + seeds)
+    runs = [RunDirectory(workdir / f"seed-{seed}") for seed in numbers]
+    configurations = [configuration.with_seed(seed) for seed in numbers]
+    is_finished = np.zeros(seeds, bool)
     # Process 0 looks before any process starts a run.
     with parallel.all_or_none("opening the runs"):
         if jax.process_index() == 0:
-            _check_workdir(workdir, seeds)
+            _check_workdir(workdir, numbers)
             for i, (configured, run) in enumerate(zip(configurations, runs, strict=True)):
-                has_run = run.check_usable(configured, resume=output.resume)
+                has_run = run.check_usable(configured, resume=resume)
                 # A run writes its report last.
                 is_finished[i] = has_run and run.read_summary() is not None and run.report.exists()
     is_finished = parallel.broadcast(is_finished)
     diverged: command.Diverged | None = None
-    for seed, configured, run, skip in zip(seeds, configurations, runs, is_finished, strict=True):
+    for seed, configured, run, skip in zip(numbers, configurations, runs, is_finished, strict=True):
         say(f"seed {seed} is already trained" if skip else f"seed {seed}:")
         if skip:
             continue
         try:
-            train(configured, run, mesh, output=output)
+            train(configured, run, mesh)
         except command.Diverged as error:
             say(f"seed {seed}: {error}")
             diverged = error.with_traceback(None)  # The traceback would keep the run's arrays.

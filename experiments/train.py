@@ -6,8 +6,8 @@ Without arguments it trains on synthetic images, so that nothing is downloaded.
 """
 
 import dataclasses
+import functools
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from tyro.conf import OmitArgPrefixes, arg
 
 from experiments import batches, command, report, scores, signals
-from experiments.command import INTERRUPTED, PREEMPTED, say
+from experiments.command import say
 from experiments.configs import CONFIGURATIONS
 from experiments.configuration import Configuration
 from experiments.dataset import Dataset
@@ -145,8 +145,7 @@ def fit(
         tensorboard = run.path / "tensorboard" if output.tensorboard and is_first else None
         board = TensorBoard(tensorboard, step=progress.step)
         saved_at = time.monotonic()
-        if progress.step < steps:
-            say("compiling the train step")
+        say("compiling the train step")
 
         def record(step_metrics: Any) -> None:
             """Waits for a step and logs its metrics."""
@@ -180,7 +179,7 @@ def fit(
                         saved_at = time.monotonic()
                     if stopping:
                         checkpoints.wait()
-                        raise stopped(stop.signal, step, steps)
+                        raise command.Stopped(stop.signal, f"saved step {step} of {steps}")
                     with trace.step(step):
                         state, step_metrics = train_step(state, batch)
                         if trace.is_running:
@@ -215,7 +214,7 @@ def fit(
         # Everything is saved: a signal may end the process at once.
         stop.active = False
         if stop.signal is not None:
-            raise stopped(stop.signal, progress.step, steps)
+            raise command.Stopped(stop.signal, f"saved step {steps} of {steps}")
         if (best := checkpoints.best_step()) is not None:
             state, _ = checkpoints.restore(state, best)
     return state, progress
@@ -246,15 +245,8 @@ def validate(
 
 def checkpoint_is_due(saved_at: float, step: int) -> bool:
     """Returns whether a checkpoint is due; the same answer in every process."""
-    if step % STEPS_BETWEEN_CLOCKS:
-        return False
-    return bool(parallel.broadcast(np.array(time.monotonic() - saved_at > CHECKPOINT_SECONDS)))
-
-
-def stopped(received: int | None, step: int, steps: int) -> command.Stopped:
-    """Returns the exception that ends the command after a signal."""
-    status = INTERRUPTED if received == signal.SIGINT else PREEMPTED
-    return command.Stopped(status, f"saved step {step} of {steps}. Add --resume to continue")
+    is_due = np.array(time.monotonic() - saved_at > CHECKPOINT_SECONDS)
+    return step % STEPS_BETWEEN_CLOCKS == 0 and bool(parallel.broadcast(is_due))
 
 
 def diverged(progress: Progress, checkpoint: int | None) -> str:
@@ -295,7 +287,14 @@ def main() -> None:
     if output.seeds == 1:
         train(options.configuration, RunDirectory(workdir), mesh, output=output)
     else:
-        train_seeds(train, options.configuration, workdir, mesh, output=output)
+        train_seeds(
+            functools.partial(train, output=output),
+            options.configuration,
+            workdir,
+            mesh,
+            seeds=output.seeds,
+            resume=output.resume,
+        )
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_images_of_many_sizes_have_the_scores_of_each_alone(channels, ignore, po
     state = parallel.replicate({"k": np.zeros(channels, np.float32)}, mesh)
     options: Any = {"rows": 4, "postprocess": keep_upper_half if postprocess else None}
     together = score(predict, state, arrays, np.arange(len(SIZES)), mesh, **options)
-    for i in range(len(SIZES)):
+    for i in (1, 4):
         alone = score(predict, state, arrays, np.array([i]), mesh, **options)
         for name in (*COLUMNS, "dice_network_size"):
             np.testing.assert_allclose(

@@ -20,7 +20,6 @@ from experiments import dataset, ensemble, seeds
 from experiments.command import Diverged, Stopped
 from experiments.configs import CONFIGURATIONS
 from experiments.runs import CLOCKED, RunDirectory, load_trained
-from experiments.train import Output
 from jaxseg import parallel
 from jaxseg.data import phantom
 from jaxseg.errors import InputError
@@ -231,7 +230,7 @@ def test_a_seed_that_diverges_does_not_keep_the_next_from_training(tmp_path, mon
     monkeypatch.setattr(seeds.comparison, "across_seeds", compared.append)
     mesh = parallel.make_mesh(jax.devices()[:1])
     with pytest.raises(Diverged, match="nan"):
-        seeds.train_seeds(train, CONFIGURATIONS["phantom"], tmp_path, mesh, output=Output(seeds=4))
+        seeds.train_seeds(train, CONFIGURATIONS["phantom"], tmp_path, mesh, seeds=4, resume=False)
     assert begun == [0, 1, 2, 3]
     assert not compared
 
@@ -240,9 +239,7 @@ def test_a_folder_of_one_seed_or_of_other_seeds_is_no_jobs(tmp_path):
     def train_seeds(count):
         mesh = parallel.make_mesh(jax.devices()[:1])
         configuration = CONFIGURATIONS["phantom"]
-        seeds.train_seeds(
-            print, configuration, tmp_path, mesh, output=Output(seeds=count, resume=True)
-        )
+        seeds.train_seeds(print, configuration, tmp_path, mesh, seeds=count, resume=True)
 
     RunDirectory(tmp_path).config.write_text("{}")
     with pytest.raises(InputError, match="is the directory of a single seed"):
@@ -256,8 +253,8 @@ def test_a_folder_of_one_seed_or_of_other_seeds_is_no_jobs(tmp_path):
 
 def test_a_preempted_seed_ends_the_job(tmp_path):
     def train(configuration, *_, **__):
-        raise Stopped(75, f"seed {configuration.optimization.seed}")
+        raise Stopped(None, f"seed {configuration.optimization.seed}")
 
     mesh = parallel.make_mesh(jax.devices()[:1])
     with pytest.raises(Stopped, match="seed 0"):
-        seeds.train_seeds(train, CONFIGURATIONS["phantom"], tmp_path, mesh, output=Output(seeds=2))
+        seeds.train_seeds(train, CONFIGURATIONS["phantom"], tmp_path, mesh, seeds=2, resume=False)

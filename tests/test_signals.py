@@ -42,7 +42,7 @@ def deferring():
             time.sleep(0.01)
         time.sleep(0.5)
         print("saved", flush=True)
-        raise command.Stopped(signals.STATUS[deferral.signal], "saved")
+        raise command.Stopped(deferral.signal, "all saved")
 
 def deferring_but_stuck():
     with signals.deferred() as deferral:
@@ -103,7 +103,7 @@ def test_a_loop_that_handles_signals_saves_first(sent, status, start):
     process.send_signal(sent)
     out, error = process.communicate(timeout=20)
     assert (process.returncode, out) == (status, "saved\n")
-    assert error.splitlines()[-1].endswith(": saved")
+    assert ": all saved. Add --resume" in error.splitlines()[-1]
 
 
 def test_a_second_signal_always_ends_the_process(start):
