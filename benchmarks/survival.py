@@ -24,6 +24,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from experiments.command import INTERRUPTED, PREEMPTED
@@ -43,12 +44,13 @@ STATUS = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
 Process = subprocess.Popen[str]
 
 
-def start(name: str, *arguments: object, devices: int = 1) -> Process:
-    """Starts a command."""
+def start(name: str, *arguments: object, devices: int = 1, cache: Path | None = None) -> Process:
+    """Starts a command, with a folder of compiled programs if one is given."""
     flags = f"--xla_force_host_platform_device_count={devices}"
+    compiled = {} if cache is None else {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     return subprocess.Popen(
         [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
-        cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **compiled},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -108,15 +110,19 @@ class Stops:
         self.options = ["phantom", *RUN, "--manual-dir", folder, "--data-dir", folder / "data"]
         self.unbroken = RunDirectory(folder / "unbroken")
         self.seconds = end(self.train(self.unbroken))
+        end(self.train(RunDirectory(folder / "again"), cached=True))
 
-    def train(self, run: RunDirectory, *more: object, devices: int = 1) -> Process:
-        """Starts a run, or resumes it."""
+    def train(
+        self, run: RunDirectory, *more: object, devices: int = 1, cached: bool = False
+    ) -> Process:
+        """Starts a run, or resumes it; ``cached`` compiles nothing that was compiled before."""
         options = [*self.options, "--workdir", run.path, "--resume", *more]
-        return start("train", *options, devices=devices)
+        cache = self.folder / "compiled" if cached else None
+        return start("train", *options, devices=devices, cache=cache)
 
     def resumed_difference(self, run: RunDirectory, unbroken: RunDirectory) -> str | None:
         """Resumes a run and compares it with an unbroken one."""
-        end(self.train(run))
+        end(self.train(run, cached=True))
         return difference(run, unbroken)
 
     def signals(self, count: int) -> bool:
@@ -214,6 +220,7 @@ def main() -> None:
     if unknown := set(options.kinds) - set(kinds):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     jax.config.update("jax_platforms", "cpu")
+    logging.set_verbosity(logging.ERROR)
     good = True
     with tempfile.TemporaryDirectory() as folder:
         stops = Stops(Path(folder), options.seed)

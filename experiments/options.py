@@ -73,7 +73,8 @@ class Data:
     """Mask values of each class: lungs=150,200 heart=250. A value is a palette index or a gray
     level. Default: one class, gray levels above 127."""
     background: tuple[int, ...] = (0,)
-    """Mask values of the background, with --classes. All other values are errors."""
+    """Mask values of the background, with --classes. Other values become background with a warning;
+    if they are more than 1 % of the object, they are an error."""
     ignore: tuple[int, ...] = ()
     """Mask values of pixels to leave out of the loss and the scores."""
     table: Path | None = None
