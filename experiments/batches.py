@@ -7,6 +7,7 @@ byte, in the same order.
 import collections
 import contextlib
 import itertools
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from jaxseg.data.stream import stream_batches
 from jaxseg.errors import InputError
 from jaxseg.training import nearest_sizes
 
-FRACTION = 0.5
+MEMORY_FRACTION = 0.5
 """Fraction of the free memory that images may take; training needs the rest."""
 
 BATCHES_AHEAD = 2
@@ -46,18 +47,23 @@ def epoch_order(images: np.ndarray, seed: int, epoch: int, batch_size: int) -> n
     return shuffled[: steps * batch_size].reshape(steps, batch_size)
 
 
-def check_batch_size(optimization: Optimization, images: int, mesh: Mesh) -> int:
+def check_batch_size(optimization: Optimization, mesh: Mesh) -> None:
+    """Raises InputError if the devices and microbatches do not divide the batch size."""
+    factors = {"devices": mesh.size, "microbatches": optimization.microbatches or 1}
+    divisor = math.prod(factors.values())
+    if optimization.batch_size % divisor:
+        named = " and ".join(f"{count} {name}" for name, count in factors.items() if count > 1)
+        sizes = nearest_sizes(optimization.batch_size, divisor)
+        raise InputError(f"--batch-size: {named} do not divide {sizes}")
+
+
+def fitting_batch_size(optimization: Optimization, images: int, mesh: Mesh) -> int:
     """Returns the batch size, which is smaller than configured if there are too few images.
 
     Raises:
-        InputError: The devices and microbatches do not divide the batch size.
+        InputError: There are fewer images than devices times microbatches.
     """
-    wanted, microbatches = optimization.batch_size, optimization.microbatches or 1
-    divisor = mesh.size * microbatches
-    if wanted % divisor:
-        factors = {"devices": mesh.size, "microbatches": microbatches}
-        named = " and ".join(f"{count} {name}" for name, count in factors.items() if count > 1)
-        raise InputError(f"--batch-size: {named} do not divide {nearest_sizes(wanted, divisor)}")
+    wanted, divisor = optimization.batch_size, mesh.size * (optimization.microbatches or 1)
     size = min(wanted, images // divisor * divisor)
     if size == 0:
         raise InputError(f"--batch-size: {images} training images are fewer than {divisor}")
@@ -127,9 +133,9 @@ class Streaming:
 def choose(data: Data, images: Dataset, mesh: Mesh) -> InputPath:
     """Opens the path that ``--input-path`` names, and prints which one and why.
 
-    ``auto`` puts all images on every device if they take at most `FRACTION` of the memory that is
-    free there: of each accelerator, or of the machine for CPU devices, each of which holds a copy.
-    Otherwise they are streamed. The process with the least memory decides for all.
+    ``auto`` puts all images on every device if they take at most `MEMORY_FRACTION` of the memory
+    that is free there: of each accelerator, or of the machine for CPU devices, each of which holds
+    a copy. Otherwise they are streamed. The process with the least memory decides for all.
 
     Raises:
         InputError: The images are larger than the free memory and cannot be streamed, or a record
@@ -141,11 +147,11 @@ def choose(data: Data, images: Dataset, mesh: Mesh) -> InputPath:
     # float32, because JAX has no other floats by default.
     free = np.array([free_megabytes(jax.local_devices())], np.float32)
     free = float(parallel.gather_to_host(free).min())
-    fits = needed <= FRACTION * free
+    fits = needed <= MEMORY_FRACTION * free
     chosen = asked if asked != "auto" else "device" if fits or not images.builder else "stream"
     why = (
-        f"the images need {needed:,.0f} MB a device, {FRACTION:.0%} of the free memory is "
-        f"{FRACTION * free:,.0f} MB"
+        f"the images need {needed:,.0f} MB a device, {MEMORY_FRACTION:.0%} of the free memory is "
+        f"{MEMORY_FRACTION * free:,.0f} MB"
     )
     command.say(f"input path: {chosen}{' (chosen by you)' if asked != 'auto' else ''}; {why}")
     if chosen == "stream":

@@ -82,11 +82,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     diverged, 75 after SIGTERM, 130 after Ctrl-C, each with one line on standard error. Errors of
     the program itself keep their traceback.
     """
-    with signals.watched():
-        _run(main)
-
-
-def _run(main: Callable[[], None]) -> NoReturn:
+    signals.watch()
     if shutil.get_terminal_size().columns < MIN_COLUMNS:
         # The option parser never ends on a terminal of a few columns.
         os.environ["COLUMNS"] = str(MIN_COLUMNS)

@@ -95,7 +95,7 @@ def gather(runs: Sequence[RunDirectory]) -> list[Recipe]:
     """Returns the runs by recipe, in the order of each recipe's first run.
 
     Raises:
-        InputError: As `experiments.comparison_page.write`.
+        InputError: A run is absent, unfinished or there twice.
     """
     by_options: dict[str, list[tuple[int, RunDirectory]]] = {}
     for run in runs:
@@ -126,7 +126,8 @@ def image_sets(recipes: Sequence[Recipe]) -> dict[str, dict[str, Scored]]:
     if every seed has one, without images that a run was trained on.
 
     Raises:
-        InputError: As `experiments.comparison_page.write`.
+        InputError: Seeds of one recipe were scored on different images, or evaluations of one name
+            made masks in different ways.
     """
     sets: dict[str, dict[str, Scored]] = {}
     several = len({recipe.options[DATA] for recipe in recipes}) > 1
@@ -155,7 +156,8 @@ def image_sets(recipes: Sequence[Recipe]) -> dict[str, dict[str, Scored]]:
 
 def differences(first: Scored, second: Scored) -> dict[str, Difference]:
     """Returns the first's scores minus the second's on their common images, by column."""
-    common = [image for image in first.ids if image in set(second.ids)]
+    in_second = set(second.ids)
+    common = [image for image in first.ids if image in in_second]
     index = ({image: i for i, image in enumerate(scored.ids)} for scored in (first, second))
     ours, theirs = ([positions[image] for image in common] for positions in index)
     groups = [first.groups[i] for i in ours]
@@ -205,7 +207,8 @@ def _check_made_alike(
     path: Path, ours: Mapping[str, Any], other_path: Path, theirs: Mapping[str, Any]
 ) -> None:
     for name in ("postprocessing", "mask_values"):
-        if ours[name] != theirs[name]:
+        # A run with classes has no mask values of its evaluation.
+        if None not in (ours[name], theirs[name]) and ours[name] != theirs[name]:
             raise InputError(
                 f"{path}: {name} is {ours[name]}, but {theirs[name]} in {other_path}. Evaluate "
                 "both in the same way, or use another --out"

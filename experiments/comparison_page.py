@@ -60,6 +60,7 @@ def write(runs: Sequence[RunDirectory], out: Path) -> None:
                     say(f"{name}: {title}, {where}: {', '.join(cells)}")
             if not table:
                 say(f"{name}: {title}: no image in common")
+    out.parent.mkdir(parents=True, exist_ok=True)
     html_page.write(out, "jaxseg: " + ", ".join(recipe.label for recipe in recipes), body)
     say(f"comparison: {out}")
 

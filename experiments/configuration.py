@@ -69,9 +69,9 @@ class Configuration:
         """Returns the random key of the run, which does not depend on JAX's default generator."""
         return jax.random.key(self.optimization.seed, impl="threefry2x32")
 
-    def images(self, count: int = 1) -> jax.ShapeDtypeStruct:
-        """Returns the shape of a batch of images."""
-        shape = (count, self.data.size, self.data.size, self.data.channels)
+    def image_spec(self) -> jax.ShapeDtypeStruct:
+        """Returns shape and dtype of a batch of one image."""
+        shape = (1, self.data.size, self.data.size, self.data.channels)
         return jax.ShapeDtypeStruct(shape, np.uint8)
 
     def with_seed(self, seed: int) -> "Configuration":

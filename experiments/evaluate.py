@@ -107,7 +107,8 @@ def evaluate(options: Options) -> None:
             "images": str(external.images or f"{options.subset} images of the run"),
             "subset": None if external.images else options.subset,
             "mask_values": external.mask_values,
-            "postprocessing": dataclasses.asdict(postprocessing),
+            "postprocessing": dataclasses.asdict(postprocessing)
+            | {"tta_flips": sorted(postprocessing.tta_flips)},
             "test": scored.summary(),
             **command.machine(),
         },

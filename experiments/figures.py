@@ -127,27 +127,23 @@ def distributions(named: Mapping[str, Mapping[str, np.ndarray]]) -> bytes | None
     return _png(figure, panels)
 
 
-def reliability(named: Mapping[str, Mapping[str, Sequence[float | None]]]) -> bytes:
+def reliability(bins: Mapping[str, Sequence[float | None]]) -> bytes:
     """Draws a reliability diagram and the fraction of pixels in each bin; returns a PNG.
 
     Args:
-        named: For each name in the legend, ``confidence``, ``frequency`` and ``fraction`` of every
-            bin, None in empty ones.
+        bins: ``confidence``, ``frequency`` and ``fraction`` of every bin, None in empty ones.
     """
-    figure = Figure(figsize=(4.6, 4.4 + _legend_height(named)), layout="constrained")
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    confidence, frequency, fraction = (
+        np.array(bins[column], np.float64) for column in ("confidence", "frequency", "fraction")
+    )
+    filled = ~np.isnan(confidence)
     upper.plot([0, 1], [0, 1], color="#999999", lw=0.8)
-    for (name, bins), (color, dashes) in zip(named.items(), itertools.cycle(LINES)):
-        confidence, frequency, fraction = (
-            np.array(bins[column], np.float64) for column in ("confidence", "frequency", "fraction")
-        )
-        filled = ~np.isnan(confidence)
-        style: dict[str, Any] = {"color": color, "ls": dashes, "marker": "o", "ms": 3}
-        upper.plot(confidence[filled], frequency[filled], label=literal(name), **style)
-        lower.plot(confidence[filled], fraction[filled], **style)
+    upper.plot(confidence[filled], frequency[filled], color=TRUTH, marker="o", ms=3)
+    lower.plot(confidence[filled], fraction[filled], color=TRUTH, marker="o", ms=3)
     upper.set(ylabel="observed frequency", xlim=(0, 1), ylim=(0, 1))
     lower.set(xlabel="predicted probability", ylabel="fraction of pixels", yscale="log")
-    _legend_above(figure, upper)
     return _png(figure, (upper, lower))
 
 

@@ -1,6 +1,8 @@
 """Files that are complete or absent, JSON that is checked, and locks."""
 
+import csv
 import errno
+import io
 import json
 import math
 import os
@@ -22,19 +24,21 @@ os.umask(_UMASK := os.umask(0))
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file that is complete or absent, also after a power cut."""
-    # The temporary name is short, because the file's own may have the largest length.
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        temporary = Path(file.name)
-        try:
+    temporary = None
+    try:
+        # The temporary name is short, because the file's own may have the largest length.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+            temporary = Path(file.name)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_UMASK)
-            temporary.replace(path)
-        except OSError as error:
-            # The error of a full disk names no file.
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        finally:
+        temporary.chmod(0o666 & ~_UMASK)
+        temporary.replace(path)
+    except OSError as error:
+        # The error of a full disk names no file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
@@ -48,6 +52,16 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(without_nan(values), indent=2) + "\n")
 
 
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Returns rows as CSV, with the columns of all rows. None is an empty cell."""
+    rows = list(rows)
+    text, columns = io.StringIO(), dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object that a command wrote.
 
@@ -55,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: The file is damaged.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}). Restore it or remove its folder") from None
     if not isinstance(values, dict):

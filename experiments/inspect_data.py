@@ -46,9 +46,9 @@ class Options:
     data_dir: Path | None = None
     """Folder for prepared data and caches. Default: your cache directory."""
     data_config: str = "all"
-    """Which classes: all, covid, normal, lung_opacity or viral_pneumonia."""
+    """Which classes, without RUN: all, covid, normal, lung_opacity or viral_pneumonia."""
     split: str = "grouped"
-    """Split to inspect: grouped, random, model-selection or source:TEXT."""
+    """Split to inspect, without RUN: grouped, random, model-selection or source:TEXT."""
     skip_bad: bool = False
     """Skip invalid images and list them, instead of stopping with an error."""
     out: Path | None = None
@@ -134,6 +134,8 @@ def contact_sheets(manual_dir: Path, arrays: ImageArrays, report: Any) -> dict[s
             return read_image(archive.read(name), name=name)[..., 0]
 
         for kind, pairs in kinds.items():
+            if len(pairs) > SHEETS * PAIRS:
+                print(f"{kind}: the first {SHEETS * PAIRS} of {len(pairs)} pairs are drawn")
             for number, start in enumerate(range(0, min(len(pairs), SHEETS * PAIRS), PAIRS), 1):
                 drawn = [
                     (image(first), image(second), f"{first}, {second}: {difference}")

@@ -14,7 +14,7 @@ import jax
 from experiments import command
 
 STEPS = range(3, 6)
-"""The traced steps of this process. The first step compiles."""
+"""The traced steps of this process, counted from 1. The first step compiles."""
 
 
 class Trace:

@@ -42,13 +42,25 @@ def write_results(
     progress: Progress,
     run: RunDirectory,
     mesh: Mesh,
+    preemption: parallel.Preemption,
+    *,
+    input_path: str,
 ) -> None:
     """Scores the test images and writes scores, examples and the report."""
     model = configuration.model()
     predict = make_predict(model)
     rows = parallel.padded_size(configuration.optimization.batch_size, mesh)
     names = configuration.data.class_names()
-    scored = score(predict, state, images.arrays, images.test, mesh, rows=rows, class_names=names)
+    scored = score(
+        predict,
+        state,
+        images.arrays,
+        images.test,
+        mesh,
+        rows=rows,
+        class_names=names,
+        stop=preemption,
+    )
     if jax.process_index() != 0:
         return
     scored.write(run.test_scores)
@@ -62,6 +74,7 @@ def write_results(
             "images_per_second": progress.images_per_second(),
             "skipped": progress.skipped,
             "images": images.counts(),
+            "input_path": input_path,
             "checkpoint_step": int(state.step),
             "devices": mesh.size,
             "processes": jax.process_count(),
@@ -80,6 +93,11 @@ def write(run: RunDirectory) -> None:
     """
     configuration, summary = run.configuration(), run.finished_summary()
     test, counts, rows = summary["test"], summary["images"], run.read_metrics()
+    if missing := {"groups", "confusion_matrix"} - test.keys():
+        raise InputError(
+            f"{run.summary}: was written by an older version (no {', '.join(sorted(missing))}). "
+            "Only a comparison of several runs can use it"
+        )
     table = scores.read(run.test_scores)
     files.write_bytes(run.curves, figures.curves(rows))
     distribution = figures.distributions({"test images": table.columns})
@@ -97,7 +115,8 @@ def write(run: RunDirectory) -> None:
             "Means over images, at the size of the ground-truth masks. Distances are in pixels of "
             "the mask. Intervals are 95 % percentile bootstraps over images; images of one group "
             "are resampled together. Undefined scores are left out of means. A distance is "
-            "undefined if an object is in one of the masks only."
+            "undefined if an object is in one of the masks only. The mean over classes leaves out "
+            "the classes of an image without a distance; the rows of the classes count them."
         ),
         html_page.properties(_other_scores(test)),
         *_confusion(configuration, test["confusion_matrix"]),
@@ -108,7 +127,7 @@ def write(run: RunDirectory) -> None:
         ]),
         html_page.heading("Calibration"),
         html_page.picture(
-            figures.reliability({"test images": test["calibration"]}), "Reliability diagram"
+            figures.reliability(test["calibration"]), "Reliability diagram"
         ),
         html_page.note(
             "On the diagonal, predicted probabilities match observed frequencies, over all pixels "

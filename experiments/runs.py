@@ -1,10 +1,8 @@
 """A run's directory: its files, its lock, and the trained network in it."""
 
 import contextlib
-import csv
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,18 +106,22 @@ class RunDirectory:
     def start(self, configuration: Configuration, images: Dataset) -> None:
         """Writes the configuration and the images of a new run."""
         self.path.mkdir(parents=True, exist_ok=True)
+        config = {
+            "configuration": configuration.as_json(),
+            "data_fingerprint": images.fingerprint,
+        }
+        files.write_json(self.config, config)
+        self.write_images(images)
+
+    def write_images(self, images: Dataset) -> None:
+        """Writes id, split and group of every image that the run uses."""
         arrays, used = images.arrays, {}
         for name in images.counts():
             used |= dict.fromkeys(getattr(images, name).tolist(), name)
         rows = [
             {"id": arrays.ids[i], "split": used[i], "group": arrays.groups[i]} for i in sorted(used)
         ]
-        files.write_text(self.images, as_csv(rows))
-        config = {
-            "configuration": configuration.as_json(),
-            "data_fingerprint": images.fingerprint,
-        }
-        files.write_json(self.config, config)
+        files.write_text(self.images, files.as_csv(rows))
 
     def read_config(self) -> dict[str, Any]:
         """Returns what ``config.json`` holds.
@@ -141,7 +143,11 @@ class RunDirectory:
 
     def configuration(self) -> Configuration:
         """Returns the run's configuration. Raises InputError as `read_config` does."""
-        return from_json(self.read_config()["configuration"])
+        values = self.read_config()["configuration"]
+        try:
+            return from_json(values)
+        except (AttributeError, TypeError) as error:
+            raise InputError(f"{self.config}: is damaged ({error})") from error
 
     def finished_summary(self) -> dict[str, Any]:
         """Returns ``summary.json``.
@@ -175,7 +181,7 @@ class RunDirectory:
         """Adds a row to ``metrics.jsonl`` and to ``metrics.csv``."""
         with self.metrics.open("a") as file:
             file.write(_line(row))
-        files.write_text(self.metrics_csv, as_csv(self.read_metrics()))
+        files.write_text(self.metrics_csv, files.as_csv(self.read_metrics()))
 
     def read_steps(self) -> list[dict[str, Any]]:
         """Returns the rows of ``steps.jsonl``, without an incomplete last one."""
@@ -220,6 +226,7 @@ def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -
             images = dataset.load(configuration)
             if resumed:
                 run.check_same_images(images.fingerprint)
+                run.write_images(images)  # A killed job may not have come to it.
             else:
                 run.start(configuration, images)
     with parallel.all_or_none("opening the run"):
@@ -255,7 +262,7 @@ def load_trained(run: RunDirectory) -> Trained:
             model,
             configuration.optimizer(steps=1),
             configuration.key(),
-            configuration.images(),
+            configuration.image_spec(),
             ema=configuration.optimization.ema_decay is not None,
         )
         state, _ = checkpoints.restore(like, step)
@@ -275,20 +282,10 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Returns rows as CSV, with the columns of all rows. None is an empty cell."""
-    rows = list(rows)
-    text, columns = io.StringIO(), dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 

@@ -117,8 +117,7 @@ def read(path: Path) -> ScoreTable:
         InputError: The file is absent or is not such a table.
     """
     try:
-        (*names, first), *rows = list(csv.reader(io.StringIO(path.read_text())))
-        names = [*names, first]
+        names, *rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
         values = np.array([[float(cell or "nan") for cell in row[3:]] for row in rows])
         if names[:3] != ["id", "class", "group"]:
             raise ValueError("the first columns are not id, class, group")

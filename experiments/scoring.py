@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments import figures, files
-from experiments.command import progress_bar, say
+from experiments.command import Stopped, progress_bar, say
 from experiments.scores import COLUMNS, NETWORK_SIZE, PER_IMAGE, Scores, foreground
 from jaxseg import metrics, parallel, surface
 from jaxseg.data.arrays import ImageArrays
@@ -41,11 +41,13 @@ def score(
     class_names: Sequence[str] = (),
     measures: Mapping[str, Measure] | None = None,
     postprocess: Postprocess | None = None,
+    stop: parallel.Preemption | None = None,
 ) -> Scores:
     """Scores images against their masks.
 
     Logits are resized bilinearly to each mask's own size. There the label is sigmoid above 0.5, or
-    the largest logit. Masks of several sizes share a canvas, so that few programs compile.
+    the largest logit. Masks are padded to a few common sizes (canvases), so that few programs
+    compile.
 
     Args:
         predict: One network, or several as one.
@@ -58,9 +60,13 @@ def score(
         measures: More columns of the table.
         postprocess: Decides the labels instead. Calibration and the scores at the training
             resolution do not use it.
+        stop: Notices a preemption between batches.
 
     Returns:
         The scores, in the order of ``indices``; the same in every process.
+
+    Raises:
+        Stopped: The job was preempted.
     """
     say("compiling the evaluation")
     score_batch = _compiled(predict, mesh, measures or {}, postprocess)
@@ -68,13 +74,15 @@ def score(
     results: list[Any] = []
     with progress_bar("scoring", len(indices)) as bar:
         for batch, canvas in _batches(arrays, indices, rows):
+            if stop is not None and stop.noticed():
+                raise Stopped(None, "scoring was not finished")
             images = {name: array[batch] for name, array in arrays.trained_on().items()}
             images |= _on_canvas([np.asarray(arrays.masks[int(i)]) for i in batch], canvas)
-            places = np.pad(np.arange(len(batch)), (0, rows - len(batch)), constant_values=-1)
-            taken = parallel.take_batch(images, places, mesh, padded=True)
+            positions = np.pad(np.arange(len(batch)), (0, rows - len(batch)), constant_values=-1)
+            taken = parallel.take_batch(images, positions, mesh, padded=True)
             result = parallel.gather_to_host(score_batch(state, taken))
-            real = slice(len(batch))
-            results.append(jax.tree.map(operator.itemgetter(real), result))
+            without_padding = operator.itemgetter(slice(len(batch)))
+            results.append(jax.tree.map(without_padding, result))
             batches.append(batch)
             bar.update(len(batch))
 

@@ -36,6 +36,7 @@ class Deferral:
 
 
 _deferral = Deferral()
+_write_fd: int | None = None
 
 
 @contextlib.contextmanager
@@ -48,21 +49,16 @@ def deferred() -> Iterator[Deferral]:
         _deferral.active = False
 
 
-@contextlib.contextmanager
-def watched() -> Iterator[None]:
-    """Watches for SIGTERM and Ctrl-C within the block; the main thread only."""
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    previous = {number: signal.signal(number, _ignore) for number in STATUS}
-    previous_fd = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(read, _end), daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(previous_fd)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        os.close(write)  # Ends the thread.
+def watch() -> None:
+    """Watches for SIGTERM and Ctrl-C until the process has ended; call it in the main thread."""
+    global _write_fd
+    if _write_fd is None:
+        read_fd, _write_fd = os.pipe()
+        os.set_blocking(_write_fd, False)
+        threading.Thread(target=_watch, args=(read_fd, _end), daemon=True).start()
+    for number in STATUS:
+        signal.signal(number, _ignore)
+    signal.set_wakeup_fd(_write_fd, warn_on_full_buffer=False)
 
 
 def _watch(read: int, end: Callable[[signal.Signals], None]) -> None:
@@ -86,4 +82,4 @@ def _end(number: signal.Signals) -> None:
 
 
 def _ignore(*_: object) -> None:
-    """The thread of `watched` acts instead."""
+    """The thread of `watch` acts instead."""

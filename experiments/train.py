@@ -22,7 +22,7 @@ import tyro
 from jax.sharding import Mesh
 from tyro.conf import OmitArgPrefixes, arg
 
-from experiments import batches, command, report, scores, signals
+from experiments import batches, command, report, scores, signals, tensorboard
 from experiments.command import say
 from experiments.configs import CONFIGURATIONS
 from experiments.configuration import Configuration
@@ -70,7 +70,7 @@ class Output:
     tensorboard: bool = False
     """Write scalars and example pictures to WORKDIR/tensorboard."""
     profile: Path | None = None
-    """Directory for a trace of three steps, which TensorBoard and Perfetto open."""
+    """Directory for a trace of three steps of each run, which TensorBoard and Perfetto open."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +92,16 @@ def train(
         Diverged: Too many updates in a row were not finite.
         Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
-    with run.locked():
+    batches.check_batch_size(configuration.optimization, mesh)
+    with run.locked(), parallel.Preemption() as preemption:
         images = open_run(configuration, run, resume=output.resume)
         counts = images.counts()
         say("images: {train} train, {validation} validation, {test} test".format(**counts))
         inputs = batches.choose(configuration.data, images, mesh)
-        state, progress = fit(configuration, images, inputs, run, mesh, output)
-        report.write_results(configuration, images, state, progress, run, mesh)
+        state, progress = fit(configuration, images, inputs, run, mesh, preemption, output)
+        report.write_results(
+            configuration, images, state, progress, run, mesh, preemption, input_path=inputs.name
+        )
 
 
 def fit(
@@ -107,16 +110,19 @@ def fit(
     inputs: batches.InputPath,
     run: RunDirectory,
     mesh: Mesh,
+    preemption: parallel.Preemption,
     output: Output,
 ) -> tuple[TrainState, Progress]:
     """Trains to the last epoch and returns the best state by validation Dice, else the last."""
     optimization = configuration.optimization
-    batch_size = batches.check_batch_size(optimization, len(images.train), mesh)
+    batch_size = batches.fitting_batch_size(optimization, len(images.train), mesh)
     steps_per_epoch = len(images.train) // batch_size
     steps = steps_per_epoch * optimization.epochs
     model, loss, tx = configuration.model(), configuration.loss(), configuration.optimizer(steps)
     has_ema = optimization.ema_decay is not None
-    state = TrainState.create(model, tx, configuration.key(), configuration.images(), ema=has_ema)
+    state = TrainState.create(
+        model, tx, configuration.key(), configuration.image_spec(), ema=has_ema
+    )
     state = parallel.replicate(state, mesh)
     train_step = make_train_step(
         model,
@@ -128,24 +134,25 @@ def fit(
     )
     train_step = parallel.jit_step(train_step, mesh)
     eval_step = parallel.jit_batched(make_eval_step(model, loss), mesh)
-    progress, predict = Progress(), make_predict(model)
+    progress, predict, is_first = Progress(), make_predict(model), jax.process_index() == 0
+    class_names = configuration.data.class_names()
+    board_directory = run.path / "tensorboard" if output.tensorboard and is_first else None
 
     with (
         Checkpoints(run.checkpoints, resume=True) as checkpoints,
-        parallel.Preemption() as preemption,
         signals.deferred() as stop,
         closing(Trace(output.profile)) as trace,
+        closing(TensorBoard(board_directory)) as board,
     ):
         if (latest := checkpoints.latest_step()) is not None:
             state, saved = checkpoints.restore(state, latest)
             progress = Progress(**saved)
             say(f"resuming from step {latest} of {steps}")
-        if is_first := jax.process_index() == 0:
+        if is_first:
             run.keep_logs(up_to_step=progress.step)
-        tensorboard = run.path / "tensorboard" if output.tensorboard and is_first else None
-        board = TensorBoard(tensorboard, step=progress.step)
         saved_at = time.monotonic()
-        say("compiling the train step")
+        if progress.step < steps:
+            say("compiling the train step")
 
         def record(step_metrics: Any) -> None:
             """Waits for a step and logs its metrics."""
@@ -202,14 +209,15 @@ def fit(
             if board.is_open and len(images.validation):
                 shown = images.validation[:TENSORBOARD_IMAGES]
                 captions = [images.arrays.ids[i] for i in shown]
-                drawn = draw_predictions(predict, state, images.arrays, shown, captions)
+                drawn = draw_predictions(
+                    predict, state, images.arrays, shown, captions, names=class_names
+                )
                 board.picture(progress.step, "validation", drawn)
             progress.start_epoch()
             dice = row.get("validation_dice")
             checkpoints.save(state, dataclasses.asdict(progress), score=dice)
             saved_at = time.monotonic()
 
-        board.close()
         checkpoints.wait()
         # Everything is saved: a signal may end the process at once.
         stop.active = False
@@ -275,6 +283,8 @@ def main() -> None:
     output = options.output
     if output.seeds < 1:
         raise InputError(f"--seeds: must be at least 1, got {output.seeds}")
+    if output.tensorboard:
+        tensorboard.check_installed()
     mesh = options.devices.start()
     workdir = output.workdir
     if workdir is None:

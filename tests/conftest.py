@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from importlib import metadata
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -35,6 +36,17 @@ settings.load_profile("jax")
 
 # Compiled programs fill the heap, and each full collection walks all of it.
 gc.set_threshold(50_000, 20, 50)
+
+
+@pytest.fixture(autouse=True)
+def restored_signal_handlers():
+    """Commands watch for signals until their process ends."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    if any(signal.getsignal(number) is not handler for number, handler in before.items()):
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture

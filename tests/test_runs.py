@@ -94,6 +94,14 @@ def test_a_damaged_file_of_a_run_is_named(name, content, run):
         run.read_summary() if name == "summary.json" else run.configuration()
 
 
+def test_a_configuration_of_another_form_is_damaged(run):
+    values = run.read_config()
+    for broken in ({"data": None}, {"optimization": {"loss": None}}, {"network": {"widths": 5}}):
+        files.write_json(run.config, values | {"configuration": {"name": "phantom", **broken}})
+        with pytest.raises(InputError, match=r"config\.json: is damaged"):
+            run.configuration()
+
+
 def test_a_run_finds_its_images_from_any_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunDirectory(tmp_path / "run")
@@ -212,17 +220,17 @@ def test_the_images_of_a_run_are_found_where_they_were_moved_to(tmp_path):
 def test_a_batch_size_that_does_not_fit_is_refused_with_the_nearest(options, words):
     optimization = dataclasses.replace(PHANTOM.optimization, **options)
     with pytest.raises(InputError, match=words):
-        batches.check_batch_size(optimization, 100, parallel.make_mesh())
+        batches.check_batch_size(optimization, parallel.make_mesh())
 
 
 def test_a_batch_larger_than_the_training_set_shrinks_to_it(capsys):
     mesh = parallel.make_mesh()
-    assert batches.check_batch_size(PHANTOM.optimization, 100, mesh) == 16
+    assert batches.fitting_batch_size(PHANTOM.optimization, 100, mesh) == 16
     assert capsys.readouterr().out == ""
-    assert batches.check_batch_size(PHANTOM.optimization, 13, mesh) == 8
+    assert batches.fitting_batch_size(PHANTOM.optimization, 13, mesh) == 8
     assert capsys.readouterr().out == "--batch-size: 8 instead of 16, for 13 training images\n"
     with pytest.raises(InputError, match="7 training images are fewer than 8"):
-        batches.check_batch_size(PHANTOM.optimization, 7, mesh)
+        batches.fitting_batch_size(PHANTOM.optimization, 7, mesh)
 
 
 def test_progress_leaves_out_skipped_updates_and_the_step_that_compiles(monkeypatch):
