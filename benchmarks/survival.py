@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -126,8 +126,8 @@ class Stops:
         end(self.train(run, cached=True))
         return difference(run, unbroken)
 
-    def signals(self, count: int) -> bool:
-        """Sends signals at random moments, from the start of the process on."""
+    def signals(self, count: int, names: Sequence[str]) -> bool:
+        """Sends signals to commands at random moments, from the start of the process on."""
         images = self.folder / "images"
         images.mkdir()
         for i in range(1, 41):
@@ -141,7 +141,7 @@ class Stops:
         for name, arguments in commands.items():
             seconds[name] = end(start(name, self.unbroken.path, *arguments))
         good = True
-        for name in ("train", "evaluate", "predict"):
+        for name in names:
             for sent, status in STATUS.items():
                 times, equal, ended_before = [], 0, 0
                 for number in range(count):
@@ -216,6 +216,8 @@ def main() -> None:
     kinds = ("signals", "kill", "processes")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(kinds))
     parser.add_argument("--count", type=int, default=20, help="signals of each kind (default: 20)")
+    commands = ("train", "evaluate", "predict")
+    parser.add_argument("--commands", nargs="+", choices=commands, default=commands)
     parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
     options = parser.parse_args()
     if unknown := set(options.kinds) - set(kinds):
@@ -227,8 +229,10 @@ def main() -> None:
         stops = Stops(Path(folder), options.seed)
         for kind in options.kinds or kinds:
             print(kind, flush=True)
-            run = getattr(stops, kind)
-            good &= run() if kind == "processes" else run(options.count)
+            if kind == "signals":
+                good &= stops.signals(options.count, options.commands)
+            else:
+                good &= stops.kill(options.count) if kind == "kill" else stops.processes()
     sys.exit(0 if good else 1)
 
 

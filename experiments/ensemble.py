@@ -19,9 +19,10 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from experiments import command, dataset, evaluate, figures, files, scores
+from experiments.examples import draw_examples
 from experiments.runs import RunDirectory, Trained, load_trained
 from experiments.scores import number
-from experiments.scoring import draw_examples, score
+from experiments.scoring import score
 from jaxseg import inference, metrics, parallel
 from jaxseg.errors import InputError
 from jaxseg.types import Images, Logits

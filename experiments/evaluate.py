@@ -15,9 +15,10 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from experiments import command, dataset, files, scores
 from experiments.configuration import Configuration
+from experiments.examples import draw_examples
 from experiments.postprocessing import Postprocessing
 from experiments.runs import RunDirectory, load_trained
-from experiments.scoring import draw_examples, score
+from experiments.scoring import score
 from jaxseg.data.arrays import ImageArrays
 from jaxseg.data.folders import load_folders
 from jaxseg.data.tables import read_table

@@ -22,7 +22,7 @@ LINES = (
 """Colors of the same palette, each with its own dashes for print in gray."""
 
 CLASS_COLORS = ((213, 94, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167))
-"""Vermilion, sky blue, bluish green, yellow and purple of the same palette, for class 1, 2, ..."""
+"""Colors of the same palette for class 1, 2, ..."""
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -33,17 +33,14 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     style: dict[str, Any] = {"marker": "o" if len(rows) < 40 else None, "ms": 3}
     dashed = style | {"color": PREDICTION, "ls": "--"}
 
-    def column(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
-        return [row[name] for row in rows]
-
-    panels[0].plot(
-        column(rows, "epoch"), column(rows, "loss"), color=TRUTH, label="training", **style
-    )
+    epochs, loss = zip(*((row["epoch"], row["loss"]) for row in rows), strict=True)
+    panels[0].plot(epochs, loss, color=TRUTH, label="training", **style)
     if validated:
-        epochs = column(validated, "epoch")
-        panels[0].plot(epochs, column(validated, "validation_loss"), label="validation", **dashed)
+        names = ("epoch", "validation_loss", "validation_dice")
+        epochs, loss, dice = zip(*([row[name] for name in names] for row in validated), strict=True)
+        panels[0].plot(epochs, loss, label="validation", **dashed)
         panels[0].legend(frameon=False)
-        panels[1].plot(epochs, column(validated, "validation_dice"), **dashed)
+        panels[1].plot(epochs, dice, **dashed)
         panels[1].set(xlabel="epoch", ylabel="mean Dice, validation images")
     panels[0].set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     return _png(figure, panels)
@@ -154,7 +151,7 @@ def uncertainty(
     captions: Sequence[str],
     names: Sequence[str],
 ) -> bytes:
-    """Draws image, contours of all networks, and mutual information; returns a PNG.
+    """Draws image, contours of all networks and mutual information; returns a PNG.
 
     Args:
         images: uint8 ``[H, W, C]``.
@@ -186,12 +183,7 @@ def uncertainty(
 
 
 def contact_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]], title: str) -> bytes:
-    """Draws pairs of images next to each other, with their difference; returns a PNG.
-
-    Args:
-        pairs: Two images, uint8 ``[H, W]`` of one size, and their caption; one or more.
-        title: Title of the sheet.
-    """
+    """Draws pairs of images, uint8 ``[H, W]``, with difference and caption; returns a PNG."""
     rows = -(-len(pairs) // 2)
     figure = Figure(figsize=(14.4, 2.55 * rows + 0.5), layout="constrained")
     figure.suptitle(f"{title}; right: their difference, gray where they agree", fontsize=11)
@@ -259,11 +251,10 @@ def literal(text: str) -> str:
 
 
 def _legend(figure: Figure, panel: Any, lines: Sequence[tuple[str, str, str]]) -> None:
-    """Explains lines by name, color and style below the figure."""
+    """Explains lines by name, color and style."""
     handles = [panel.plot([], [], color=color, ls=style, lw=1.4)[0] for _, color, style in lines]
     names = [literal(name) for name, *_ in lines]
-    place = "outside lower right"
-    figure.legend(handles, names, loc=place, ncols=len(lines), frameon=False, fontsize=9)
+    figure.legend(handles, names, loc="outside lower right", ncols=9, frameon=False, fontsize=9)
 
 
 def _legend_height(named: Mapping[str, Any]) -> float:
@@ -272,7 +263,7 @@ def _legend_height(named: Mapping[str, Any]) -> float:
 
 
 def _legend_above(figure: Figure, panel: Any) -> None:
-    """Names a panel's lines above the figure, a row each; a single line needs no name."""
+    """Names a panel's lines above the figure; a single line needs no name."""
     handles, names = panel.get_legend_handles_labels()
     if len(names) > 1:
         figure.legend(handles, names, loc="outside upper left", frameon=False, fontsize=8)

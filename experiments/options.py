@@ -1,8 +1,8 @@
 """The options of a run in groups: data, network, optimization."""
 
 import dataclasses
+import math
 import typing
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,19 +26,13 @@ PATHS = ("manual_dir", "data_dir", "images", "masks", "table")
 
 LOSSES = tuple(sorted({*losses.__all__} - {"combine", "deep_supervision"}))
 
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
-    "adam": lambda epsilon: optax.scale_by_adam(eps=epsilon),
-    "lion": lambda _: optax.scale_by_lion(),
-    "sgd": lambda _: optax.trace(decay=0.9, nesterov=True),
-}
-
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
 def _check_choices(options: Any) -> None:
-    """Checks fields of type Literal, which only the command line checks otherwise."""
+    """Checks fields of type Literal."""
     for name, hint in typing.get_type_hints(type(options)).items():
         choices = typing.get_args(hint)
         if typing.get_origin(hint) is Literal and getattr(options, name) not in choices:
@@ -126,19 +120,12 @@ class Data:
         if self.table is not None and self.split not in ("grouped", "model-selection"):
             raise InputError("--table: needs --split grouped or model-selection")
         self.mask_values()
-        only_for_folders = ("table", "classes", "ignore", "mask_suffix")
-        changed = [name for name in only_for_folders if getattr(self, name)]
-        if self.near_duplicate_bits != MAX_HASH_DISTANCE:
-            changed.append("near_duplicate_bits")
-        if changed and self.images is None:
-            raise InputError(f"{_option(changed[0])}: needs --images and --masks")
+        for name in ("table", "classes", "ignore", "mask_suffix", "near_duplicate_bits"):
+            if self.images is None and getattr(self, name) != getattr(Data, name):
+                raise InputError(f"{_option(name)}: needs --images and --masks")
 
     def mask_values(self) -> dict[str, tuple[int, ...]]:
-        """Returns the mask values of every class but the background; empty for one unnamed class.
-
-        Raises:
-            InputError: ``classes`` is malformed, or names a class or a value twice.
-        """
+        """Returns the mask values of every named class. Raises InputError if one is invalid."""
         named: dict[str, tuple[int, ...]] = {}
         for text in self.classes:
             name, _, listed = text.partition("=")
@@ -198,7 +185,7 @@ class Network:
         _check_least(self, 1, "norm_groups")
         poolings = len(self.widths) - 1
         if poolings < 1 or min(self.widths) < 1:
-            raise InputError("--widths: needs two or more positive numbers, finest level first")
+            raise InputError("--widths: needs two or more positive numbers")
         if self.norm == "group" and any(width % self.norm_groups for width in self.widths):
             raise InputError(f"--norm-groups: {self.norm_groups} does not divide all --widths")
         if len(self.dropout) not in (1, poolings):
@@ -273,8 +260,7 @@ class Optimization:
     def loss_weights(self) -> dict[str, float]:
         """Returns the weight of each loss by its name.
 
-        Raises:
-            InputError: A name is unknown or there twice, or a weight is not positive.
+        Raises InputError if a name is unknown or there twice, or if a weight is not positive.
         """
         weights: dict[str, float] = {}
         for text in self.loss:
@@ -285,8 +271,8 @@ class Optimization:
             try:
                 weights[name] = float(weight or 1.0)
             except ValueError:
-                weights[name] = -1.0
-            if not 0 < weights[name] < float("inf"):
+                weights[name] = 0.0
+            if not 0 < weights[name] < math.inf:
                 raise InputError(f"--loss: {text!r} needs a positive weight")
         if not weights:
             raise InputError(f"--loss: name one or more of {', '.join(LOSSES)}")
@@ -298,7 +284,13 @@ class Optimization:
         if self.schedule == "cosine":
             rate = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps)
         chain = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        chain.append(OPTIMIZERS[self.optimizer](self.adam_epsilon))
+        chain.append(
+            {
+                "adam": optax.scale_by_adam(eps=self.adam_epsilon),
+                "lion": optax.scale_by_lion(),
+                "sgd": optax.trace(decay=0.9, nesterov=True),
+            }[self.optimizer]
+        )
         if self.weight_decay:
             chain.append(optax.add_decayed_weights(self.weight_decay, mask=_kernels))
         return optax.chain(*chain, optax.scale_by_learning_rate(rate))

@@ -64,3 +64,11 @@ class Progress:
     def images_per_second(self) -> float | None:
         """Returns the training rate, without steps that compiled."""
         return self.timed_images / self.timed_seconds if self.timed_seconds else None
+
+    def divergence(self, checkpoint: int | None) -> str:
+        """Returns the message that training cannot continue, with the latest checkpoint's step."""
+        saved = "no checkpoint was saved" if checkpoint is None else f"step {checkpoint} is saved"
+        return (
+            f"step {self.step}: loss or gradient was not finite {self.skipped_in_a_row} times in a "
+            f"row; {saved}. Try a lower --learning-rate or a --clip-norm in a new --workdir"
+        )

@@ -20,10 +20,11 @@ from experiments import command, comparison, comparison_page, figures, files, ht
 from experiments.command import say
 from experiments.configuration import Configuration
 from experiments.dataset import Dataset
+from experiments.examples import draw_examples
 from experiments.progress import Progress
 from experiments.runs import RunDirectory, flat
 from experiments.scores import ScoreTable, number
-from experiments.scoring import draw_examples, score
+from experiments.scoring import score
 from jaxseg import metrics, parallel
 from jaxseg.errors import InputError
 from jaxseg.inference import make_predict

@@ -27,10 +27,10 @@ from experiments.command import say
 from experiments.configs import CONFIGURATIONS
 from experiments.configuration import Configuration
 from experiments.dataset import Dataset
+from experiments.examples import draw_predictions
 from experiments.profiling import Trace
 from experiments.progress import Progress
 from experiments.runs import RunDirectory, open_run
-from experiments.scoring import draw_predictions
 from experiments.seeds import train_seeds
 from experiments.tensorboard import TensorBoard
 from jaxseg import metrics, parallel
@@ -46,11 +46,8 @@ from jaxseg.training import (
     make_train_step,
 )
 
-CHECKPOINT_SECONDS = 600.0
-"""A checkpoint is saved at least this often, and after every epoch."""
-
-STEPS_BETWEEN_CLOCKS = 20
-"""Processes agree on the time once in this many steps."""
+CHECKPOINT_SECONDS, STEPS_BETWEEN_CLOCKS = 600.0, 20
+"""A checkpoint is saved at least this often. Processes compare clocks every 20 steps."""
 
 TENSORBOARD_IMAGES = 4
 """Validation images that are drawn for TensorBoard after every epoch."""
@@ -161,7 +158,7 @@ def fit(
             if is_first:
                 run.log_step(progress.step, step_metrics)
             if progress.skipped_in_a_row >= optimization.skipped_in_a_row:
-                raise command.Diverged(diverged(progress, checkpoints.latest_step()))
+                raise command.Diverged(progress.divergence(checkpoints.latest_step()))
             # From here on there is work to save. Several processes cannot agree on Ctrl-C.
             stop.active = jax.process_count() == 1
             bar.update()
@@ -255,15 +252,6 @@ def checkpoint_is_due(saved_at: float, step: int) -> bool:
     """Returns whether a checkpoint is due; the same answer in every process."""
     is_due = np.array(time.monotonic() - saved_at > CHECKPOINT_SECONDS)
     return step % STEPS_BETWEEN_CLOCKS == 0 and bool(parallel.broadcast(is_due))
-
-
-def diverged(progress: Progress, checkpoint: int | None) -> str:
-    """Returns why training cannot continue."""
-    kept = "no checkpoint was saved" if checkpoint is None else f"step {checkpoint} is saved"
-    return (
-        f"step {progress.step}: loss or gradient was not finite {progress.skipped_in_a_row} times "
-        f"in a row; {kept}. Try a lower --learning-rate or a --clip-norm in a new --workdir"
-    )
 
 
 def main() -> None:
