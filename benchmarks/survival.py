@@ -159,14 +159,15 @@ class Stops:
                     if process.returncode not in (0, status):
                         good = False
                         print(f"  {name}, {sent.name}: status {process.returncode}:\n{output}")
-                    times.append(time.monotonic() - began)
+                    if process.returncode != 0:
+                        times.append(time.monotonic() - began)
                     if name == "train":
                         equal += self.resumed_difference(run, self.unbroken) is None
-                good &= max(times) < LIMIT and (name != "train" or equal == count)
+                good &= max(times, default=0.0) < LIMIT and (name != "train" or equal == count)
                 resumed = f", {equal} of {count} resumed bit for bit" if name == "train" else ""
                 print(
                     f"  {name}, {sent.name}, {count} times: status {status} "
-                    f"({ended_before} had ended before), at most {max(times):.1f} s{resumed}",
+                    f"({ended_before} had ended before), at most {max(times, default=0.0):.1f} s{resumed}",
                     flush=True,
                 )
         return good

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import command
+from experiments import command, signals
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,6 +109,22 @@ def test_a_loop_that_handles_signals_saves_first(sent, status, start):
     out, error = process.communicate(timeout=20)
     assert (process.returncode, out) == (status, "saved\n")
     assert ": all saved. Add --resume" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize("sent", signals.STATUS)
+def test_a_signal_while_a_command_imports_its_modules_has_its_status(sent):
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "experiments.train"], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.rstrip().endswith("experiments.signals"):
+            break
+    time.sleep(0.1)
+    process.send_signal(sent)
+    process.communicate(timeout=60)
+    assert process.returncode == signals.STATUS[sent]
 
 
 def test_a_second_signal_always_ends_the_process(start):
