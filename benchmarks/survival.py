@@ -163,11 +163,12 @@ class Stops:
                         times.append(time.monotonic() - began)
                     if name == "train":
                         equal += self.resumed_difference(run, self.unbroken) is None
-                good &= max(times, default=0.0) < LIMIT and (name != "train" or equal == count)
+                longest = max(times, default=0.0)
+                good &= longest < LIMIT and (name != "train" or equal == count)
                 resumed = f", {equal} of {count} resumed bit for bit" if name == "train" else ""
                 print(
                     f"  {name}, {sent.name}, {count} times: status {status} "
-                    f"({ended_before} had ended before), at most {max(times, default=0.0):.1f} s{resumed}",
+                    f"({ended_before} had ended before), at most {longest:.1f} s{resumed}",
                     flush=True,
                 )
         return good
