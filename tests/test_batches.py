@@ -313,7 +313,7 @@ def test_a_streamed_run_preempted_in_mid_epoch_ends_with_the_same_bits(tmp_path,
                 train.train(configuration, broken, mesh, output=train.Output(resume=True))
         assert_threads_end()
         train.train(configuration, broken, mesh, output=train.Output(resume=True))
-    assert unbroken.read_metrics()[0]["step"] == 5, "step 9 is in mid-epoch"
+    assert 9 % unbroken.read_metrics()[0]["step"] != 0, "step 9 is in mid-epoch"
     assert broken.read_steps() == unbroken.read_steps()
     summaries = [run.read_summary() or {} for run in (broken, unbroken)]
     assert summaries[0]["test"] == summaries[1]["test"]
