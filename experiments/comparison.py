@@ -164,7 +164,7 @@ def differences(first: Scored, second: Scored) -> dict[str, Difference]:
     return {
         name: Difference(
             metrics.paired_bootstrap(
-                jax.random.key(0),
+                jax.random.key(scores.BOOTSTRAP_SEED),
                 first.mean(name)[ours],
                 second.mean(name)[theirs],
                 groups=groups,

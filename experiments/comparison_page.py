@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from experiments import figures, html_page
@@ -19,8 +18,7 @@ from experiments.comparison import (
     std,
 )
 from experiments.runs import RunDirectory
-from experiments.scores import number
-from jaxseg import metrics
+from experiments.scores import bootstrap_interval, mean, number
 
 HEADERS = (
     "", "seeds", "images", "Dice", "95 % interval", "std over seeds", "lowest Dice",
@@ -78,12 +76,11 @@ def _cost(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _row(label: str, scored: Scored) -> tuple[str, ...]:
-    dice = metrics.bootstrap_mean(jax.random.key(0), scored.mean("dice"), groups=scored.groups)
-    by_seed = [float(metrics.mean_over_images(values).mean) for values in scored.by_seed["dice"]]
+    dice = bootstrap_interval(scored.mean("dice"), scored.groups)
+    by_seed = [mean(values) for values in scored.by_seed["dice"]]
     defined = scored.mean("dice")[~np.isnan(scored.mean("dice"))]
     means = [
-        number(float(metrics.mean_over_images(scored.mean(name)).mean), digits)
-        for name, (_, digits) in list(SCORES.items())[1:]
+        number(mean(scored.mean(name)), digits) for name, (_, digits) in list(SCORES.items())[1:]
     ]
     return (
         label,

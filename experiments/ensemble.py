@@ -88,13 +88,14 @@ def ensemble(options: Options) -> None:
     disagreement = scored.columns["disagreement"]
     options.out.mkdir(parents=True, exist_ok=True)
     scored.write(options.out / "per_image.csv")
+    summary = scored.summary()
     found = finds_bad_masks(disagreement, scored.columns["dice"])
     files.write_json(
         options.out / "ensemble.json",
         {
             "runs": [path.name for path in options.runs],
             "images": str(external.images or "test images of the runs"),
-            "test": scored.summary(),
+            "test": summary,
             "disagreement": found,
             **command.machine(),
         },
@@ -115,7 +116,7 @@ def ensemble(options: Options) -> None:
         [path.name for path in options.runs],
     )
     files.write_bytes(options.out / "uncertainty.png", drawn)
-    print(scores.one_line(scored.summary()))
+    print(scores.one_line(summary))
     print(
         f"disagreement and 1 - Dice: rank correlation {number(found['rank_correlation'])}; "
         f"{number(found['worst_found'], 2)} of the worst {WORST:.0%} of images are among the "

@@ -16,6 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from experiments import command, dataset, files, scores
 from experiments.configuration import Configuration
 from experiments.examples import draw_examples
+from experiments.options import check_both_folders
 from experiments.postprocessing import Postprocessing
 from experiments.runs import RunDirectory, load_trained
 from experiments.scoring import score
@@ -47,9 +48,7 @@ class ExternalImages:
 
     def check(self) -> None:
         """Raises InputError if options do not go together."""
-        if (self.images is None) != (self.masks is None):
-            missing = "--masks" if self.masks is None else "--images"
-            raise InputError(f"{missing}: --images and --masks go together")
+        check_both_folders(self.images, self.masks)
         for option, given in (("--mask-values", self.mask_values), ("--table", self.table)):
             if given is not None and self.images is None:
                 raise InputError(f"{option}: needs --images and --masks")
@@ -97,6 +96,7 @@ def evaluate(options: Options) -> None:
         class_names=configuration.data.class_names(),
         postprocess=postprocess,
     )
+    summary = scored.summary()
     default = options.run if options.subset == "test" else options.run / options.subset
     out = options.out or default
     out.mkdir(parents=True, exist_ok=True)
@@ -110,13 +110,13 @@ def evaluate(options: Options) -> None:
             "mask_values": external.mask_values,
             "postprocessing": dataclasses.asdict(postprocessing)
             | {"tta_flips": sorted(postprocessing.tta_flips)},
-            "test": scored.summary(),
+            "test": summary,
             **command.machine(),
         },
     )
     picture = out / "evaluation.png"
     draw_examples(picture, predict, state, arrays, indices, scored, postprocess=postprocess)
-    print(scores.one_line(scored.summary()))
+    print(scores.one_line(summary))
     drawn = ", evaluation.png" if picture.exists() else ""
     print(f"written: {out / 'evaluation.json'}, per_image.csv{drawn}")
 

@@ -52,11 +52,11 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(without_nan(values), indent=2) + "\n")
 
 
-def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Returns rows as CSV, with the columns of all rows. None is an empty cell."""
+def as_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
+    """Returns rows as CSV, with these columns and those of all rows. None is an empty cell."""
     rows = list(rows)
-    text, columns = io.StringIO(), dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    text, names = io.StringIO(), dict.fromkeys([*columns, *(name for row in rows for name in row)])
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

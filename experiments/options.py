@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import typing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,13 @@ PATHS = ("manual_dir", "data_dir", "images", "masks", "table")
 """Options that depend on the machine and do not change the result."""
 
 LOSSES = tuple(sorted({*losses.__all__} - {"combine", "deep_supervision"}))
+
+
+def check_both_folders(images: Path | None, masks: Path | None) -> None:
+    """Raises InputError if one folder is given without the other."""
+    if (images is None) != (masks is None):
+        missing = "--masks" if masks is None else "--images"
+        raise InputError(f"{missing}: --images and --masks go together")
 
 
 def _option(name: str) -> str:
@@ -108,9 +116,7 @@ class Data:
         rules = ("grouped", "random", "model-selection")
         if self.split not in rules and not self.split.startswith(SOURCE):
             raise InputError(f"--split: must be {', '.join(rules)} or {SOURCE}TEXT")
-        if (self.images is None) != (self.masks is None):
-            missing = "--masks" if self.masks is None else "--images"
-            raise InputError(f"{missing}: --images and --masks go together")
+        check_both_folders(self.images, self.masks)
         if self.images is not None and self.manual_dir is not None:
             raise InputError(
                 "--manual-dir: cannot be combined with --images. Use the database or your folders"
@@ -292,9 +298,6 @@ class Optimization:
             }[self.optimizer]
         )
         if self.weight_decay:
-            chain.append(optax.add_decayed_weights(self.weight_decay, mask=_kernels))
+            is_kernel = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+            chain.append(optax.add_decayed_weights(self.weight_decay, mask=is_kernel))
         return optax.chain(*chain, optax.scale_by_learning_rate(rate))
-
-
-def _kernels(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -200,7 +200,7 @@ def _complete_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _as_csv(images: Iterable[Sequence[Mapping[str, str]]]) -> str:
-    return _line(COLUMNS) + "".join(_line(row.values()) for rows in images for row in rows)
+    return files.as_csv((row for rows in images for row in rows), COLUMNS)
 
 
 def _line(cells: Iterable[str]) -> str:

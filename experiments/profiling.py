@@ -21,7 +21,7 @@ class Trace:
     """Traces a few steps; does nothing without a directory."""
 
     def __init__(self, directory: Path | None):
-        self._directory, self._step, self._is_running = directory, 0, False
+        self._directory, self._step, self.is_running = directory, 0, False
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
 
@@ -31,21 +31,16 @@ class Trace:
         self._step += 1
         if self._directory is not None and self._step == STEPS.start:
             jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
-            self._is_running = True
+            self.is_running = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
         if self._step == STEPS.stop - 1:
             self.close()
 
-    @property
-    def is_running(self) -> bool:
-        """Whether the current step is traced."""
-        return self._is_running
-
     def close(self) -> None:
         """Ends the trace, if one is running."""
-        if self._is_running:
-            self._is_running = False
+        if self.is_running:
+            self.is_running = False
             jax.profiler.stop_trace()
             command.say(f"traced {self._step - STEPS.start + 1} train steps: {self._directory}")
         elif self._directory is not None and self._step < STEPS.start:

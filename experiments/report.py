@@ -23,9 +23,9 @@ from experiments.dataset import Dataset
 from experiments.examples import draw_examples
 from experiments.progress import Progress
 from experiments.runs import RunDirectory, flat
-from experiments.scores import ScoreTable, number
+from experiments.scores import ScoreTable, bootstrap_interval, mean, number
 from experiments.scoring import score
-from jaxseg import metrics, parallel
+from jaxseg import parallel
 from jaxseg.errors import InputError
 from jaxseg.inference import make_predict
 from jaxseg.training import TrainState
@@ -209,11 +209,9 @@ def _by_image_class(table: ScoreTable) -> list[str]:
     for kind in kinds:
         chosen = [i for i, name in enumerate(table.classes) if name == kind]
         groups = [table.groups[i] for i in chosen]
-        dice = metrics.bootstrap_mean(
-            jax.random.key(0), table.columns["dice"][chosen], groups=groups
-        )
+        dice = bootstrap_interval(table.columns["dice"][chosen], groups)
         means = (
-            number(float(metrics.mean_over_images(table.columns[name][chosen]).mean), digits)
+            number(mean(table.columns[name][chosen]), digits)
             for name, (_, digits) in list(comparison.SCORES.items())[1:]
         )
         interval = f"{number(dice.low)} to {number(dice.high)}"

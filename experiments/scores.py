@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,12 @@ class ScoreTable:
 
     def write(self, path: Path) -> None:
         """Writes a row per image. Undefined scores are empty cells."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "class", "group", *self.columns])
-        named = zip(self.ids, self.classes, self.groups, strict=True)
-        for row, names in enumerate(named):
-            values = (column[row] for column in self.columns.values())
-            writer.writerow([*names, *("" if np.isnan(v) else f"{v:.6g}" for v in values)])
-        files.write_text(path, text.getvalue())
+        columns = {"id": self.ids, "class": self.classes, "group": self.groups} | {
+            name: ["" if np.isnan(value) else f"{value:.6g}" for value in values]
+            for name, values in self.columns.items()
+        }
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        files.write_text(path, files.as_csv(rows, columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +69,16 @@ class Scores(ScoreTable):
     soft_dice_pooled: float
     calibration: metrics.CalibrationSums
     confusion: np.ndarray
-    by_class: Sequence[str] = field(default=())
+    by_class: Sequence[str] = ()
 
     def summary(self) -> dict[str, Any]:
         """Returns the means over images that ``summary.json`` holds under ``test``."""
         defined = self.columns["dice"][~np.isnan(self.columns["dice"])]
         summary = {
             **_means(self.columns, self.groups),
-            f"dice_mean_{NETWORK_SIZE.removeprefix('dice_')}": _mean(self.columns[NETWORK_SIZE]),
+            "dice_mean_network_size": mean(self.columns[NETWORK_SIZE]),
             "dice_worst": float(defined.min()) if len(defined) else None,
-            "pixel_accuracy": _mean(self.columns[PER_IMAGE]),
+            "pixel_accuracy": mean(self.columns[PER_IMAGE]),
             "soft_dice_pooled": self.soft_dice_pooled,
             "images": len(self.ids),
             "groups": len(set(self.groups)),
@@ -143,6 +141,16 @@ def foreground(values: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[..., 1:] if leaf.shape[-1] > 1 else leaf, values)
 
 
+def mean(values: np.ndarray) -> float:
+    """Returns the mean over the images where a score is defined; NaN if there is none."""
+    return float(metrics.mean_over_images(values).mean)
+
+
+def bootstrap_interval(values: np.ndarray, groups: Sequence[str]) -> metrics.Interval:
+    """Returns the mean of a score with its 95 % interval over images, resampled by group."""
+    return metrics.bootstrap_mean(jax.random.key(BOOTSTRAP_SEED), values, groups=groups)
+
+
 def one_line(test: Mapping[str, Any]) -> str:
     """Returns the most important scores of a summary."""
     low, high = map(number, test["dice_ci95"])
@@ -171,16 +179,11 @@ def short(value: float | int | None) -> str:
 
 def _means(columns: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, Any]:
     """Means over images, the interval of Dice, and the numbers of undefined images."""
-    key = jax.random.key(BOOTSTRAP_SEED)
-    interval = metrics.bootstrap_mean(key, columns["dice"], groups=groups)
+    interval = bootstrap_interval(columns["dice"], groups)
     means = {"dice_mean": interval.mean, "dice_ci95": [interval.low, interval.high]}
     for name in ("iou", "hd95", "assd", "precision", "recall"):
-        means[f"{name}_mean"] = _mean(columns[name])
+        means[f"{name}_mean"] = mean(columns[name])
     counted = {"": "dice", "_distances": "hd95", "_precision": "precision", "_recall": "recall"}
     return means | {
         f"undefined{suffix}": int(np.isnan(columns[name]).sum()) for suffix, name in counted.items()
     }
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(metrics.mean_over_images(values).mean)

@@ -89,17 +89,21 @@ def score(
     )
     position = {image: row for row, image in enumerate(np.concatenate(batches).tolist())}
     order = np.array([position[image] for image in indices.tolist()])
-    columns = {name: values[order].astype(np.float64) for name, values in columns.items()}
+    # A distance is infinite if an object is in one of the masks only: then it is undefined here.
+    columns = {
+        name: np.where(np.isinf(values), np.nan, values)[order].astype(np.float64)
+        for name, values in columns.items()
+    }
     names = class_names if len(class_names) > 1 else ()
-    # A distance is infinite if an object is in one of the masks only.
-    mean = functools.partial(metrics.mean_over_classes, infinite="exclude")
     return Scores(
         ids=[arrays.ids[i] for i in indices],
         classes=[arrays.classes[i] for i in indices],
         groups=[arrays.groups[i] for i in indices],
-        columns={name: np.asarray(mean(values)) for name, values in columns.items()}
+        columns={
+            name: np.asarray(metrics.mean_over_classes(values)) for name, values in columns.items()
+        }
         | {
-            f"{column}_{name}": np.asarray(mean(columns[column][:, i : i + 1]))
+            f"{column}_{name}": columns[column][:, i]
             for i, name in enumerate(names)
             for column in COLUMNS
             if column != PER_IMAGE

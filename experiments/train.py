@@ -38,13 +38,7 @@ from jaxseg.augment import make_augment
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.errors import InputError
 from jaxseg.inference import make_predict
-from jaxseg.training import (
-    EvalStep,
-    TrainState,
-    evaluate,
-    make_eval_step,
-    make_train_step,
-)
+from jaxseg.training import EvalStep, TrainState, evaluate, make_eval_step, make_train_step
 
 CHECKPOINT_SECONDS, STEPS_BETWEEN_CLOCKS = 600.0, 20
 """A checkpoint is saved at least this often. Processes compare clocks every 20 steps."""
@@ -244,8 +238,10 @@ def validate(
     dice = metrics.mean_over_classes(scores.foreground(per_class))
     # If a network gives NaN for some images, the mean of the others says nothing.
     is_nan = result.counts.outside.any()
-    mean = math.nan if is_nan else float(metrics.mean_over_images(dice).mean)
-    return {"validation_loss": result.loss, "validation_dice": mean}
+    return {
+        "validation_loss": result.loss,
+        "validation_dice": math.nan if is_nan else scores.mean(np.asarray(dice)),
+    }
 
 
 def checkpoint_is_due(saved_at: float, step: int) -> bool:

@@ -187,9 +187,9 @@ def test_scores_of_masks_made_in_different_ways_are_not_of_one_name(tmp_path, na
     for run, largest in zip(runs, (2, None), strict=True):
         (run.path / "clean").mkdir()
         table([0.5]).write(run.path / "clean" / "per_image.csv")
-        told = {"subset": None, "mask_values": None, "postprocessing": {"keep_largest": largest}}
-        told["test"] = {"calibration": BINS}
-        write_json(run.path / "clean" / "evaluation.json", told)
+        written = {"subset": None, "mask_values": None, "postprocessing": {"keep_largest": largest}}
+        written["test"] = {"calibration": BINS}
+        write_json(run.path / "clean" / "evaluation.json", written)
     with pytest.raises(
         InputError, match=r"postprocessing is {'keep_largest': None}, but {'keep_largest': 2} in"
     ):

@@ -375,7 +375,7 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(run, images, tmp_pat
     code, text, error = called(run, images, "--out", out)
     assert code == 0, error
     assert "4 of 5 images are done already" in text
-    # The image that is no longer there is no longer told of.
+    # An image that does not exist any more has no row.
     assert not any(row["error"] for row in rows_of(out))
     assert len(rows_of(out)) == 5
 

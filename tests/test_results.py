@@ -151,8 +151,8 @@ def test_the_readme_has_the_differences_of_the_published_recipes(group):
 @pytest.mark.parametrize("split", ["random", "grouped"])
 def test_the_readme_says_what_the_published_ensemble_scores(split, where):
     folder = RESULTS / f"ensemble-lungs-split-{split}-128" / ("jsrt" if where == "JSRT" else "")
-    told = json.loads((folder / "ensemble.json").read_text())
-    test, disagreement = told["test"], told["disagreement"]
+    ensemble = json.loads((folder / "ensemble.json").read_text())
+    test, disagreement = ensemble["test"], ensemble["disagreement"]
     text, table = sections_of(EXPERIMENTS / "README.md")[f"Split `{split}`, 128 x 128"]
     names = ("iou_mean", "hd95_mean", "assd_mean", "dice_worst")
     expected = [test["dice_mean"], *test["dice_ci95"], *(test[name] for name in names)]

@@ -191,7 +191,7 @@ def test_scores_of_several_classes_are_each_classes_own(tmp_path):
     assert summary["hd95_mean"] == pytest.approx(np.nanmean(hd95_of_images), abs=1e-5)
     heart = summary["classes"]["heart"]
     assert heart["undefined_distances"] == 2
-    # Films 1 and 4 have no heart in the prediction, image 1 none in the truth either.
+    # Images 1 and 4 have no heart in the prediction, and image 1 none in the ground truth.
     assert (heart["undefined_precision"], heart["undefined_recall"]) == (2, 1)
     assert heart["dice_mean"] == pytest.approx(np.nanmean(dice[:, 1]), abs=1e-6)
     assert (heart["undefined"], summary["classes"]["lungs"]["undefined"]) == (1, 0)
