@@ -38,6 +38,8 @@ MAIN = {
 MORE = {
     "jaxseg.inference.largest_components",
     "jaxseg.losses.focal",
+    "jaxseg.metrics.count_objects",
+    "jaxseg.metrics.match_objects",
     "jaxseg.metrics.paired_bootstrap",
     "jaxseg.metrics.predicted_labels",
     "jaxseg.surface.measure",

@@ -34,7 +34,7 @@ HOMES = {
     "tyro": set(),
     "matplotlib": set(),
     "torch": set(),
-    "scipy": {"inference"},
+    "scipy": {"inference", "metrics"},
 }
 """Where a dependency may be imported."""
 

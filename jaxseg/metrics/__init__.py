@@ -1,4 +1,4 @@
-"""Overlap ratios from integer counts, calibration, means over images and bootstrap intervals.
+"""Overlap ratios from integer counts, scores of objects, calibration, means and bootstrap.
 
 Counts come first, ratios last. `count` gives integers per image, `pooled` adds images, and each
 ratio is a function of counts: of ``[B, K]`` counts one value per image, of pooled counts one value
@@ -33,6 +33,18 @@ from jaxseg.metrics.calibration import (
     reliability,
 )
 from jaxseg.metrics.counts import Counts, confusion_matrix, count, predicted_labels
+from jaxseg.metrics.objects import (
+    ObjectCounts,
+    ObjectMatches,
+    count_objects,
+    match_objects,
+    object_dice,
+    object_f1,
+    object_precision,
+    object_recall,
+    panoptic_quality,
+    segmentation_quality,
+)
 from jaxseg.metrics.ratios import (
     accuracy,
     dice,
@@ -51,6 +63,8 @@ __all__ = [
     "Counts",
     "ImageMean",
     "Interval",
+    "ObjectCounts",
+    "ObjectMatches",
     "PairedInterval",
     "Reliability",
     "SoftDiceSums",
@@ -60,21 +74,29 @@ __all__ = [
     "calibration_sums",
     "confusion_matrix",
     "count",
+    "count_objects",
     "dice",
     "expected_calibration_error",
     "f_beta",
     "iou",
+    "match_objects",
     "matthews",
     "maximum_calibration_error",
     "mean_over_classes",
     "mean_over_images",
+    "object_dice",
+    "object_f1",
+    "object_precision",
+    "object_recall",
     "paired_bootstrap",
+    "panoptic_quality",
     "pixel_accuracy",
     "pooled",
     "precision",
     "predicted_labels",
     "recall",
     "reliability",
+    "segmentation_quality",
     "soft_dice_score",
     "soft_dice_sums",
     "specificity",
