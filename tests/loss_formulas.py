@@ -2,7 +2,7 @@
 
 To add a loss: export it in `jaxseg.losses`, add its formula to `FORMULAS` here and its value to
 `test_an_image_of_4096_by_4096_loses_no_pixel`. If it sorts pixels, add it to `SORTING_LOSSES`; if
-it needs their positions, to `DISTANCE_LOSSES`. All other tests find it in `jaxseg.losses`.
+it needs their positions, to `POSITION_LOSSES`. All other tests find it in `jaxseg.losses`.
 """
 
 import functools
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from jaxseg import losses
 
@@ -57,8 +58,9 @@ EACH_LOSS_QUICKLY = pytest.mark.parametrize(
 
 MULTILABEL = [name for name in LOSSES if has_option(name, "multilabel")]
 CLASS_IDS_ONLY = {"lovasz_hinge", "lovasz_softmax"}
-SORTING_LOSSES = {"lovasz_hinge", "lovasz_softmax"}
+SORTING_LOSSES = {"lovasz_hinge", "lovasz_softmax", "top_k_cross_entropy"}
 DISTANCE_LOSSES = {"boundary", "hausdorff_dt"}
+POSITION_LOSSES = DISTANCE_LOSSES | {"soft_cl_dice"}
 
 # One shape for all tests, so that each loss is compiled once for them.
 SHAPE = (8, 6, 5)
@@ -144,6 +146,23 @@ def cross_entropy_formula(p: np.ndarray, t: np.ndarray) -> float:
     return float(-(both_classes(t) * np.log(both_classes(p))).sum(-1).mean())
 
 
+def top_k_formula(p: np.ndarray, t: np.ndarray) -> float:
+    """The mean of the largest tenth; the last pixel may count in part."""
+    each = np.sort(-(both_classes(t) * np.log(both_classes(p))).sum(-1))[::-1]
+    size = 0.1 * len(each)
+    whole = int(size)
+    part = (size - whole) * each[whole] if whole < len(each) else 0.0
+    return float((each[:whole].sum() + part) / size)
+
+
+def matthews_formula(p: np.ndarray, t: np.ndarray) -> float:
+    """One minus the correlation of a table with one pixel more of each right outcome."""
+    tp, fp, fn = overlap(p, t)
+    tp, tn = tp + 1, ((1 - p) * (1 - t)).sum(0) + 1
+    roots = np.sqrt(tp + fp) * np.sqrt(tp + fn) * np.sqrt(tn + fp) * np.sqrt(tn + fn)
+    return float(np.mean(1 - (tp * tn - fp * fn) / roots))
+
+
 def focal_formula(p: np.ndarray, t: np.ndarray) -> float:
     p, t = both_classes(p), both_classes(t)
     return float(-(t * (1 - p) ** 2 * np.log(p)).sum(-1).mean())
@@ -211,6 +230,47 @@ def hausdorff_formula(p: np.ndarray, t: np.ndarray, at: np.ndarray, weights: np.
     return float(np.mean(means))
 
 
+CROSS = ndimage.generate_binary_structure(2, 1)
+
+
+def soft_skeleton_formula(image: np.ndarray, valid: np.ndarray, iterations: int) -> np.ndarray:
+    """Algorithm 1 of the paper on one image, with the filters of SciPy."""
+
+    def eroded(x: np.ndarray) -> np.ndarray:
+        x = np.where(valid, x, np.inf)
+        return ndimage.minimum_filter(x, footprint=CROSS, mode="constant", cval=np.inf)
+
+    def opened(x: np.ndarray) -> np.ndarray:
+        x = np.where(valid, eroded(x), -np.inf)
+        return ndimage.maximum_filter(x, size=3, mode="constant", cval=-np.inf)
+
+    skeleton = np.where(valid, np.maximum(0, image - opened(image)), 0)
+    for _ in range(iterations):
+        image = np.where(valid, eroded(image), 0)
+        skeleton += (1 - skeleton) * np.where(valid, np.maximum(0, image - opened(image)), 0)
+    return skeleton
+
+
+def cl_dice_formula(
+    p: np.ndarray, t: np.ndarray, at: np.ndarray, weights: np.ndarray, smooth: float = 1.0
+) -> float:
+    grid = tuple(at.max(0) + 1)
+    valid = np.zeros(grid, bool)
+    valid[tuple(at.T)] = True
+
+    def covered(skeleton_of: np.ndarray, mask: np.ndarray) -> float:
+        image = np.zeros(grid)
+        image[tuple(at.T)] = skeleton_of
+        skeleton = soft_skeleton_formula(image, valid, 3)[tuple(at.T)] * weights
+        return ((skeleton * mask).sum() + smooth) / (skeleton.sum() + smooth)
+
+    means = []
+    for k in range(p.shape[1]):
+        one, two = covered(p[:, k], t[:, k]), covered(t[:, k], p[:, k])
+        means.append(2 / (1 / one + 1 / two))
+    return float(1 - np.mean(means))
+
+
 FORMULAS: dict[str, Callable[..., float]] = {
     "soft_dice": dice_formula,
     "log_cosh_dice": lambda p, t: float(np.log(np.cosh(dice_formula(p, t)))),
@@ -218,12 +278,15 @@ FORMULAS: dict[str, Callable[..., float]] = {
     "tversky": tversky_formula,
     "focal_tversky": partial(tversky_formula, gamma=0.75),
     "generalized_dice": generalized_dice_formula,
+    "matthews": matthews_formula,
     "cross_entropy": cross_entropy_formula,
+    "top_k_cross_entropy": top_k_formula,
     "focal": focal_formula,
     "lovasz_hinge": lovasz_hinge_formula,
     "lovasz_softmax": lovasz_softmax_formula,
     "boundary": boundary_formula,
     "hausdorff_dt": hausdorff_formula,
+    "soft_cl_dice": cl_dice_formula,
 }
 
 
@@ -241,7 +304,7 @@ def by_formula(name: str, logits: np.ndarray, labels: np.ndarray, where: np.ndar
     values = []
     for row, at in enumerate(where > 0):
         weights = where[row][at].astype(int)
-        if name in DISTANCE_LOSSES:
+        if name in POSITION_LOSSES:
             values.append(FORMULAS[name](p[row][at], t[row][at], places[at], weights))
         else:
             repeated = (np.repeat(x[row][at], weights, axis=0) for x in (p, t))

@@ -37,6 +37,7 @@ MAIN = {
 
 MORE = {
     "jaxseg.inference.largest_components",
+    "jaxseg.losses.balanced_class_weights",
     "jaxseg.losses.focal",
     "jaxseg.metrics.count_objects",
     "jaxseg.metrics.match_objects",

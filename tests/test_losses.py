@@ -17,6 +17,7 @@ from loss_formulas import (
     EACH_LOSS_QUICKLY,
     LOSSES,
     MULTILABEL,
+    POSITION_LOSSES,
     QUICK,
     SHAPE,
     as_probabilities,
@@ -128,6 +129,92 @@ def test_focal_takes_one_alpha_for_the_foreground_or_one_for_each_class():
     logits, labels, _ = draw(1)
     one, two = (jitted("focal", alpha=alpha)(logits, labels) for alpha in (0.25, (0.75, 0.25)))
     np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_top_k_cross_entropy_of_all_pixels_is_cross_entropy(pooled):
+    logits, labels, where = draw(3)
+    one, other = (
+        compiled(name, pooled=pooled, **options)(logits, labels, where)
+        for name, options in [("cross_entropy", {}), ("top_k_cross_entropy", {"fraction": 1.0})]
+    )
+    np.testing.assert_allclose(other[0], one[0], rtol=1e-6)
+    np.testing.assert_allclose(other[1], one[1], atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_generalized_dice_weights_classes_by_its_formula(channels):
+    """A class of weight 0 is as if it were not there, also where it is the smallest."""
+    logits, labels, _ = draw(channels)
+    labels[0, 0, 0], labels[0, 1:] = 0, 1
+    weights = np.array([0.0, 1.0, 3.0][: max(channels, 2)])
+    value = jitted("generalized_dice", class_weights=tuple(weights))(logits, labels)
+    scores = logits.astype(np.float64)
+    scores = scores if channels > 1 else np.concatenate([0 * scores, scores], -1)
+    p = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    for image, expected in enumerate(value):
+        t = np.eye(len(weights))[labels[image]]
+        sizes = t.sum((0, 1))
+        smallest = min(sizes[1:][sizes[1:] > 0])
+        each = weights * (smallest / np.where(sizes == 0, smallest, sizes)) ** 2
+        overlaps = (p[image] * t).sum((0, 1)) @ each
+        total = (p[image] + t).sum((0, 1)) @ each
+        np.testing.assert_allclose(expected, 1 - (2 * overlaps + 1) / (total + 1), rtol=1e-5)
+    nothing = jitted("generalized_dice", class_weights=(0.0,) * len(weights))(logits, labels)
+    np.testing.assert_array_equal(nothing, 0)
+
+
+def test_the_soft_skeleton_of_straight_lines_is_their_center():
+    """A line of 1, 3 or 5 pixels loses its edges one by one; two pixels have no center."""
+    for width, iterations, center in [(1, 0, 1.0), (3, 0, 0.0), (3, 1, 1.0), (5, 2, 1.0)]:
+        image = np.zeros((2, 9, 12), np.float32)
+        image[:, 4 - width // 2 : 5 + width // 2] = [[[0.5]], [[1.0]]]
+        image[:, :, 0] = 0.9  # Invalid.
+        where = np.arange(12) > np.zeros_like(image)
+        skeleton = losses.soft_skeleton(image, iterations=iterations, where=where)
+        expected = np.zeros_like(image)
+        expected[:, 4, 1:] = np.array([[0.5], [1.0]]) * center
+        np.testing.assert_array_equal(skeleton, expected)
+
+
+def test_a_pooled_cl_dice_is_that_of_the_images_side_by_side_with_a_gap():
+    logits, labels, where = draw(3)
+    value, _ = compiled("soft_cl_dice", pooled=True)(logits, labels, where)
+
+    def side_by_side(array: np.ndarray) -> np.ndarray:
+        gap = [(0, 0), (0, 1)] + [(0, 0)] * (array.ndim - 2)
+        return np.pad(array, gap).reshape(1, -1, *array.shape[2:])
+
+    alone = jitted("soft_cl_dice")(*map(side_by_side, (logits, labels)), where=side_by_side(where))
+    np.testing.assert_allclose(alone, [value], rtol=1e-6)
+
+
+def test_more_iterations_find_the_skeleton_of_wider_structures():
+    """A missing half of a bar of nine rows has no loss until its center is found."""
+    labels = np.zeros((1, 15, 30), np.int32)
+    labels[:, 3:12, 3:27] = 1
+    half = labels * (np.arange(30) < 15)
+    logits = 100 * (2.0 * half[..., None] - 1).astype(np.float32)
+    few, enough = (jitted("soft_cl_dice", iterations=n, smooth=0.0)(logits, labels) for n in (0, 4))
+    np.testing.assert_array_equal(few, 0)
+    sensitivity = 8 / 16
+    np.testing.assert_allclose(enough, 1 - 2 * sensitivity / (1 + sensitivity), atol=0.1)
+
+
+def test_balanced_class_weights_give_all_classes_present_the_same_total():
+    frequencies = np.array([60, 0, 30, 10])
+    weights = jax.device_get(jax.jit(losses.balanced_class_weights)(frequencies))
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights * frequencies, [100 / 3, 0, 100 / 3, 100 / 3], rtol=1e-6)
+    fractions = losses.balanced_class_weights(frequencies / 100)
+    np.testing.assert_allclose(fractions, weights, rtol=1e-6)
+    root = np.asarray(losses.balanced_class_weights(frequencies, power=0.5))
+    np.testing.assert_allclose(root[0] / root[3], 6**-0.5, rtol=1e-6)
+    np.testing.assert_allclose((root * frequencies).sum(), 100, rtol=1e-6)
+    np.testing.assert_allclose(losses.balanced_class_weights(frequencies, power=0), [1, 0, 1, 1])
+    np.testing.assert_array_equal(losses.balanced_class_weights(np.zeros(3)), 0)
+    with pytest.raises(ValueError, match="power must be at least 0"):
+        losses.balanced_class_weights(frequencies, power=-1)
 
 
 def test_focal_tversky_is_flat_where_only_errors_without_weight_are_left():
@@ -274,7 +361,8 @@ def test_second_derivatives_of_focal_are_those_of_its_formula(channels, soft):
 
 
 @pytest.mark.parametrize(
-    "name", ["cross_entropy", "focal", *sorted(CLASS_IDS_ONLY | DISTANCE_LOSSES)]
+    "name",
+    ["cross_entropy", "top_k_cross_entropy", "focal", *sorted(CLASS_IDS_ONLY | DISTANCE_LOSSES)],
 )
 def test_losses_without_smoothing_do_not_depend_on_the_size_of_the_weights(name):
     logits, labels, where = draw(1)
@@ -327,7 +415,7 @@ def test_multilabel_labels_other_than_0_and_1_make_that_image_nan():
     assert np.isnan(value[1])
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - DISTANCE_LOSSES))
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - POSITION_LOSSES))
 def test_volumes_have_the_loss_of_their_slices_side_by_side(name):
     channels = CHANNELS[name][-1]
     flat = draw(channels)
@@ -337,8 +425,8 @@ def test_volumes_have_the_loss_of_their_slices_side_by_side(name):
     np.testing.assert_allclose(value, compiled(name)(*flat)[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(DISTANCE_LOSSES))
-def test_distance_losses_refuse_volumes(name):
+@pytest.mark.parametrize("name", sorted(POSITION_LOSSES))
+def test_losses_of_positions_refuse_volumes(name):
     with pytest.raises(ValueError, match=r"two spatial axes, got spatial shape \(2, 4, 4\)"):
         jitted(name)(np.zeros((1, 2, 4, 4, 1), np.float32), np.zeros((1, 2, 4, 4), np.int32))
 
@@ -350,6 +438,8 @@ def test_distance_losses_refuse_volumes(name):
         ("cross_entropy", {"label_smoothing": 0.25, "class_weights": (0.5, 2.0)}),
         ("focal_tversky", {"alpha": 0.5, "beta": 1.5, "gamma": 0.5, "smooth": 2.0}),
         ("hausdorff_dt", {"alpha": 1.5}),
+        ("top_k_cross_entropy", {"fraction": 0.25}),
+        ("generalized_dice", {"class_weights": (0.5, 2.0)}),
     ],
 )
 def test_options_may_be_numbers_of_numpy_and_jax(name, options):
@@ -530,7 +620,7 @@ def large_image_boundary(side: int) -> float:
 )
 def test_an_image_of_4096_by_4096_loses_no_pixel(name, dtype):
     """Three wrong pixels among 2^24 have the loss of the formula; distances take minutes there."""
-    side = 512 if name in DISTANCE_LOSSES else 4096
+    side = 512 if name in POSITION_LOSSES else 4096
     logits = np.full((1, side, side, 1), 100.0, np.float32)
     labels = np.ones((1, side, side), np.uint8)
     labels[0, :2, 0] = 0
@@ -549,6 +639,12 @@ def test_an_image_of_4096_by_4096_loses_no_pixel(name, dtype):
         "generalized_dice": lambda: wrong / (2 * weight * tp + wrong + 1),
         "cross_entropy": lambda: 300 / side**2,
         "focal": lambda: 300 / side**2,
+        "top_k_cross_entropy": lambda: 300 / (0.1 * side**2),
+        # One right outcome more of each kind; no pixel is a true negative.
+        "matthews": lambda: (
+            1 - (tp + 1 - fp * fn) / np.sqrt((tp + 1 + fp) * (tp + 1 + fn) * (1 + fp) * (1 + fn))
+        ),
+        "soft_cl_dice": lambda: by_formula(name, logits, labels, np.ones_like(labels))[0],
         # Errors of 101 and of 1; the background has two pixels and all three errors.
         "lovasz_hinge": lambda: 101 * 3 / side**2,
         "lovasz_softmax": lambda: (3 / side**2 + 1) / 2,
@@ -669,6 +765,12 @@ def test_wrong_arrays_raise_a_clear_error_at_trace_time(name, case):
         ("focal", 1, {"alpha": 1.5}, r"alpha must be in \[0, 1\], got 1.5"),
         ("focal", 3, {"alpha": (1.0, 1.0)}, r"alpha must have 3 weights.*got 2"),
         ("generalized_dice", 1, {"smooth": -1.0}, r"smooth must be at least 0"),
+        ("generalized_dice", 1, {"class_weights": (1.0,)}, r"class_weights must have 2 .*got 1"),
+        ("matthews", 1, {"smooth": -1.0}, r"smooth must be at least 0"),
+        ("top_k_cross_entropy", 1, {"fraction": 0.0}, r"fraction must be above 0, got 0.0"),
+        ("top_k_cross_entropy", 1, {"fraction": 1.5}, r"fraction must be in \[0, 1\], got 1.5"),
+        ("soft_cl_dice", 1, {"iterations": -1}, r"iterations must be at least 0, got -1"),
+        ("soft_cl_dice", 1, {"smooth": -1.0}, r"smooth must be at least 0"),
         ("hausdorff_dt", 1, {"alpha": -1.0}, r"alpha must be at least 0"),
         ("boundary", 1, {"spacing": (1.0, 0.0)}, r"spacing must be positive"),
     ],

@@ -149,6 +149,7 @@ MONAI_OVERLAP_LOSSES: dict[str, Any] = {
         "GeneralizedDiceLoss",
         {"smooth_nr": 0.0, "smooth_dr": 0.0},
     ),
+    "matthews": ({"smooth": 0.0}, "MCCLoss", {}),
 }
 """Our options, MONAI's class and its options."""
 
@@ -157,7 +158,7 @@ MONAI_OVERLAP_LOSSES: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("loss", "kind"),
     [
-        *((loss, "binary") for loss in ("soft_dice", "jaccard", "tversky")),
+        *((loss, "binary") for loss in ("soft_dice", "jaccard", "tversky", "matthews")),
         *((loss, kind) for loss in MONAI_OVERLAP_LOSSES for kind in ("multiclass", "multilabel")),
         ("generalized_dice", "two classes"),
     ],
@@ -267,6 +268,57 @@ def test_generalized_dice_of_a_single_channel_is_that_of_background_and_foregrou
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_generalized_dice_without_background_agrees_with_monai(kind):
+    """MONAI takes a single channel as the foreground alone."""
+    plain = {"smooth_nr": 0.0, "smooth_dr": 0.0, "include_background": kind == "binary"}
+    theirs = monai_loss("GeneralizedDiceLoss", kind, **plain)
+    weights = (0.0, 1.0) if kind == "binary" else (0.0, 1.0, 1.0, 1.0)
+    logits, labels, _ = draw(kind)
+    if kind == "multiclass":
+        labels[0] = np.where(labels[0] == 3, 1, labels[0])  # absent
+        labels[1] = np.where(labels[1] == 0, 2, labels[1])
+    target = channels_first(one_hot(labels, CHANNELS[kind]))
+    options = {"smooth": 0.0, "class_weights": weights}
+    assert_agrees("generalized_dice", theirs, logits, labels, target, **options)
+
+
+def test_matthews_of_a_mask_without_foreground_differs_from_monai_and_smp():
+    """Few false positives have loss 1 in MONAI, and a right answer has loss 0.5 in smp."""
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="parity with smp")
+    logits, labels = np.full((*SHAPE, 1), -40.0, np.float32), np.zeros(SHAPE, np.int32)
+    target = channels_first(one_hot(labels, 1))
+    theirs = smp.losses.MCCLoss()(torch.sigmoid(channels_first(logits)), target)
+    np.testing.assert_allclose(theirs, 0.5, rtol=1e-3)
+    np.testing.assert_allclose(ours("matthews", logits, labels)[0], 0, atol=1e-6)
+    logits[:, 0, :3] = 40.0
+    theirs = monai_loss("MCCLoss", "binary")(channels_first(logits), target)
+    np.testing.assert_allclose(theirs, [1] * 3)
+    tn = SHAPE[1] * SHAPE[2] - 3
+    expected = 1 - np.sqrt((tn + 1) / (4 * (tn + 4)))
+    np.testing.assert_allclose(ours("matthews", logits, labels)[0], [expected] * 3, rtol=1e-5)
+
+
+def test_matthews_agrees_with_smp_up_to_its_smoothing():
+    """smp takes probabilities."""
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="parity with smp")
+    loss = smp.losses.MCCLoss(eps=0.0)
+
+    def theirs(tensor: Any, target: Any) -> Any:
+        return loss(torch.sigmoid(tensor), target)
+
+    assert_agrees("matthews", theirs, *draw("binary"), pooled=True, smooth=0.0)
+
+
+def test_balanced_class_weights_agree_with_scikit_learn():
+    name = "sklearn.utils.class_weight"
+    sklearn = pytest.importorskip(name, reason="parity with scikit-learn")
+    _, labels, _ = draw("multiclass")
+    theirs = sklearn.compute_class_weight("balanced", classes=np.arange(4), y=labels.ravel())
+    weights = losses.balanced_class_weights(np.bincount(labels.ravel()))
+    np.testing.assert_allclose(weights, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
 def test_log_cosh_dice_is_log_cosh_of_monais_dice(kind):
     dice = monai_loss("DiceLoss", kind, smooth_nr=1.0, smooth_dr=1.0)
     assert_agrees("log_cosh_dice", lambda x, y: dice(x, y).cosh().log(), *draw(kind))
@@ -296,6 +348,23 @@ def test_multilabel_cross_entropy_agrees_with_torch():
     theirs = torch.nn.functional.binary_cross_entropy_with_logits
     for arrays in (draw("multilabel"), draw_soft("multilabel")):
         assert_agrees("cross_entropy", theirs, *arrays, pooled=True, multilabel=True)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_top_k_cross_entropy_is_the_mean_of_torchs_largest(kind):
+    """As in nnU-Net's TopKLoss; with several labels a pixel, the mean over the channels."""
+    logits, labels, target = draw(kind)
+    functional, pixels = torch.nn.functional, np.prod(SHAPE)
+
+    def theirs(x: Any, y: Any) -> Any:
+        if kind == "multiclass":
+            each = functional.cross_entropy(x, y.argmax(1), reduction="none")[:, None]
+        else:
+            each = functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+        return each.transpose(0, 1).flatten(1).topk(pixels // 5).values.mean()
+
+    options = {"fraction": 0.2, "pooled": True, "multilabel": kind == "multilabel"}
+    assert_agrees("top_k_cross_entropy", theirs, logits, labels, target, **options)
 
 
 def test_cross_entropy_divides_by_weights_where_torch_divides_by_pixels():
@@ -439,6 +508,36 @@ def test_a_pooled_boundary_loss_is_the_mean_of_monais(channels):
     theirs = monai_loss("BoundaryLoss", "binary" if channels == 1 else "multiclass")
     arrays = draw_blobs(channels)
     assert_agrees("boundary", lambda x, y: theirs(x, y).mean(), *arrays, pooled=True)
+
+
+# Centerlines.
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 4])
+def test_the_soft_skeleton_is_monais(iterations):
+    cldice = pytest.importorskip("monai.losses.cldice", reason="parity with MONAI")
+    images = np.random.default_rng(0).random((*SHAPE, 2), np.float32)
+    theirs = cldice.soft_skel(channels_first(images), iterations)
+    found = losses.soft_skeleton(np.moveaxis(images, -1, 1), iterations=iterations)
+    np.testing.assert_allclose(found, theirs, atol=1e-6)
+
+
+def test_soft_cl_dice_agrees_with_monai():
+    """MONAI adds a number above 0 to the sum of precision and sensitivity."""
+    theirs = monai_loss("SoftclDiceLoss", "binary", smooth=1e-9)
+    assert_agrees("soft_cl_dice", theirs, *draw_blobs(1))
+
+
+def test_soft_cl_dice_is_a_mean_over_classes_where_monai_adds_their_pixels():
+    logits, labels, target = draw_blobs(3)
+    theirs = monai_loss("SoftclDiceLoss", "multiclass", smooth=1e-9)
+    one = np.eye(3)[1]  # The class alone, as MONAI has it when it is the only channel.
+    value, _ = ours("soft_cl_dice", logits, labels, class_weights=one)
+    single = monai_loss("SoftclDiceLoss", "binary", smooth=1e-9, sigmoid=False)
+    p = torch.softmax(channels_first(logits), 1)
+    np.testing.assert_allclose(value, single(p[:, 1:2], target[:, 1:2]), rtol=1e-5)
+    every, _ = ours("soft_cl_dice", logits, labels)
+    assert not np.allclose(every, theirs(channels_first(logits), target), rtol=1e-2)
 
 
 # Composition.

@@ -15,6 +15,7 @@ from loss_formulas import (
     EACH_LOSS,
     EACH_LOSS_QUICKLY,
     LOSSES,
+    POSITION_LOSSES,
     QUICK,
     SHAPE,
     SORTING_LOSSES,
@@ -30,6 +31,8 @@ AT_MOST = {
     "generalized_dice": 1.0,
     "log_cosh_dice": 0.4338,
     "lovasz_softmax": 1.0,
+    "matthews": 2.000001,
+    "soft_cl_dice": 1.000001,
 }
 FEW = settings(max_examples=12)
 
@@ -95,14 +98,14 @@ def test_a_right_answer_has_loss_0(name, channels):
 
 @EACH_LOSS
 def test_moving_pixels_moves_gradients_and_leaves_values(name, channels):
-    """Any permutation of pixels; for distance losses, rotating the image by 180 degrees."""
+    """Any permutation of pixels; if positions matter, rotating the image by 180 degrees."""
 
     @FEW
     @given(batch=images(channels), seed=st.integers(0, 2**32 - 1))
     def check(batch: Any, seed: int) -> None:
         size = SHAPE[1] * SHAPE[2]
         order = np.random.default_rng(seed).permutation(size)
-        if name in DISTANCE_LOSSES:
+        if name in POSITION_LOSSES:
             order = np.arange(size)[::-1]
 
         def move(array: np.ndarray) -> np.ndarray:
@@ -131,7 +134,16 @@ def test_renaming_the_classes_changes_nothing(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["cross_entropy", "focal", "generalized_dice", "lovasz_hinge", "lovasz_softmax"]
+    "name",
+    [
+        "cross_entropy",
+        "top_k_cross_entropy",
+        "focal",
+        "generalized_dice",
+        "matthews",
+        "lovasz_hinge",
+        "lovasz_softmax",
+    ],
 )
 def test_background_and_foreground_may_be_exchanged(name):
     """Except under the hinge, which is of the foreground's Jaccard index only."""
@@ -152,7 +164,9 @@ def test_background_and_foreground_may_be_exchanged(name):
         check()
 
 
-@pytest.mark.parametrize("name", ["soft_dice", "jaccard", "log_cosh_dice", "tversky"])
+@pytest.mark.parametrize(
+    "name", ["soft_dice", "jaccard", "log_cosh_dice", "tversky", "matthews", "soft_cl_dice"]
+)
 def test_confident_predictions_and_labels_may_be_exchanged(name):
     """Under Tversky together with the weights of both kinds of error."""
     swapped = {"alpha": 0.7, "beta": 0.3} if name == "tversky" else {}
@@ -190,7 +204,7 @@ def test_an_image_has_the_loss_of_its_valid_rectangle_alone(name, channels):
     check()
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK, sorted(LOSSES.keys() - DISTANCE_LOSSES)))
+@pytest.mark.parametrize("name", slow_but(QUICK, sorted(LOSSES.keys() - POSITION_LOSSES)))
 def test_a_pooled_loss_is_that_of_the_images_stacked_into_one(name):
     channels = 1 if name == "lovasz_hinge" else 3
 

@@ -3,8 +3,8 @@
 All losses take these arguments:
 
 - ``logits``: ``[B, *spatial, K]`` in any floating dtype, with any number of spatial axes
-  (`boundary` and `hausdorff_dt`: two). ``K == 1`` is binary (sigmoid), ``K > 1`` has one class per
-  channel (softmax). Infinite logits count as +-1e30.
+  (`boundary`, `hausdorff_dt` and `soft_cl_dice`: two). ``K == 1`` is binary (sigmoid), ``K > 1``
+  has one class per channel (softmax). Infinite logits count as +-1e30.
 - ``labels``: ``[B, *spatial]`` class ids, for ``K == 1`` also bool; or ``[B, *spatial, K]`` float,
   the probability of each channel's class.
 - ``where``: ``[B, *spatial]``, the valid pixels as bool, or a float weight >= 0 of each pixel.
@@ -29,6 +29,9 @@ They raise TypeError for a wrong dtype, and ValueError for shapes that do not ma
 out of range. Values of JAX arrays are not checked.
 """
 
+from jaxseg.losses.centerline import soft_cl_dice
+from jaxseg.losses.centerline import soft_skeleton as soft_skeleton
+from jaxseg.losses.class_weights import balanced_class_weights as balanced_class_weights
 from jaxseg.losses.composition import combine, deep_supervision
 from jaxseg.losses.distance import boundary, hausdorff_dt
 from jaxseg.losses.lovasz import lovasz_hinge, lovasz_softmax
@@ -37,10 +40,11 @@ from jaxseg.losses.overlap import (
     generalized_dice,
     jaccard,
     log_cosh_dice,
+    matthews,
     soft_dice,
     tversky,
 )
-from jaxseg.losses.pixelwise import cross_entropy, focal
+from jaxseg.losses.pixelwise import cross_entropy, focal, top_k_cross_entropy
 
 __all__ = [
     "boundary",
@@ -55,6 +59,9 @@ __all__ = [
     "log_cosh_dice",
     "lovasz_hinge",
     "lovasz_softmax",
+    "matthews",
+    "soft_cl_dice",
     "soft_dice",
+    "top_k_cross_entropy",
     "tversky",
 ]

@@ -172,6 +172,21 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1.0), 0.0)
 
 
+def hardest_first(
+    pixels: Pixels, errors: Float32[jax.Array, "B K N"], *others: Float32[jax.Array, "B K N"]
+) -> list[Float32[jax.Array, "rows K M"]]:
+    """Returns the arrays with the pixels of each class in the order of descending errors.
+
+    If the loss is pooled, they have one row with the pixels of all images. The order has no
+    gradient.
+    """
+    arrays = [errors, *others]
+    if pixels.pooled:
+        arrays = [jnp.moveaxis(x, 0, 1).reshape(1, x.shape[1], -1) for x in arrays]
+    order = jnp.argsort(jax.lax.stop_gradient(arrays[0]), axis=-1, descending=True)
+    return [jnp.take_along_axis(x, order, -1) for x in arrays]
+
+
 def sum_over_classes(
     values: Float32[jax.Array, "*rows K"], weights: Float32[jax.Array, "#K"]
 ) -> Float32[jax.Array, "*rows"]:

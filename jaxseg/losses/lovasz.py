@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
 
-from jaxseg.losses.inputs import LossValue, Pixels, Targets, prepare, safe_divide
+from jaxseg.losses.inputs import (
+    LossValue,
+    Pixels,
+    Targets,
+    hardest_first,
+    prepare,
+    safe_divide,
+)
 from jaxseg.types import Logits, Where
 
 PerClass = Float32[jax.Array, "*rows K"]
@@ -89,14 +96,9 @@ def _lovasz(
     to subtract in float32.
     """
     weights = jnp.broadcast_to(pixels.weights[:, None], errors.shape)
-    arrays = errors, targets * weights, (1 - targets) * weights
-    if pixels.pooled:
-        arrays = (jnp.moveaxis(x, 0, 1).reshape(1, x.shape[1], -1) for x in arrays)
-    errors, positive, negative = arrays
-    order = jnp.argsort(jax.lax.stop_gradient(errors), axis=-1, descending=True)
-    errors = jnp.take_along_axis(errors, order, -1)
-    positive = jnp.take_along_axis(positive, order, -1)
-    negative = jnp.take_along_axis(negative, order, -1)
+    errors, positive, negative = hardest_first(
+        pixels, errors, targets * weights, (1 - targets) * weights
+    )
     size = positive.sum(-1, keepdims=True)
     # Sums over the pixels that turned wrong so far.
     missed, added = jnp.cumsum(positive, -1), jnp.cumsum(negative, -1)

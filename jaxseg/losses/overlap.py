@@ -1,4 +1,4 @@
-"""Losses that are ratios of overlaps: Dice, Jaccard, Tversky and their variants.
+"""Losses that are functions of overlaps: Dice, Jaccard, Tversky, their variants, and Matthews.
 
 They use the same soft counts of each class: ``tp``, the sum of ``min(p, t)``; ``fp``, the excess of
 ``p`` over ``t``; ``fn``, the excess of ``t`` over ``p``. For class ids these are the sums of
@@ -25,6 +25,7 @@ from jaxseg.losses.inputs import (
     floored_divide,
     mean_over_classes,
     prepare,
+    read_class_weights,
 )
 from jaxseg.types import Logits, Where
 
@@ -201,22 +202,25 @@ def generalized_dice(
     where: Where | None = None,
     multilabel: bool = False,
     smooth: Number = 1.0,
+    class_weights: ClassWeights = None,
     pooled: bool = False,
 ) -> LossValue:
     r"""Generalized Dice loss: one Dice over all classes, weighted by inverse squared size.
 
     .. math:: 1 - \frac{2 \sum_k w_k tp_k + s}{\sum_k w_k (2 tp_k + fp_k + fn_k) + s}, \quad
-       w_k = \frac{\min_j T_j^2}{T_k^2}
+       w_k = c_k \frac{\min_j T_j^2}{T_k^2}
 
-    :math:`T_k` is the number of pixels of class k; the minimum is over the classes present. An
-    absent class has the weight of the smallest one present. The classes of K = 1 are background and
-    foreground, as in the paper. With ``multilabel=True`` and K > 1 the classes are the foregrounds
-    of all channels.
+    :math:`T_k` is the number of pixels of class k and :math:`c_k` its class weight; the minimum is
+    over the classes present of weight above 0. An absent class has the weight of the smallest one
+    present. The classes of K = 1 are background and foreground, as in the paper. With
+    ``multilabel=True`` and K > 1 the classes are the foregrounds of all channels.
 
     Sudre et al., "Generalised Dice overlap as a deep learning loss function for highly unbalanced
     segmentations", 2017. Agrees with MONAI's `GeneralizedDiceLoss` for K > 1 at ``smooth=0`` on
     class ids, on probabilities with its ``soft_label=True``. MONAI does not scale the weights, so
-    that its smoothing of 1e-5 acts as ``1e-5 * min(T)^2`` pixels.
+    that its smoothing of 1e-5 acts as ``1e-5 * min(T)^2`` pixels. Its ``include_background=False``
+    is ``class_weights=(0, 1, ...)`` here. It takes a single channel as one class, whose weight
+    cancels: ``class_weights=(0, 1)`` with K = 1 is that, and is `soft_dice`.
     `optax.losses.multiclass_generalized_dice_loss` is a weighted mean of one Dice per class
     instead.
 
@@ -224,9 +228,12 @@ def generalized_dice(
 
     Args:
         smooth: s, in pixels of the smallest class present, at least 0.
+        class_weights: One weight >= 0 per class, by default 1: two for K = 1, (background,
+            foreground); with ``multilabel=True`` one per channel if K > 1.
 
     Returns:
-        In [0, 1]. If all classes are absent (``multilabel=True``) it is ``fp / (fp + s)``.
+        In [0, 1]; 0 if all class weights are 0. If all classes are absent (``multilabel=True``) it
+        is ``fp / (fp + s)``.
     """
     pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
     tp, fp, fn = _overlap(pixels)
@@ -234,10 +241,12 @@ def generalized_dice(
         # Background: its true positives are the rest, and errors change sides.
         tn = pixels.sum_of_weights() - tp - fp - fn
         tp, fp, fn = (jnp.concatenate(pair, -1) for pair in [(tn, tp), (fn, fp), (fp, fn)])
+    class_weights = jnp.broadcast_to(read_class_weights(class_weights, tp.shape[-1]), tp.shape)
     sizes = tp + fn
-    present = sizes > 0
+    present = (sizes > 0) & (class_weights > 0)
     smallest = jnp.where(present, sizes, jnp.inf).min(-1, keepdims=True)
     weights = jnp.where(present, jnp.square(smallest / jnp.where(present, sizes, 1.0)), 1.0)
+    weights *= class_weights
     wrong, right = (weights * (fp + fn)).sum(-1), (weights * tp).sum(-1)
     return pixels.nan_if_invalid(
         floored_divide(wrong, 2 * right + wrong + check_number("smooth", smooth))
@@ -272,6 +281,53 @@ def log_cosh_dice(
     dice = mean_over_classes(_dice_losses(pixels, smooth), class_weights)
     # cosh x - 1 = 2 sinh(x / 2)^2 keeps the digits of a small x.
     return pixels.nan_if_invalid(jnp.log1p(2 * jnp.square(jnp.sinh(dice / 2))))
+
+
+def matthews(
+    logits: Logits,
+    labels: Targets,
+    *,
+    where: Where | None = None,
+    multilabel: bool = False,
+    smooth: Number = 1.0,
+    class_weights: ClassWeights = None,
+    pooled: bool = False,
+) -> LossValue:
+    r"""Matthews loss: one minus the Matthews correlation coefficient, mean over classes.
+
+    .. math:: 1 - \frac{tp\,tn - fp\,fn}{\sqrt{(tp + fp)(tp + fn)(tn + fp)(tn + fn)}}
+
+    The smoothing s is added to tp and tn, so that a right answer has loss 0 on any mask. tn is the
+    sum of ``1 - max(p, t)``.
+
+    Abhishek and Hamarneh, "Matthews correlation coefficient loss for deep convolutional networks",
+    2021. At ``smooth=0`` it agrees with MONAI's `MCCLoss` (``batch=True`` is ``pooled=True`` here)
+    on class ids, if no class has all or none of the pixels: there MONAI's loss is 1, or 0 if no
+    pixel is wrong. segmentation_models_pytorch's `MCCLoss` is pooled, takes probabilities, and adds
+    1e-5 to all four counts, so that its loss of an empty mask without errors is 0.5.
+
+    See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
+
+    Args:
+        smooth: s, in pixels, at least 0. Below 1e-5 it acts as 1e-5, which keeps derivatives
+            finite.
+
+    Returns:
+        In [0, 2]; 1 without correlation. An empty mask of N pixels has loss
+        ``1 - sqrt(s (tn + s) / ((fp + s) (N + s)))``.
+    """
+    smooth = jnp.maximum(check_number("smooth", smooth), 1e-5)
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
+    tp, fp, fn = _overlap(pixels)
+    tn = pixels.sum(1 - pixels.targets) - fp
+    # Rounding may make a count negative.
+    tp, fp, fn, tn = (jax.nn.relu(count) for count in (tp, fp, fn, tn))
+    tp, tn = tp + smooth, tn + smooth
+    scale = jnp.sqrt((tp + fp) * (tp + fn)) * jnp.sqrt((tn + fp) * (tn + fn))
+    # Logarithms of scale / (tp tn) keep the digits of a small loss.
+    log_ratio = sum(jnp.log1p(wrong / right) for wrong in (fp, fn) for right in (tp, tn)) / 2
+    losses = fp * fn / scale - jnp.expm1(-log_ratio)
+    return pixels.nan_if_invalid(mean_over_classes(losses, class_weights))
 
 
 def _overlap(pixels: Pixels) -> Overlap:

@@ -1,4 +1,4 @@
-"""Losses that are a mean over pixels: cross entropy and focal."""
+"""Losses that are a mean over pixels: cross entropy, of all or the hardest pixels, and focal."""
 
 # ruff: noqa: D417 - the package docstring describes the arguments that all losses have.
 
@@ -17,6 +17,7 @@ from jaxseg.losses.inputs import (
     Pixels,
     Targets,
     check_number,
+    hardest_first,
     prepare,
     read_class_weights,
     safe_divide,
@@ -103,6 +104,50 @@ def cross_entropy(
     if class_weights is None:
         weight = _denominator(pixels)
     return pixels.nan_if_invalid(safe_divide(total, weight))
+
+
+def top_k_cross_entropy(
+    logits: Logits,
+    labels: Targets,
+    *,
+    where: Where | None = None,
+    multilabel: bool = False,
+    fraction: Number = 0.1,
+    pooled: bool = False,
+) -> LossValue:
+    r"""Top-k cross entropy: the mean over the pixels with the largest cross entropy.
+
+    The mean of :math:`-\sum_k t_k \log p_k` over the given fraction of the valid pixels. If that
+    fraction is no whole number of pixels, part of the next pixel counts. A pixel of weight w counts
+    as w pixels.
+
+    Wu et al., "Bridging category-level and instance-level semantic image segmentation", 2016, where
+    it is called online bootstrapping; also known as online hard example mining. With
+    ``pooled=True`` it agrees with nnU-Net's `TopKLoss` (``k=10`` is ``fraction=0.1`` here) where
+    the fraction is a whole number of pixels; nnU-Net rounds it down.
+
+    See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
+
+    Args:
+        fraction: Of the valid pixels, above 0 and at most 1; 1 is `cross_entropy`.
+
+    Returns:
+        At least the `cross_entropy`. Pixels of equal loss may be in any order, which affects the
+        gradient only.
+    """
+    if not isinstance(fraction, jax.Array) and not fraction > 0:
+        raise ValueError(f"fraction must be above 0, got {fraction}")
+    fraction = check_number("fraction", fraction, most=1.0)
+    pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled)
+    losses = sum(-targets * log_p for targets, log_p, _ in _class_groups(pixels))
+    losses = jnp.asarray(losses) if multilabel else jnp.sum(losses, 1, keepdims=True)
+    weights = jnp.broadcast_to(pixels.weights[:, None], losses.shape)
+    losses, weights = hardest_first(pixels, losses, weights)
+    most = fraction * weights.sum(-1, keepdims=True)
+    before = jnp.cumsum(weights, -1) - weights
+    counted = jnp.clip(most - before, 0.0, weights)
+    means = safe_divide((losses * counted).sum(-1), most[..., 0]).mean(-1)
+    return pixels.nan_if_invalid(means[0] if pooled else means)
 
 
 def focal(
