@@ -1,5 +1,7 @@
 """Tiles give the whole image's logits where no tile border is in sight, and blend elsewhere."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,6 +137,135 @@ def test_a_batch_of_tiles_can_be_sharded_sharded(trained):
     np.testing.assert_allclose(tiled, alone, atol=1e-5)
 
 
+# Rectangles, Gaussian weights, tile starts and several outputs.
+
+
+@pytest.mark.parametrize("blend", ["cosine", "gaussian"])
+def test_rectangular_tiles_give_the_whole_images_logits_where_margins_hide_the_borders(
+    blend, trained
+):
+    predict, state = trained
+    image, shapes = an_image(117, 150), set()
+
+    def predict_seen(tiles):
+        shapes.add(tiles.shape)
+        return predict(state, tiles)
+
+    tiling = Tiling(side=(64, 96), overlap=(32, 40), margin=RADIUS, multiple=2, blend=blend)
+    tiled = predict_tiles(predict_seen, image, tiling, batch_size=2)
+    whole = np.asarray(predict(state, image[None]))[0]
+    assert shapes == {(2, 64, 96, 1)}
+    np.testing.assert_allclose(tiled, whole, atol=1e-4)
+    assert np.abs(whole).max() > 1
+
+
+def uneven(tiles):
+    """A network whose logits depend on the position in the tile."""
+    tiles = np.asarray(tiles, np.float32)
+    down, across = np.ogrid[: tiles.shape[1], : tiles.shape[2]]
+    return tiles * (1 + down - 2 * across).astype(np.float32)[None, ..., None]
+
+
+def gaussian_tile(height, width):
+    """A Gaussian of a standard deviation of an eighth of each side, about the tile's center."""
+    down, across = np.ogrid[:height, :width]
+    y, x = (down - (height - 1) / 2) / (height / 8), (across - (width - 1) / 2) / (width / 8)
+    return np.exp(-(x**2 + y**2) / 2)
+
+
+def blended_by_hand(image, tiling, weight):
+    """The weighted mean of the tiles' logits at each pixel."""
+    height, width = weight.shape
+    total, weights = (np.zeros(image.shape) for _ in range(2))
+    for top in tiling.starts(image.shape[0], axis=0):
+        for left in tiling.starts(image.shape[1], axis=1):
+            window = slice(top, top + height), slice(left, left + width)
+            total[window] += weight[..., None] * uneven(image[window][None])[0]
+            weights[window] += weight[..., None]
+    return total / weights
+
+
+def test_gaussian_weights_are_those_of_a_gaussian_about_the_tiles_center():
+    image = an_image(52, 71).astype(np.float32) / 255
+    tiling = Tiling(side=(24, 32), overlap=(10, 16), blend="gaussian")
+    tiled = predict_tiles(uneven, image, tiling, batch_size=3)
+    expected = blended_by_hand(image, tiling, gaussian_tile(24, 32))
+    np.testing.assert_allclose(tiled, expected, atol=1e-4)
+    cosine = predict_tiles(uneven, image, Tiling(side=(24, 32), overlap=(10, 16)))
+    assert np.abs(tiled - cosine).max() > 1
+
+
+@pytest.mark.slow
+def test_gaussian_tiles_agree_with_monai():
+    torch = pytest.importorskip("torch", reason="it is not installed")
+    inferers = pytest.importorskip("monai.inferers", reason="it is not installed")
+    # MONAI moves the last tile up to the border. Here, it is there already.
+    image = an_image(24 + 3 * 12, 32 + 2 * 16).astype(np.float32) / 255
+
+    def network(tiles):
+        return torch.tensor(np.moveaxis(uneven(np.moveaxis(tiles.numpy(), 1, -1)), -1, 1))
+
+    def monai(**options):
+        batch = torch.tensor(image[None, :, :, 0])[None]
+        theirs = inferers.sliding_window_inference(
+            batch, (24, 32), 3, network, overlap=0.5, **options
+        )
+        return theirs.numpy()[0, 0, ..., None]
+
+    tiling = Tiling(side=(24, 32), overlap=(12, 16), blend="gaussian")
+    tiled = predict_tiles(uneven, image, tiling, batch_size=3)
+    weight = gaussian_tile(24, 32)
+    unclipped = torch.tensor(weight.astype(np.float32))[None, None]
+    np.testing.assert_allclose(tiled, monai(roi_weight_map=unclipped), atol=1e-4)
+    least = np.ones(image.shape[:2])
+    for top, left in itertools.product(range(0, 37, 12), range(0, 33, 16)):
+        window = least[top : top + 24, left : left + 32]
+        np.minimum(window, weight, out=window)
+    same = least > 1e-3
+    assert 0.4 < same.mean() < 1
+    np.testing.assert_allclose(tiled[same], monai(mode="gaussian")[same], atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [16, 24, 33])
+@pytest.mark.parametrize("step", [1, 4, 8, 16])
+def test_tiles_start_where_nnunets_do(side, step):
+    tiling = Tiling(side=(7, side), overlap=(0, side - step))
+    for length in range(side, 4 * side):
+        # compute_steps_for_sliding_window with a step of a fraction of the side.
+        count = int(np.ceil((length - side) / step)) + 1
+        spacing = (length - side) / (count - 1) if count > 1 else 0
+        expected = [int(np.round(spacing * i)) for i in range(count)]
+        assert tiling.starts(length, axis=1).tolist() == expected
+
+
+def test_an_example_in_nnunets_source():
+    assert Tiling(side=64, overlap=32).starts(110).tolist() == [0, 23, 46]
+
+
+def test_every_output_is_blended():
+    image = an_image(40, 50).astype(np.float32) / 255
+    tiling = Tiling(side=(16, 24), overlap=6)
+
+    def several(tiles):
+        logits = uneven(tiles)
+        return {"logits": np.repeat(logits, 3, -1), "more": (tiles, [2 * logits])}
+
+    outputs = predict_tiles(several, image, tiling, batch_size=3)
+    single = predict_tiles(uneven, image, tiling, batch_size=3)
+    np.testing.assert_array_equal(outputs["logits"], np.repeat(single, 3, -1))
+    np.testing.assert_allclose(outputs["more"][0], image, atol=1e-6)
+    np.testing.assert_allclose(outputs["more"][1][0], 2 * single, atol=1e-4)
+    (alone,) = predict_tiles(lambda tiles: (uneven(tiles),), image, tiling, batch_size=3)
+    np.testing.assert_array_equal(alone, single)
+
+
+def test_outputs_of_another_size_than_the_tiles_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(8, 8, 8, 1\), but tiles have size \(16, 16\)"):
+        predict_tiles(
+            lambda tiles: (tiles, tiles[:, ::2, ::2]), an_image(20, 20), Tiling(side=16, overlap=4)
+        )
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -145,8 +276,13 @@ def test_a_batch_of_tiles_can_be_sharded_sharded(trained):
         ({"side": 32, "overlap": -1}, "overlap: -1 pixels"),
         ({"side": 32, "overlap": 8, "margin": 4}, "less than half the overlap"),
         ({"side": 32, "overlap": 0, "margin": -1}, "margin: -1 pixels"),
+        ({"side": (32, 0), "overlap": 0}, "tile: 0 pixels"),
+        ({"side": (64, 32), "overlap": 40}, "overlap: 40 pixels"),
+        ({"side": 32, "overlap": (16, 8), "margin": 4}, "less than half the overlap, 8"),
+        ({"side": 32, "overlap": 8, "blend": "mean"}, "blend: 'mean'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_invalid_tilings_are_named(fields, words):
     with pytest.raises(InputError, match=words):
         Tiling(**fields)
