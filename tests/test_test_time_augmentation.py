@@ -1,4 +1,4 @@
-"""Test-time augmentation averages the logits of flipped and scaled images, each undone."""
+"""Test-time augmentation averages logits of flipped, turned and scaled images, each undone."""
 
 import numpy as np
 import pytest
@@ -39,6 +39,55 @@ def test_flips_are_undone_and_averaged(flips, axes):
     averaged = inference.with_test_time_augmentation(slanted, flips=flips)(state, images)
     np.testing.assert_allclose(averaged, np.mean(expected, axis=0), atol=1e-5)
     assert not np.allclose(averaged, slanted(state, images))
+
+
+TURNED = {
+    0: lambda image: image,
+    1: lambda image: image.transpose(1, 0, 2)[::-1],
+    2: lambda image: image[::-1, ::-1],
+    3: lambda image: image.transpose(1, 0, 2)[:, ::-1],
+}
+"""An image after counterclockwise quarter turns, by transposing and reversing."""
+
+
+def turned(images, turns):
+    return np.stack([TURNED[turns](image) for image in images])
+
+
+@pytest.mark.parametrize("turns", [(1,), (2,), (3,), (0, 1), (0, 1, 2, 3), (1, 1, 0)])
+def test_quarter_turns_are_undone_and_averaged(turns):
+    images, state, seen = some_images(), np.float32(2), []
+
+    def predict(state, images):
+        seen.append(images.shape[1:3])
+        return slanted(state, images)
+
+    change = inference.with_test_time_augmentation(predict, quarter_turns=turns)
+    averaged = change(state, images)
+    expected = [turned(slanted(state, turned(images, n)), -n % 4) for n in {*turns}]
+    assert averaged.shape == images.shape
+    np.testing.assert_allclose(averaged, np.mean(expected, axis=0), atol=1e-5)
+    assert not np.allclose(averaged, slanted(state, images))
+    # An image of 12 x 20 pixels has 20 x 12 after 1 or 3 turns.
+    assert sorted(seen) == sorted((20, 12) if n % 2 else (12, 20) for n in {*turns})
+
+
+@pytest.mark.parametrize("flips", [["left_right"], ["left_right", "up_down", "both"]])
+def test_flips_and_turns_give_the_eight_symmetries_of_a_square_once_each(flips):
+    images, state, calls = some_images(8, 8), np.float32(2), []
+
+    def predict(state, images):
+        calls.append(np.asarray(images))
+        return slanted(state, images)
+
+    change = inference.with_test_time_augmentation(predict, flips=flips, quarter_turns=(0, 1, 2, 3))
+    averaged = np.asarray(change(state, images))
+    assert len(calls) == len({call.tobytes() for call in calls}) == 8
+    # The mean over the whole group does not depend on how the image is flipped or turned.
+    again = np.asarray(change(state, turned(images, 1)))
+    np.testing.assert_allclose(turned(again, 3), averaged, atol=1e-4)
+    again = np.asarray(change(state, images[:, :, ::-1]))
+    np.testing.assert_allclose(again[:, :, ::-1], averaged, atol=1e-4)
 
 
 def resized(values, size):
@@ -83,6 +132,8 @@ def test_every_flip_is_done_at_every_scale():
     [
         ({"flips": ["sideways"]}, "sideways"),
         ({"scales": []}, "one or more"),
+        ({"quarter_turns": []}, "quarter turns: .* one or more"),
+        ({"quarter_turns": [0, 4]}, "quarter turns: .*4"),
         ({"scales": [1.0, 0.0]}, "above 0"),
     ],
 )

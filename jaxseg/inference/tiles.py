@@ -187,7 +187,7 @@ def predict_tiles(
 
 
 def _pair(number: int | tuple[int, int]) -> tuple[int, int]:
-    return (number, number) if isinstance(number, int) else number
+    return number if isinstance(number, tuple) else (number, number)
 
 
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
