@@ -41,6 +41,7 @@ MORE = {
     "jaxseg.losses.focal",
     "jaxseg.metrics.count_objects",
     "jaxseg.metrics.match_objects",
+    "jaxseg.metrics.cl_dice",
     "jaxseg.metrics.paired_bootstrap",
     "jaxseg.metrics.predicted_labels",
     "jaxseg.surface.measure",

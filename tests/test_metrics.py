@@ -23,7 +23,14 @@ RATIOS = {
     "pixel_accuracy": metrics.pixel_accuracy,
     "f_beta": lambda counts, **kwargs: metrics.f_beta(counts, beta=2.0, **kwargs),
     "matthews": metrics.matthews,
+    "negative_predictive_value": metrics.negative_predictive_value,
+    "balanced_accuracy": metrics.balanced_accuracy,
+    "mean_iou": metrics.mean_iou,
+    "cohen_kappa": metrics.cohen_kappa,
+    "multiclass_matthews": metrics.multiclass_matthews,
+    "generalized_dice": metrics.generalized_dice,
 }
+SIGNED = {"matthews", "multiclass_matthews", "cohen_kappa"}
 SHAPE = (3, 4, 5)
 few = settings(max_examples=10)
 
@@ -49,6 +56,30 @@ def counts_of_sets(predicted, actual, where, num_classes):
         p, a = pixels_of(predicted, label, where), pixels_of(actual, label, where)
         rows.append([len(p & a), len(p - a), len(a - p), len(everything - p - a)])
     return np.array(rows, np.float64).T
+
+
+def scores_of_all_classes(predicted, actual):
+    """Scores of one image from the pixels' one-hot labels, background included."""
+    classes = range(max(predicted.max(), actual.max()) + 1)
+    p, a = ([labels.ravel() == k for k in classes] for labels in (predicted, actual))
+    occurring = [k for k in classes if a[k].any()]
+    in_either = [k for k in classes if (a[k] | p[k]).any()]
+    right, chance = (
+        np.mean(predicted == actual),
+        sum(np.mean(x) * np.mean(y) for x, y in zip(p, a, strict=True)),
+    )
+    weights = [1 / max(x.sum(), min(a[k].sum() for k in occurring)) ** 2 for x in a]
+    weights = [1 / x.sum() ** 2 if x.any() else max(weights) for x in a]
+    return {
+        "balanced_accuracy": np.mean([p[k][a[k]].mean() for k in occurring]),
+        "mean_iou": np.mean([(p[k] & a[k]).sum() / (p[k] | a[k]).sum() for k in in_either]),
+        "cohen_kappa": (right - chance) / (1 - chance),
+        "multiclass_matthews": sum(np.cov(x, y)[0, 1] for x, y in zip(p, a, strict=True))
+        / np.sqrt(sum(np.cov(x, x)[0, 1] for x in p) * sum(np.cov(y, y)[0, 1] for y in a)),
+        "generalized_dice": 2
+        * sum(w * (x & y).sum() for w, x, y in zip(weights, p, a, strict=True))
+        / sum(w * (x.sum() + y.sum()) for w, x, y in zip(weights, p, a, strict=True)),
+    }
 
 
 def as_counts(tp, fp, fn, tn, outside=0):
@@ -128,7 +159,10 @@ def test_ratios_are_their_textbook_formulas(num_classes, data):
             "f_beta": 5 * tp / (5 * tp + 4 * fn + fp),
             "matthews": (tp * tn - fp * fn)
             / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)),
+            "negative_predictive_value": tn / (tn + fn),
         }
+        scores = [scores_of_all_classes(*pair) for pair in zip(predicted, actual, strict=True)]
+        expected |= {name: np.array([row[name] for row in scores]) for name in scores[0]}
     for name, ratio in RATIOS.items():
         np.testing.assert_allclose(ratio(counts), expected[name], rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(ratio(jax.device_get(counts)), expected[name], rtol=1e-12)
@@ -141,7 +175,7 @@ def test_ratios_keep_their_bounds_and_dice_and_iou_agree(predicted, actual):
     for name, ratio in RATIOS.items():
         value = np.asarray(ratio(counts, undefined=0.0))
         assert (value <= 1).all()
-        assert (value >= (-1 if name == "matthews" else 0)).all()
+        assert (value >= (-1 if name in SIGNED else 0)).all()
     iou = metrics.iou(counts)
     np.testing.assert_allclose(metrics.dice(counts), 2 * iou / (1 + iou), rtol=1e-6)
 
@@ -151,7 +185,8 @@ def test_ratios_keep_their_bounds_and_dice_and_iou_agree(predicted, actual):
 def test_swapping_the_masks_swaps_precision_and_recall_and_leaves_dice(predicted, actual):
     counts = count_jit(predicted, actual, num_classes=1)
     swapped = count_jit(actual, predicted, num_classes=1)
-    for symmetric in (metrics.dice, metrics.iou, metrics.accuracy, metrics.matthews):
+    names = "dice", "iou", "accuracy", "matthews", "mean_iou", "multiclass_matthews", "cohen_kappa"
+    for symmetric in (RATIOS[name] for name in names):
         np.testing.assert_array_equal(symmetric(counts), symmetric(swapped))
     np.testing.assert_array_equal(metrics.precision(counts), metrics.recall(swapped))
 
@@ -290,10 +325,10 @@ def test_a_label_outside_the_classes_makes_that_image_nan_and_no_other(which, nu
 
 
 UNDEFINED = {  # by (tp, fp, fn, tn): the ratios without a denominator
-    (0, 0, 0, 9): {"dice", "iou", "precision", "recall", "f_beta", "matthews"},
-    (0, 0, 4, 5): {"precision", "matthews"},
-    (0, 4, 0, 5): {"recall", "matthews"},
-    (9, 0, 0, 0): {"specificity", "matthews"},
+    (0, 0, 0, 9): {"dice", "iou", "precision", "recall", "f_beta"} | SIGNED,
+    (0, 0, 4, 5): {"precision", "matthews", "multiclass_matthews"},
+    (0, 4, 0, 5): {"recall", "matthews", "multiclass_matthews"},
+    (9, 0, 0, 0): {"specificity", "negative_predictive_value"} | SIGNED,
     (0, 0, 0, 0): set(RATIOS),
 }
 
@@ -306,6 +341,77 @@ def test_a_ratio_without_a_denominator_is_what_is_asked_for(cells, name):
     for where in (counts, jax.tree.map(jnp.asarray, counts), metrics.pooled(counts)):
         assert np.isnan(ratio(where)).all() == undefined
         assert (np.asarray(ratio(where, undefined=-3.0)) == -3.0).all() == undefined
+
+
+def test_binary_counts_have_the_agreement_of_two_classes():
+    predicted, actual = random_labels(1)
+    one, two = (count_jit(predicted, actual, num_classes=k) for k in (1, 2))
+    for name in ("balanced_accuracy", "mean_iou", "cohen_kappa", "generalized_dice"):
+        np.testing.assert_allclose(RATIOS[name](one), RATIOS[name](two), rtol=1e-6)
+    np.testing.assert_allclose(metrics.matthews(two)[:, 1], metrics.multiclass_matthews(one), 1e-5)
+
+
+def test_generalized_dice_of_multilabel_counts_is_of_the_foregrounds_only():
+    """An empty channel has the weight of the smallest other one; all empty is undefined."""
+    actual = np.zeros((3, 4, 4, 3), np.int32)
+    actual[:2, :2, :, 0], actual[:2, 0, :2, 1] = 1, 1
+    predicted = actual.copy()
+    predicted[1, 3, 3, 2] = predicted[1, 2, 3, 0] = 1
+    counts = count_jit(predicted, actual, num_classes=3, multilabel=True)
+    right = 2 * (8 / 8**2 + 2 / 2**2)
+    expected = [1, right / (right + 1 / 8**2 + 1 / 2**2), np.nan]
+    np.testing.assert_allclose(metrics.generalized_dice(counts), expected, rtol=1e-6)
+
+
+def test_scores_of_nearly_perfect_masks_keep_their_digits():
+    """Of four million pixels 100 are foreground, and one of those is missed."""
+    n = 2**22
+    counts = jax.tree.map(jnp.asarray, as_counts(99, 0, 1, n - 100))
+    exact = metrics.pooled(counts)
+    for name in ("cohen_kappa", "multiclass_matthews", "generalized_dice", "mean_iou"):
+        np.testing.assert_allclose(RATIOS[name](counts), [RATIOS[name](exact)], rtol=1e-6)
+    observed, chance = 1 / n, 2 * 99.5 / n  # up to a part in a million
+    np.testing.assert_allclose(metrics.cohen_kappa(exact), 1 - observed / chance, rtol=1e-4)
+
+
+def line_masks(seed, shape):
+    """Rows of pixels that touch no other row, so that each mask is its own skeleton."""
+    mask, apart = np.zeros(shape, bool), (np.s_[:], *[np.s_[::2]] * (len(shape) - 2))
+    mask[apart] = np.random.default_rng(seed).random((*mask[apart].shape[:-1], 1)) < 0.7
+    return mask
+
+
+@pytest.mark.parametrize("shape", [(4, 20, 24), (2, 5, 20, 24)])
+def test_the_cl_dice_of_lines_is_their_dice(shape):
+    predicted, actual = line_masks(0, shape), line_masks(1, shape)
+    predicted[..., 15:] = actual[..., :3] = False
+    found = metrics.cl_dice(jnp.asarray(predicted), actual)
+    dice = metrics.dice(count_jit(predicted, actual, num_classes=1))
+    np.testing.assert_allclose(found, dice[:, 0], rtol=1e-6)
+    assert found.dtype == np.float64
+
+
+def test_cl_dice_forgives_width_but_not_gaps():
+    thin, thick = np.zeros((2, 2, 15, 30), bool)
+    thick[:, 6:9, 1:-1], thin[:, 7, 3:-3] = True, True
+    np.testing.assert_array_equal(metrics.cl_dice(thin, thick)[:1] > 0.9, True)
+    thin[1, :, 10:20] = False
+    assert metrics.cl_dice(thin, thick)[1] < 0.8
+    beside = np.roll(thin, 4, axis=1)
+    np.testing.assert_array_equal(metrics.cl_dice(beside, thick), 0)
+
+
+def test_cl_dice_of_empty_masks_and_of_invalid_pixels():
+    line, empty = np.zeros((2, 1, 8, 12), bool)
+    line[:, 3] = True
+    assert np.isnan(metrics.cl_dice(empty, empty)).all()
+    for masks in ((line, empty), (empty, line)):
+        np.testing.assert_array_equal(metrics.cl_dice(*masks), 0)
+    left = np.broadcast_to(np.arange(12) < 6, line.shape)
+    half = line & left
+    assert metrics.cl_dice(half, line)[0] < 1
+    np.testing.assert_array_equal(metrics.cl_dice(half, line, where=left), 1)
+    assert np.isnan(metrics.cl_dice(half, line, where=~left & ~line)).all()
 
 
 def test_an_image_that_is_masked_out_counts_nothing():

@@ -128,6 +128,21 @@ ERRORS = {
         ValueError,
         "beta must be finite and above 0, got 0.0",
     ),
+    "clDice of integers": (
+        lambda: metrics.cl_dice(zeros((1, 4, 4), bool), zeros((1, 4, 4))),
+        TypeError,
+        "actual must be bool, got int32",
+    ),
+    "clDice of another shape": (
+        lambda: metrics.cl_dice(zeros((1, 4, 4), bool), zeros((1, 4, 5), bool)),
+        ValueError,
+        r"actual has shape \(1, 4, 5\), expected \(1, 4, 4\)",
+    ),
+    "clDice of one spatial axis": (
+        lambda: metrics.cl_dice(zeros((1, 4), bool), zeros((1, 4), bool)),
+        ValueError,
+        r"predicted must be \[B, H, W\] or \[B, D, H, W\], got \(1, 4\)",
+    ),
     "negative smoothing": (
         lambda: metrics.soft_dice_score(
             metrics.soft_dice_sums(zeros((1, 4, 4, 1), np.float32), zeros((1, 4, 4))), smooth=-1.0

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import warnings
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ BINARY_RATIOS = {
     "accuracy": metrics.accuracy,
     "f_beta": functools.partial(metrics.f_beta, beta=0.5),
     "matthews": metrics.matthews,
+    "negative_predictive_value": metrics.negative_predictive_value,
 }
 
 
@@ -185,6 +187,9 @@ def test_ratios_per_image_are_those_of_sklearn(sklearn, name):
         "accuracy": sklearn.accuracy_score,
         "f_beta": functools.partial(sklearn.fbeta_score, beta=0.5, zero_division=np.nan),
         "matthews": sklearn.matthews_corrcoef,
+        "negative_predictive_value": functools.partial(
+            sklearn.precision_score, pos_label=0, zero_division=np.nan
+        ),
     }[name]
     # jaccard_score cannot return NaN. matthews_corrcoef is 0 without a denominator, and warns about
     # an image with one label only.
@@ -206,6 +211,7 @@ def test_ratios_per_image_are_those_of_sklearn(sklearn, name):
         ("specificity", "specificity"),
         ("accuracy", "accuracy"),
         ("matthews", "matthews correlation coefficient"),
+        ("negative_predictive_value", "negative predictive value"),
     ],
 )
 @pytest.mark.parametrize("num_classes", [1, 4])
@@ -254,6 +260,7 @@ def test_pooled_ratios_are_those_of_torchmetrics(torch, torchmetrics, num_classe
             "accuracy": kinds.binary_accuracy(*both),
             "f_beta": kinds.binary_fbeta_score(*both, beta=0.5),
             "matthews": kinds.binary_matthews_corrcoef(*both),
+            "negative_predictive_value": kinds.binary_negative_predictive_value(*both),
         }
     else:
         each = {"num_classes": num_classes, "average": "none"}
@@ -300,11 +307,119 @@ def test_ratios_are_those_of_segmentation_models_pytorch(torch):
         (metrics.recall, "recall"),
         (metrics.specificity, "specificity"),
         (metrics.accuracy, "accuracy"),
+        (metrics.negative_predictive_value, "negative_predictive_value"),
     ):
         score = getattr(smp.metrics, name)
         assert_close(ours(counts), score(*theirs, reduction="none"))
         whole = float(score(*theirs, reduction="micro"))
         assert_close(ours(metrics.pooled(counts)), [whole])
+
+
+def labels_with_absent_classes():
+    """Images without class 3 in the labels, in both masks, and in the prediction; a perfect one."""
+    predicted, actual = (np.array(labels[:5]) for labels in labels_of(4))
+    actual[1] %= 3
+    predicted[2], actual[2] = predicted[2] % 3, actual[2] % 3
+    predicted[3] %= 3
+    predicted[4] = actual[4]
+    return predicted, actual
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_scores_of_all_classes_are_those_of_sklearn(sklearn, num_classes):
+    predicted, actual = labels_of(1) if num_classes == 1 else labels_with_absent_classes()
+    counts = count(predicted, actual, num_classes=num_classes)
+    theirs = {
+        metrics.balanced_accuracy: sklearn.balanced_accuracy_score,
+        metrics.cohen_kappa: sklearn.cohen_kappa_score,
+        metrics.multiclass_matthews: sklearn.matthews_corrcoef,
+    }
+    for ours, score in theirs.items():
+        images = zip(actual, predicted, strict=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
+            expected = [score(a.ravel(), p.ravel()) for a, p in images]
+        assert_close(ours(counts), expected)
+        whole = score(actual.ravel(), predicted.ravel())
+        np.testing.assert_allclose(ours(metrics.pooled(counts)), whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_pooled_scores_of_all_classes_are_those_of_torchmetrics(torch, torchmetrics, num_classes):
+    predicted, actual = (x % num_classes for x in labels_with_absent_classes())
+    counts = metrics.pooled(count(predicted, actual, num_classes=num_classes + 1))  # one is absent
+    kinds = torchmetrics.classification
+    both = torch.tensor(predicted), torch.tensor(actual)
+    classes = {"num_classes": num_classes + 1}
+    theirs = {
+        metrics.cohen_kappa: kinds.multiclass_cohen_kappa(*both, **classes),
+        metrics.multiclass_matthews: kinds.multiclass_matthews_corrcoef(*both, **classes),
+        metrics.mean_iou: kinds.multiclass_jaccard_index(*both, **classes, average="macro"),
+        metrics.balanced_accuracy: kinds.multiclass_accuracy(*both, **classes, average="macro"),
+    }
+    for ours, expected in theirs.items():
+        assert_close(ours(counts), expected, rtol=1e-5)
+
+
+def test_torchmetrics_balanced_accuracy_counts_a_class_as_0_that_is_only_predicted(
+    torch, torchmetrics
+):
+    predicted, actual = (labels[1] for labels in labels_with_absent_classes())
+    counts = count(predicted[None], actual[None], num_classes=4)
+    theirs = torchmetrics.classification.multiclass_accuracy(
+        torch.tensor(predicted), torch.tensor(actual), num_classes=4, average="macro"
+    )
+    assert_close(metrics.balanced_accuracy(counts), [float(theirs) * 4 / 3])
+
+
+def test_balanced_accuracy_of_smp_and_monai_is_of_each_class_against_the_rest(torch, monai):
+    predicted, actual = labels_of(4)
+    counts = count(predicted, actual, num_classes=4)
+    channels = [one_hot(torch, labels, 4) for labels in (predicted, actual)]
+    theirs = monai.compute_confusion_matrix_metric(
+        "balanced accuracy", monai.get_confusion_matrix(*channels)
+    )
+    assert_close((metrics.recall(counts) + metrics.specificity(counts)) / 2, theirs)
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="it is not installed")
+    stats = smp.metrics.get_stats(*(c.long() for c in channels), mode="multilabel")
+    assert_close(smp.metrics.balanced_accuracy(*stats, reduction="none"), theirs)
+    binary = count(predicted % 2, actual % 2, num_classes=1)
+    each = (metrics.recall(binary) + metrics.specificity(binary)) / 2
+    assert_close(metrics.balanced_accuracy(binary), each[:, 0])
+
+
+def test_mean_iou_leaves_out_the_absent_class_that_smp_counts_as_1(torch):
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="it is not installed")
+    predicted, actual = labels_with_absent_classes()
+    counts = count(predicted, actual, num_classes=4)
+    both = torch.tensor(predicted), torch.tensor(actual)
+    stats = smp.metrics.get_stats(*both, mode="multiclass", num_classes=4)
+    theirs = smp.metrics.iou_score(*stats, reduction="none").numpy()
+    present = np.array([[True] * 4] * 5)
+    present[2, 3] = False
+    assert theirs[2, 3] == 1
+    assert_close(metrics.mean_iou(counts), theirs.mean(axis=1, where=present))
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_generalized_dice_is_monais(torch, monai, num_classes):
+    predicted, actual = masks_of_every_kind() if num_classes == 1 else labels_with_absent_classes()
+    counts = count(predicted, actual, num_classes=num_classes)
+    channels = [one_hot(torch, labels, max(num_classes, 2)) for labels in (predicted, actual)]
+    theirs = monai.compute_generalized_dice(*channels, sum_over_classes=True)
+    assert_close(metrics.generalized_dice(counts), theirs[:, 0])
+
+
+def test_generalized_dice_of_torchmetrics_differs_where_a_class_is_absent(torch):
+    segmentation = importlib.import_module("torchmetrics.functional.segmentation")
+    predicted, actual = labels_with_absent_classes()
+    both = torch.tensor(predicted), torch.tensor(actual)
+    options = {"num_classes": 4, "input_format": "index"}
+    theirs = segmentation.generalized_dice_score(*both, **options).numpy()
+    ours = metrics.generalized_dice(count(predicted, actual, num_classes=4))
+    complete = [0, 3, 4]
+    assert_close(ours[complete], theirs[complete])
+    assert abs(ours[1] - theirs[1]) > 1e-4
 
 
 def probabilities_of(num_classes, shape=(4, 24, 20)):

@@ -22,6 +22,13 @@ MONAI 1.6 keeps infinite values in its means, except that its Hausdorff distance
 """
 
 from jaxseg.metrics.aggregation import ImageMean, mean_over_classes, mean_over_images, pooled
+from jaxseg.metrics.agreement import (
+    balanced_accuracy,
+    cohen_kappa,
+    generalized_dice,
+    mean_iou,
+    multiclass_matthews,
+)
 from jaxseg.metrics.bootstrap import Interval, PairedInterval, bootstrap_mean, paired_bootstrap
 from jaxseg.metrics.calibration import (
     CalibrationSums,
@@ -32,6 +39,7 @@ from jaxseg.metrics.calibration import (
     maximum_calibration_error,
     reliability,
 )
+from jaxseg.metrics.centerline import cl_dice
 from jaxseg.metrics.counts import Counts, confusion_matrix, count, predicted_labels
 from jaxseg.metrics.objects import (
     ObjectCounts,
@@ -51,6 +59,7 @@ from jaxseg.metrics.ratios import (
     f_beta,
     iou,
     matthews,
+    negative_predictive_value,
     pixel_accuracy,
     precision,
     recall,
@@ -69,21 +78,28 @@ __all__ = [
     "Reliability",
     "SoftDiceSums",
     "accuracy",
+    "balanced_accuracy",
     "bootstrap_mean",
     "brier_score",
     "calibration_sums",
+    "cl_dice",
+    "cohen_kappa",
     "confusion_matrix",
     "count",
     "count_objects",
     "dice",
     "expected_calibration_error",
     "f_beta",
+    "generalized_dice",
     "iou",
     "match_objects",
     "matthews",
     "maximum_calibration_error",
+    "mean_iou",
     "mean_over_classes",
     "mean_over_images",
+    "multiclass_matthews",
+    "negative_predictive_value",
     "object_dice",
     "object_f1",
     "object_precision",

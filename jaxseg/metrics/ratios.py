@@ -125,6 +125,23 @@ def specificity(counts: Counts, *, undefined: float = math.nan) -> Array:
     return ratio(tn, tn + fp, counts.outside, undefined)
 
 
+def negative_predictive_value(counts: Counts, *, undefined: float = math.nan) -> Array:
+    """Returns the negative predictive value (NPV): tn / (tn + fn).
+
+    Agrees with torchmetrics' ``binary_negative_predictive_value``, which is 0 where this is
+    undefined, and with MONAI's and segmentation_models_pytorch's "negative predictive value".
+
+    Args:
+        counts: ``[B, K]`` per image, or ``[K]`` pooled.
+        undefined: The value if the predicted mask is full.
+
+    Returns:
+        As for `dice`.
+    """
+    _, _, fn, tn = _cells(counts)
+    return ratio(tn, tn + fn, counts.outside, undefined)
+
+
 def accuracy(counts: Counts, *, undefined: float = math.nan) -> Array:
     """Returns the accuracy of each class against the rest: (tp + tn) / (tp + fp + fn + tn).
 
