@@ -1,7 +1,8 @@
 """Compares runs: scores, standard deviations over seeds, and paired differences.
 
-Runs that differ only in their seed form one recipe. An image's score by a recipe is the mean over
-its seeds. Recipes are compared on the images that both were scored on.
+Runs that differ only in their seed form one recipe, and so do the folds of a cross-validation,
+whose test images are joined. An image's score by a recipe is the mean over its seeds. Recipes are
+compared on the images that both were scored on.
 """
 
 import json
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 
 from experiments import files, scores
-from experiments.options import PATHS
+from experiments.options import FOLD, PATHS
 from experiments.runs import RunDirectory, flat
 from jaxseg import metrics
 from jaxseg.errors import InputError
@@ -40,16 +41,18 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """Runs of one configuration with different seeds.
+    """Runs of one configuration with different seeds, and with every fold of a cross-validation.
 
     Attributes:
         label: Name of the configuration, and the options that differ between recipes of that name.
-        runs: The runs, in the order of their seeds.
+        runs: The runs, in the order of their seeds and then of their folds.
+        folds: Number of folds; 1 without cross-validation.
         options: What the runs share.
     """
 
     label: str
     runs: list[RunDirectory]
+    folds: int
     options: dict[str, Any]
 
 
@@ -95,27 +98,31 @@ def gather(runs: Sequence[RunDirectory]) -> list[Recipe]:
     """Returns the runs by recipe, in the order of each recipe's first run.
 
     Raises:
-        InputError: A run is absent, unfinished or there twice.
+        InputError: A run is absent, unfinished or there twice, or a fold is missing.
     """
-    by_options: dict[str, list[tuple[int, RunDirectory]]] = {}
+    by_options: dict[str, dict[tuple[int, int], RunDirectory]] = {}
     for run in runs:
         run.finished_summary()
         options = {DATA: run.read_config()[DATA][:8], **flat(run.configuration().as_json())}
-        seed = options.pop("seed")
+        seed, fold = options.pop("seed"), FOLD.fullmatch(options["split"])
+        if fold:
+            options["split"] = f"{fold[2]} folds"
         key = json.dumps({k: v for k, v in options.items() if k not in PATHS}, sort_keys=True)
-        seeded = by_options.setdefault(key, [])
-        if seed in dict(seeded):
-            raise InputError(
-                f"{dict(seeded)[seed].path}, {run.path}: same configuration and same --seed. Pass "
-                "only one of them"
-            )
-        seeded.append((seed, run))
+        numbered = by_options.setdefault(key, {})
+        number = (seed, int(fold[1]) if fold else 1)
+        if number in numbered:
+            same = "same configuration and same --seed" + (" and fold" if fold else "")
+            raise InputError(f"{numbered[number].path}, {run.path}: {same}. Pass only one of them")
+        numbered[number] = run
     every = [json.loads(key) for key in by_options]
     return [
         Recipe(
-            _label(options, every), [run for _, run in sorted(seeded, key=lambda s: s[0])], options
+            _label(options, every),
+            [run for _, run in sorted(numbered.items())],
+            _folds(options["split"], numbered),
+            options,
         )
-        for options, seeded in zip(every, by_options.values(), strict=True)
+        for options, numbered in zip(every, by_options.values(), strict=True)
     ]
 
 
@@ -135,7 +142,8 @@ def image_sets(recipes: Sequence[Recipe]) -> dict[str, dict[str, Scored]]:
         name = f"test images of split {recipe.options['split']}"
         name += f", data {recipe.options[DATA]}" if several else ""
         tests = [(run.test_scores, run.finished_summary()["test"]) for run in recipe.runs]
-        sets.setdefault(name, {})[recipe.label] = _scored(tests)
+        seeds = [tests[i : i + recipe.folds] for i in range(0, len(tests), recipe.folds)]
+        sets.setdefault(name, {})[recipe.label] = _scored(seeds)
     made: dict[str, tuple[Path, dict[str, Any]]] = {}
     for recipe in recipes:
         for first in sorted(recipe.runs[0].path.glob("*/evaluation.json")):
@@ -150,7 +158,9 @@ def image_sets(recipes: Sequence[Recipe]) -> dict[str, dict[str, Scored]]:
                 _check_made_alike(path, evaluation, *made.setdefault(name, (path, evaluation)))
             tests = [evaluation["test"] for evaluation in evaluations]
             tables = [path.parent / "per_image.csv" for path in paths]
-            sets.setdefault(name, {})[recipe.label] = _scored(list(zip(tables, tests, strict=True)))
+            # Folds were all scored on these images: each counts as a seed of its own.
+            by_run = [[test] for test in zip(tables, tests, strict=True)]
+            sets.setdefault(name, {})[recipe.label] = _scored(by_run)
     return sets
 
 
@@ -230,11 +240,29 @@ def _short(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _scored(tests: Sequence[tuple[Path, Mapping[str, Any]]]) -> Scored:
-    tables = [scores.read(path) for path, _ in tests]
-    ids = list(tables[0].ids)
-    for (path, _), table in zip(tests, tables, strict=True):
-        if list(table.ids) != ids:
-            raise InputError(f"{path}: has other images than {tests[0][0]}, of the same recipe")
-    columns = {name: np.stack([table.columns[name] for table in tables]) for name in SCORES}
-    return Scored(ids, list(tables[0].groups), columns, [test["calibration"] for _, test in tests])
+def _folds(split: str, numbered: Mapping[tuple[int, int], RunDirectory]) -> int:
+    """The number of folds of a recipe, each of which every seed must have."""
+    folds = int(split.removesuffix(" folds")) if split.endswith(" folds") else 1
+    for seed, _ in numbered:
+        for fold in range(1, folds + 1):
+            if (seed, fold) not in numbered:
+                path = next(iter(numbered.values())).path
+                raise InputError(f"{path}: fold {fold} of {folds} with --seed {seed} is missing")
+    return folds
+
+
+def _scored(seeds: Sequence[Sequence[tuple[Path, Mapping[str, Any]]]]) -> Scored:
+    """The scores of every seed, each on the images of all its folds."""
+    tables = [[scores.read(path) for path, _ in folds] for folds in seeds]
+    ids = [[image for table in folds for image in table.ids] for folds in tables]
+    for own, folds in zip(ids, seeds, strict=True):
+        if own != ids[0]:
+            raise InputError(
+                f"{folds[0][0]}: has other images than {seeds[0][0][0]}, of the same recipe"
+            )
+    columns = {
+        name: np.stack([np.concatenate([table.columns[name] for table in own]) for own in tables])
+        for name in SCORES
+    }
+    groups = [group for table in tables[0] for group in table.groups]
+    return Scored(ids[0], groups, columns, [t["calibration"] for folds in seeds for _, t in folds])

@@ -67,7 +67,7 @@ def _cost(recipe: Recipe) -> tuple[str, ...]:
     summaries = [run.finished_summary() for run in recipe.runs]
     return (
         recipe.label,
-        str(len(recipe.runs)),
+        str(len(recipe.runs) // recipe.folds),
         f"{summaries[0]['parameters']:,}",
         f"{summaries[0]['images']['train']:,}",
         str(recipe.options["epochs"]),

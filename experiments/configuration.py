@@ -84,12 +84,12 @@ class Configuration:
         """Returns the same configuration with other data options."""
         return dataclasses.replace(self, data=dataclasses.replace(self.data, **changed))
 
-    def as_json(self) -> dict[str, Any]:
-        """Returns plain values for ``config.json``. Paths become absolute."""
+    def as_json(self, *, with_paths: bool = True) -> dict[str, Any]:
+        """Returns plain values for ``config.json``. Paths become absolute, or None if unwanted."""
         values = dataclasses.asdict(self)
         for name in PATHS:
             # A run may be used from another working directory.
-            path = values["data"][name]
+            path = values["data"][name] if with_paths else None
             values["data"][name] = None if path is None else Path(path).absolute()
         return json.loads(json.dumps(values, default=str))
 

@@ -11,12 +11,18 @@ import numpy as np
 
 from experiments.command import bar, say
 from experiments.configuration import Configuration
-from experiments.options import SOURCE, Data
+from experiments.options import FOLD, SOURCE, Data
 from jaxseg.data import phantom
 from jaxseg.data.archive import RELEASE_COUNTS, PartialReleaseWarning
 from jaxseg.data.arrays import ImageArrays, load_arrays
 from jaxseg.data.folders import load_folders
-from jaxseg.data.splits import SPLITS, held_out_split, model_selection_split, random_split
+from jaxseg.data.splits import (
+    SPLITS,
+    fold_split,
+    held_out_split,
+    model_selection_split,
+    random_split,
+)
 from jaxseg.data.tables import read_table
 from jaxseg.errors import InputError
 
@@ -108,13 +114,15 @@ def split(arrays: ImageArrays, rule: str, *, fingerprint: str) -> Dataset:
     """Splits images by a rule of ``--split``.
 
     Raises:
-        InputError: No image, or every image, is of the held-out source.
+        InputError: There is no such fold; or no image, or every image, is of the held-out source.
     """
     validation = np.empty(0, np.int64)
     if rule == "random":
         train, test = random_split(arrays.ids)
     elif rule == "model-selection":
         train, test = model_selection_split(arrays.ids, arrays.groups, arrays.split)
+    elif fold := FOLD.fullmatch(rule):
+        train, validation, test = fold_split(arrays.groups, *map(int, fold.groups()))
     elif rule.startswith(SOURCE):
         train, validation, test = held_out_split(
             arrays.sources, arrays.groups, arrays.split, held_out=rule.removeprefix(SOURCE)

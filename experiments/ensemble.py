@@ -20,7 +20,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from experiments import command, dataset, evaluate, figures, files, scores
 from experiments.examples import draw_examples
-from experiments.runs import RunDirectory, Trained, load_trained
+from experiments.runs import Trained, find_run, load_trained
 from experiments.scores import number
 from experiments.scoring import score
 from jaxseg import inference, metrics, parallel
@@ -62,7 +62,7 @@ def ensemble(options: Options) -> None:
     options.external.check()
     external = options.external
     members = load_members(options.runs, same_test_images=external.images is None)
-    first, configuration = RunDirectory(options.runs[0]), members[0].configuration
+    first, configuration = find_run(options.runs[0]), members[0].configuration
     arrays, indices = evaluate.images_to_score(first, external, subset="test", moved=options.moved)
     mesh = parallel.make_mesh()
     states = tuple(parallel.replicate(member.state, mesh) for member in members)
@@ -159,7 +159,7 @@ def load_members(runs: Sequence[Path], *, same_test_images: bool) -> list[Traine
         raise InputError("RUN: an ensemble needs two or more runs")
     if len({path.resolve() for path in runs}) < len(runs):
         raise InputError("RUN: a run is there twice")
-    members = [load_trained(RunDirectory(path)) for path in runs]
+    members = [load_trained(find_run(path)) for path in runs]
     # An image that is tested in one run may be a training image in another.
     names = (*SHARED, *(SHARED_TEST_IMAGES if same_test_images else ()))
     shared = [
@@ -167,7 +167,7 @@ def load_members(runs: Sequence[Path], *, same_test_images: bool) -> list[Traine
     ]
     if same_test_images:
         for options, path in zip(shared, runs, strict=True):
-            options["data_fingerprint"] = RunDirectory(path).read_config()["data_fingerprint"]
+            options["data_fingerprint"] = find_run(path).read_config()["data_fingerprint"]
     for path, options in zip(runs, shared, strict=True):
         for name, value in options.items():
             if value != shared[0][name]:

@@ -18,7 +18,7 @@ from experiments.configuration import Configuration
 from experiments.examples import draw_examples
 from experiments.options import check_both_folders
 from experiments.postprocessing import Postprocessing
-from experiments.runs import RunDirectory, load_trained
+from experiments.runs import RunDirectory, find_run, load_trained
 from experiments.scoring import score
 from jaxseg.data.arrays import ImageArrays
 from jaxseg.data.folders import load_folders
@@ -59,11 +59,12 @@ class Options:
     """Score a run on its test images, or on a folder of images with masks."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run directory created by experiments.train."""
+    """Run directory created by experiments.train, or lungs, the pretrained network."""
     subset: Subset = "test"
     """Split to score. The train split shows whether the network underfits."""
     out: Path | None = None
-    """Folder to write to. Default: RUN, or RUN/SUBSET for another subset than test."""
+    """Folder to write to. Default: RUN, or RUN/SUBSET for another subset than test. Needed for the
+    pretrained network."""
     external: OmitArgPrefixes[ExternalImages] = ExternalImages()
     postprocessing: OmitArgPrefixes[Postprocessing] = Postprocessing()
     moved: OmitArgPrefixes[dataset.Moved] = dataset.Moved()
@@ -77,7 +78,9 @@ def evaluate(options: Options) -> None:
     """
     options.external.check()
     options.postprocessing.check()
-    run, external = RunDirectory(options.run), options.external
+    run, external = find_run(options.run), options.external
+    if options.out is None and not run.path.is_dir():
+        raise InputError("--out: needed, because the pretrained network has no run directory")
     trained = load_trained(run)
     configuration, postprocessing = trained.configuration, options.postprocessing
     postprocessing.check_fits(configuration)

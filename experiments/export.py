@@ -14,9 +14,9 @@ import tyro
 from tyro.conf import Positional, arg
 
 from experiments import command
-from experiments.files import without_nan
-from experiments.runs import RunDirectory, Trained, load_trained
-from jaxseg import export
+from experiments.files import without_nan, write_json
+from experiments.runs import RunDirectory, Trained, find_run, load_trained
+from jaxseg import export, pretrained
 from jaxseg.errors import InputError
 
 
@@ -25,21 +25,28 @@ class Options:
     """Write a run's network to one file that needs no model code."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run directory created by experiments.train."""
+    """Run directory created by experiments.train, or lungs, the pretrained network."""
     out: Path
     """File to write. An existing one is replaced."""
+    weights: bool = False
+    """Write only the weights, as jaxseg.pretrained.load reads them, and next to them a file .json
+    with the configuration and the scores of the run."""
 
 
 def write(options: Options) -> None:
-    """Exports the network that `experiments.predict` uses.
+    """Exports the network that `experiments.predict` uses, or its weights.
 
     Raises:
         InputError: The run or the file is invalid.
     """
     if options.out.is_dir():
         raise InputError(f"--out: {options.out} is a folder. Name a file in it")
-    run = RunDirectory(options.run)
+    run = find_run(options.run)
     trained = load_trained(run)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.weights:
+        write_weights(options.out, run, trained)
+        return
     multiple = 2 ** (len(trained.configuration.network.widths) - 1)
     command.say("compiling the network")
     program = export.export_prediction(
@@ -48,13 +55,24 @@ def write(options: Options) -> None:
         multiple=multiple,
         channels=trained.configuration.data.channels,
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     export.save(options.out, program, metadata(run, trained))
     megabytes = options.out.stat().st_size / 1e6
     print(
         f"{options.out}: {megabytes:.1f} MB, for {', '.join(program.platforms)}, "
         f"images {program.in_avals[0].str_short()}"
     )
+
+
+def write_weights(path: Path, run: RunDirectory, trained: Trained) -> None:
+    """Writes the weights of a run, and its configuration and scores."""
+    sha256 = pretrained.save(path, trained.state.variables())
+    values = {
+        "configuration": trained.configuration.as_json(with_paths=False),
+        "data_fingerprint": run.read_config()["data_fingerprint"],
+        "summary": run.finished_summary(),
+    }
+    write_json(path.with_suffix(".json"), values)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, SHA-256 {sha256}")
 
 
 def metadata(run: RunDirectory, trained: Trained) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Options:
     data_config: str = "all"
     """Which classes, without RUN: all, covid, normal, lung_opacity or viral_pneumonia."""
     split: str = "grouped"
-    """Split to inspect, without RUN: grouped, random, model-selection or source:TEXT."""
+    """Split to inspect, without RUN: grouped, random, fold:I/K, model-selection or source:TEXT."""
     skip_bad: bool = False
     """Skip invalid images and list them, instead of stopping with an error."""
     out: Path | None = None

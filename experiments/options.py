@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import typing
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,9 @@ from jaxseg.errors import InputError
 
 SOURCE = "source:"
 """Prefix of ``--split`` for a held-out source."""
+
+FOLD = re.compile(r"fold:(\d+)/(\d+)")
+"""``--split`` for cross-validation: the fold to test on, and the number of folds."""
 
 PATHS = ("manual_dir", "data_dir", "images", "masks", "table")
 """Options that depend on the machine and do not change the result."""
@@ -87,10 +91,11 @@ class Data:
     Calibrated on chest X-rays. Use less if unrelated images are grouped."""
     skip_bad: bool = False
     """Skip invalid images and list them, instead of stopping with an error."""
-    split: Annotated[str, arg(metavar="grouped|random|model-selection|source:TEXT")] = "grouped"
+    split: Annotated[str, arg(metavar="RULE")] = "grouped"
     """grouped: 70/10/20, near-duplicates and patients kept together. random: 70/30, no validation.
-    model-selection: to choose a configuration, without the test images of grouped and random.
-    source:TEXT: test on images whose source URL contains TEXT."""
+    fold:I/K: cross-validation, tested on fold I of K, with groups as in grouped. model-selection:
+    to choose a configuration, without the test images of grouped and random. source:TEXT: test on
+    images whose source URL contains TEXT."""
     size: int = 256
     """Height and width of the network's images in pixels."""
     label_size: int | None = None
@@ -114,8 +119,9 @@ class Data:
         _check_least(self, 1, "size", "label_size")
         _check_least(self, 0, "near_duplicate_bits")
         rules = ("grouped", "random", "model-selection")
-        if self.split not in rules and not self.split.startswith(SOURCE):
-            raise InputError(f"--split: must be {', '.join(rules)} or {SOURCE}TEXT")
+        has_rule = self.split in rules or self.split.startswith(SOURCE)
+        if not has_rule and not FOLD.fullmatch(self.split):
+            raise InputError(f"--split: must be {', '.join(rules)}, fold:I/K or {SOURCE}TEXT")
         check_both_folders(self.images, self.masks)
         if self.images is not None and self.manual_dir is not None:
             raise InputError(
@@ -222,10 +228,15 @@ class Optimization:
 
     loss: Annotated[tuple[str, ...], arg(metavar="NAME[=WEIGHT] ...")] = ("cross_entropy",)
     """Weighted sum of losses of jaxseg.losses: cross_entropy soft_dice=0.5."""
+    init: Annotated[str | None, arg(metavar="lungs|RUN")] = None
+    """Start from trained weights: lungs, the pretrained network, or a run directory. --widths and
+    --norm must be equal; for other classes the last layer starts anew. Default: random weights."""
     optimizer: Literal["adam", "lion", "sgd"] = "adam"
     """sgd has Nesterov momentum 0.9. With --weight-decay, adam is AdamW."""
     epochs: int = 30
     """Passes over the training images."""
+    patience: int | None = None
+    """Stop after this many epochs in a row without a better validation Dice. Default: never."""
     batch_size: int = 16
     """Global batch size: images per step over all devices."""
     microbatches: int | None = None
@@ -252,7 +263,9 @@ class Optimization:
     def check(self) -> None:
         """Raises InputError that names an invalid option."""
         _check_choices(self)
-        _check_least(self, 1, "epochs", "batch_size", "microbatches", "skipped_in_a_row")
+        _check_least(
+            self, 1, "epochs", "batch_size", "microbatches", "patience", "skipped_in_a_row"
+        )
         _check_least(self, 0, "weight_decay", "ema_decay", "seed")
         for name in ("learning_rate", "adam_epsilon", "clip_norm"):
             if (value := getattr(self, name)) is not None and not value > 0:

@@ -23,7 +23,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from experiments import command
 from experiments.predictions import Predictions, Row
-from experiments.runs import RunDirectory, load_trained
+from experiments.runs import find_run, load_trained
 from experiments.segmenter import Loaded, Segmenter, Settings
 from jaxseg.data import dicom
 from jaxseg.data.images import find_images, image_stem, printable
@@ -45,7 +45,7 @@ class Options:
     """Write masks of images of any size. Repeat the command to continue after a stop."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run directory created by experiments.train."""
+    """Run directory created by experiments.train, or lungs, the pretrained network."""
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE_OR_FOLDER ...")]
     """PNG, JPEG, TIFF, BMP or DICOM images, or folders of them."""
     out: Path
@@ -66,7 +66,7 @@ def predict(options: Options) -> None:
     """
     options.settings.check()
     paths = _find(options.images, options.out)
-    trained = load_trained(RunDirectory(options.run))
+    trained = load_trained(find_run(options.run))
     values = [min(own) for own in trained.configuration.data.mask_values().values()]
     if options.mask_values_out and not (values and min(values) > 0 and max(values) < 256):
         raise InputError("--mask-values-out: needs a run with --classes, with values from 1 to 255")

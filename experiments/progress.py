@@ -27,6 +27,10 @@ class Progress:
     """Updates that were skipped because they were not finite."""
     skipped_in_a_row: int = 0
     """Number of skipped updates up to the latest step."""
+    best_dice: float | None = None
+    """The best mean validation Dice."""
+    epochs_without_gain: int = 0
+    """Epochs since then."""
 
     def __post_init__(self) -> None:
         """Starts the clock. The first step compiles."""
@@ -56,6 +60,13 @@ class Progress:
             self.timed_images += images
             self.timed_seconds += seconds
         self._is_first = False
+
+    def add_validation(self, dice: float | None) -> None:
+        """Adds the mean validation Dice of the next epoch; None or NaN is not better than any."""
+        is_better = dice is not None and dice > (-1.0 if self.best_dice is None else self.best_dice)
+        if is_better:
+            self.best_dice = dice
+        self.epochs_without_gain = 0 if is_better else self.epochs_without_gain + 1
 
     def loss(self) -> float:
         """Returns the mean loss over this epoch's images, without skipped updates."""

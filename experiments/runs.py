@@ -16,7 +16,7 @@ from experiments.command import say
 from experiments.configuration import Configuration, from_json, one_sided
 from experiments.dataset import Dataset
 from experiments.options import PATHS
-from jaxseg import parallel
+from jaxseg import parallel, pretrained
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.errors import InputError
 from jaxseg.training import TrainState
@@ -199,6 +199,42 @@ class RunDirectory:
         return files.lock(self.path / ".lock", message)
 
 
+class PretrainedLungs(RunDirectory):
+    """The run that trained `jaxseg.pretrained.lungs`, of which only weights and scores are here."""
+
+    PATH = Path("lungs")
+
+    def read_config(self) -> dict[str, Any]:
+        """Returns what the run's ``config.json`` held."""
+        return files.read_json(pretrained.FOLDER / "lungs.json")
+
+    def read_summary(self) -> dict[str, Any]:
+        """Returns the scores of its test images, as ``summary.json`` holds them."""
+        return self.read_config()["summary"]
+
+    def state(self) -> TrainState:
+        """Returns a state that predicts, without what only training needs."""
+        variables = pretrained.lungs().variables
+        params, step = variables.pop("params"), np.int32(self.read_summary()["checkpoint_step"])
+        return TrainState(step=step, params=params, collections=variables, opt_state=(), key=None)
+
+
+def find_run(path: Path) -> RunDirectory:
+    """Returns the run that a command line names: a directory, or ``lungs``, the pretrained network.
+
+    Raises:
+        InputError: There is a run directory of that name too.
+    """
+    if path != PretrainedLungs.PATH:
+        return RunDirectory(path)
+    if RunDirectory(path).config.exists():
+        raise InputError(
+            f"{path}: is a run directory here and also the pretrained network. For the run pass "
+            f"{path.absolute()}"
+        )
+    return PretrainedLungs(path)
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """A run's configuration, its network, and the state of its best checkpoint."""
@@ -249,6 +285,8 @@ def load_trained(run: RunDirectory) -> Trained:
     """
     configuration = run.configuration()
     model, summary = configuration.model(), run.read_summary()
+    if isinstance(run, PretrainedLungs):
+        return Trained(configuration, model, run.state())
     no_checkpoint = f"{run.path}: has no checkpoint yet"
     if not run.checkpoints.is_dir():
         raise InputError(no_checkpoint)

@@ -10,7 +10,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -28,9 +28,10 @@ from experiments.configs import CONFIGURATIONS
 from experiments.configuration import Configuration
 from experiments.dataset import Dataset
 from experiments.examples import draw_predictions
+from experiments.options import Optimization
 from experiments.profiling import Trace
 from experiments.progress import Progress
-from experiments.runs import RunDirectory, open_run
+from experiments.runs import RunDirectory, find_run, load_trained, open_run
 from experiments.seeds import train_seeds
 from experiments.tensorboard import TensorBoard
 from jaxseg import metrics, parallel
@@ -84,12 +85,18 @@ def train(
         Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
     batches.check_batch_size(configuration.optimization, mesh)
+    initial = initial_variables(configuration.optimization)
     with run.locked(), parallel.Preemption() as preemption:
         images = open_run(configuration, run, resume=output.resume)
+        if configuration.optimization.patience and not len(images.validation):
+            split = configuration.data.split
+            raise InputError(f"--patience: the split {split} has no validation images")
         counts = images.counts()
         say("images: {train} train, {validation} validation, {test} test".format(**counts))
         inputs = batches.choose(configuration.data, images, mesh)
-        state, progress = fit(configuration, images, inputs, run, mesh, preemption, output)
+        state, progress = fit(
+            configuration, images, inputs, run, mesh, preemption, output, initial=initial
+        )
         report.write_results(
             configuration, images, state, progress, run, mesh, preemption, input_path=inputs.name
         )
@@ -103,17 +110,25 @@ def fit(
     mesh: Mesh,
     preemption: parallel.Preemption,
     output: Output,
+    *,
+    initial: Mapping[str, Any] | None = None,
 ) -> tuple[TrainState, Progress]:
-    """Trains to the last epoch and returns the best state by validation Dice, else the last."""
+    """Trains to the last epoch and returns the best state by validation Dice, else the last.
+
+    Raises:
+        InputError: The initial variables do not fit the network.
+    """
     optimization = configuration.optimization
     batch_size = batches.fitting_batch_size(optimization, len(images.train), mesh)
     steps_per_epoch = len(images.train) // batch_size
     steps = steps_per_epoch * optimization.epochs
     model, loss, tx = configuration.model(), configuration.loss(), configuration.optimizer(steps)
     has_ema = optimization.ema_decay is not None
-    state = TrainState.create(
-        model, tx, configuration.key(), configuration.image_spec(), ema=has_ema
-    )
+    key, image_spec = configuration.key(), configuration.image_spec()
+    try:
+        state = TrainState.create(model, tx, key, image_spec, ema=has_ema, pretrained=initial)
+    except ValueError as error:
+        raise InputError(f"--init: {error}") from None
     state = parallel.replicate(state, mesh)
     train_step = make_train_step(
         model,
@@ -159,6 +174,9 @@ def fit(
             bar.set_postfix(loss=f"{progress.loss():.4f}")
 
         for epoch in range(progress.step // steps_per_epoch, optimization.epochs):
+            if progress.epochs_without_gain >= (optimization.patience or math.inf):
+                say(f"no better validation Dice in {optimization.patience} epochs: stopping early")
+                break
             done = progress.step % steps_per_epoch
             order = batches.epoch_order(images.train, optimization.seed, epoch, batch_size)[done:]
             title = f"epoch {epoch + 1}/{optimization.epochs}"
@@ -206,6 +224,7 @@ def fit(
                 board.picture(progress.step, "validation", drawn)
             progress.start_epoch()
             dice = row.get("validation_dice")
+            progress.add_validation(dice)
             checkpoints.save(state, dataclasses.asdict(progress), score=dice)
             saved_at = time.monotonic()
 
@@ -217,6 +236,17 @@ def fit(
         if (best := checkpoints.best_step()) is not None:
             state, _ = checkpoints.restore(state, best)
     return state, progress
+
+
+def initial_variables(optimization: Optimization) -> dict[str, Any] | None:
+    """Returns the trained weights to start from, or None for random ones.
+
+    Raises:
+        InputError: There is no such run, or it has no checkpoint.
+    """
+    if optimization.init is None:
+        return None
+    return load_trained(find_run(Path(optimization.init))).state.variables()
 
 
 def validate(

@@ -81,6 +81,7 @@ class TrainState(struct.PyTreeNode):
         images: Images | jax.ShapeDtypeStruct,
         *,
         ema: bool = False,
+        pretrained: Mapping[str, Any] | None = None,
     ) -> "TrainState":
         """Initializes the parameters and the optimizer.
 
@@ -90,9 +91,16 @@ class TrainState(struct.PyTreeNode):
             key: A typed random key. Equal keys give equal states.
             images: Example images, or their shape and dtype. Only one row's shape matters.
             ema: Whether to keep a moving average of the parameters.
+            pretrained: Variables to start from, such as those of `jaxseg.pretrained.lungs`, instead
+                of random ones. The network must have the same shapes, except that a submodule whose
+                name starts with ``head`` keeps its random parameters where shapes differ, as they
+                do for another number of classes.
 
         Returns:
             The state before the first step.
+
+        Raises:
+            ValueError: ``pretrained`` does not fit the network.
 
         Examples:
             >>> import jax
@@ -107,11 +115,13 @@ class TrainState(struct.PyTreeNode):
         example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
 
         @jax.jit
-        def create(key: jax.Array) -> TrainState:
+        def create(key: jax.Array, pretrained: Mapping[str, Any] | None) -> TrainState:
             params_key, dropout_key, run_key = jax.random.split(key, 3)
             keys = {"params": params_key, "dropout": dropout_key}
             zeros = jnp.zeros(example.shape, example.dtype)
             variables = dict(model.init(keys, zeros, train=False))
+            if pretrained is not None:
+                variables = _start_from(pretrained, variables)
             params = variables.pop("params")
             return TrainState(
                 step=jnp.zeros((), jnp.int32),
@@ -122,7 +132,7 @@ class TrainState(struct.PyTreeNode):
                 ema=jax.tree.map(jnp.copy, params) if ema else None,
             )
 
-        return create(key)
+        return create(key, pretrained)
 
     def variables(self) -> dict[str, Any]:
         """Returns what ``model.apply`` takes to predict, with the averaged parameters if kept."""
@@ -236,6 +246,34 @@ def make_train_step(
     tagged: Any = step
     tagged.axis_name = axis_name  # `jaxseg.parallel` refuses a step made for another kind of map.
     return tagged
+
+
+def _start_from(pretrained: Mapping[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+    """Returns the pretrained variables, with the head of ``variables`` if its shape differs."""
+    paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(variables)
+    given = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(pretrained)
+    }
+    leaves = []
+    for path, leaf in paths_and_leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        replacement = given.pop(name, None)
+        if replacement is not None and replacement.shape == leaf.shape:
+            leaves.append(jnp.asarray(replacement, leaf.dtype))
+        elif "/head" in name:
+            leaves.append(leaf)
+        else:
+            found = "missing" if replacement is None else f"of shape {replacement.shape}"
+            raise ValueError(
+                f"the pretrained variables do not fit the network: {name} is {found} there, and of "
+                f"shape {leaf.shape} here"
+            )
+    if surplus := [name for name in given if "/head" not in name]:
+        raise ValueError(
+            f"the pretrained variables do not fit the network: it has no {sorted(surplus)[0]}"
+        )
+    return jax.tree.unflatten(structure, leaves)
 
 
 class Evaluation(struct.PyTreeNode):

@@ -296,6 +296,43 @@ def test_a_used_directory_another_configuration_and_other_images_are_refused(
         assert_refused(called(train, *options), "--workdir: another job trains in")
 
 
+def test_training_starts_from_the_weights_of_a_run(finished, archive, tmp_path, called):
+    # So small a learning rate changes no parameter.
+    options = [*small_run(archive, tmp_path), "--learning-rate", "1e-30", "--epochs", "1"]
+    code, _, error = called(train, *options, "--init", finished.path)
+    assert code == 0, error
+    started = load_trained(RunDirectory(tmp_path / "run")).state.params
+    given = load_trained(finished).state.params
+    assert set(given) - set(started) == set()
+    jax.tree.map(np.testing.assert_array_equal, started, {name: given[name] for name in started})
+
+
+def test_training_stops_early_and_a_resumed_run_stays_stopped(archive, tmp_path, called):
+    # So small a learning rate changes no Dice: the first epoch is the best.
+    options = [*small_run(archive, tmp_path), "--learning-rate", "1e-30", "--epochs", "9"]
+    options += ["--norm", "none", "--patience", "2", "--resume"]
+    code, out, error = called(train, *options)
+    assert code == 0, error
+    assert "no better validation Dice in 2 epochs: stopping early" in out
+    run = RunDirectory(tmp_path / "run")
+    assert [row["epoch"] for row in run.read_metrics()] == [1, 2, 3]
+    run.summary.unlink()
+    code, _, error = called(train, *options)
+    assert code == 0, error
+    assert len(run.read_metrics()) == 3
+    refused = called(train, *options[:-1], "--split", "random", "--workdir", tmp_path / "other")
+    assert_refused(refused, "--patience: the split random has no validation images")
+
+
+def test_weights_that_are_absent_or_do_not_fit_are_refused(finished, archive, tmp_path, called):
+    options = small_run(archive, tmp_path)
+    refused = called(train, *options, "--init", tmp_path / "absent")
+    assert_refused(refused, "absent: there is no such run directory")
+    assert not (tmp_path / "run").exists()
+    refused = called(train, *options, "--init", finished.path, "--widths", "4", "16")
+    assert_refused(refused, "--init: the pretrained variables do not fit the network")
+
+
 def test_a_run_that_is_not_finite_any_more_ends_and_keeps_its_logs(archive, tmp_path, called):
     options = ["--learning-rate", "1e30", "--skipped-in-a-row", "3"]
     code, _, error = called(train, *small_run(archive, tmp_path), *options)

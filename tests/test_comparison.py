@@ -67,6 +67,35 @@ def test_what_is_no_table_of_scores_is_named(tmp_path, text):
         scores.read(tmp_path / "scores.csv")
 
 
+def test_the_folds_of_a_cross_validation_are_one_set_of_images(tmp_path):
+    dice = {1: [0.9, 0.8], 2: [0.7], 3: [0.6, 0.5, 0.4]}
+    runs = [
+        finished(
+            tmp_path / f"{seed}-{fold}",
+            np.array(values) + seed / 100,
+            ids=[f"{fold}-{i}" for i in range(len(values))],
+            seed=seed,
+            split=f"fold:{fold}/3",
+        )
+        for seed in (0, 1)
+        for fold, values in dice.items()
+    ]
+    (recipe,) = comparison.gather(runs[::-1])
+    assert [run.path.name for run in recipe.runs] == [f"{s}-{f}" for s in (0, 1) for f in dice]
+    (name, by_recipe), *_ = comparison.image_sets([recipe]).items()
+    assert name == "test images of split 3 folds"
+    scored = by_recipe["phantom"]
+    assert scored.ids == ["1-0", "1-1", "2-0", "3-0", "3-1", "3-2"]
+    expected = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    np.testing.assert_allclose(scored.by_seed["dice"], [expected, expected + 0.01])
+    comparison_page.write(runs, tmp_path / "page.html")
+    assert "test images of split 3 folds" in (tmp_path / "page.html").read_text().lower()
+    with pytest.raises(InputError, match="fold 2 of 3 with --seed 1 is missing"):
+        comparison.gather([run for run in runs if run.path.name != "1-2"])
+    with pytest.raises(InputError, match="same --seed and fold"):
+        comparison.gather([*runs, runs[0]])
+
+
 def test_runs_that_differ_in_their_seed_alone_are_one_recipe(tmp_path):
     runs = [
         finished(tmp_path / "a", [0.9, 0.8], seed=1),

@@ -141,13 +141,16 @@ def test_a_configuration_is_read_back_as_it_was_stored(name):
     del stored["augment"], stored["data"]["label_size"]
     expected = dataclasses.replace(configuration, augment=Strengths()).with_data(label_size=None)
     assert from_json(stored) == expected, "absent options have their default"
+    stored["augment"] = dataclasses.asdict(Strengths(rotation=5.0))
+    del stored["augment"]["elastic"]
+    assert from_json(stored).augment == Strengths(rotation=5.0), "of a version without it"
 
 
 @pytest.mark.parametrize(
     ("group", "option", "value", "words"),
     [
         ("data", "fold", 3, "unknown options: fold"),
-        ("augment", "elastic", 1.0, "unknown options: elastic"),
+        ("augment", "swirl", 1.0, "unknown options: swirl"),
         ("optimization", "loss", ["dice"], "--loss: 'dice' is not a loss"),
         ("optimization", "optimizer", "adamw", "--optimizer: 'adamw' is not one of"),
     ],

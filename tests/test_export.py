@@ -21,10 +21,10 @@ from PIL import Image
 from benchmarks import tpu_programs
 from experiments import command
 from experiments import export as export_command
-from experiments.configuration import Configuration
+from experiments.configuration import Configuration, from_json
 from experiments.options import Data, Network
 from experiments.runs import RunDirectory, load_trained
-from jaxseg import UNet, export
+from jaxseg import UNet, export, pretrained
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.data import phantom
 from jaxseg.errors import InputError
@@ -215,6 +215,22 @@ def test_the_metadata_describes_the_run(written):
     assert metadata["run"]["configuration"] == "phantom"
     assert metadata["run"]["data_fingerprint"] == "fingerprint"
     assert metadata["versions"]["jax"] == jax.__version__
+
+
+def test_the_weights_of_a_run_are_written_with_its_configuration_and_scores(run, tmp_path):
+    options = export_command.Options(run=run.path, out=tmp_path / "weights", weights=True)
+    with pytest.raises(InputError, match="training has not finished"):
+        export_command.write(options)
+    run.summary.write_text(json.dumps({"test": {"dice_mean": 0.5}, "checkpoint_step": 0}))
+    try:
+        export_command.write(options)
+    finally:
+        run.summary.unlink()
+    written = json.loads((tmp_path / "weights.json").read_text())
+    assert from_json(written["configuration"]).model() == UNet(widths=(4, 8))
+    assert written["summary"]["test"] == {"dice_mean": 0.5}
+    expected = load_trained(run).state.variables()
+    jax.tree.map(np.testing.assert_array_equal, pretrained.load(tmp_path / "weights"), expected)
 
 
 def test_invalid_input_of_the_command_is_one_line(run, tmp_path, capsys, monkeypatch):

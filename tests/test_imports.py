@@ -20,8 +20,9 @@ BELOW = {
     "data": {"types", "errors"},
     "losses": {"types", "surface"},
     "training": {"types", "metrics", "resizing"},
+    "pretrained": {"errors", "models"},
 }
-ABOVE = {*BELOW, "training"} - {"data"}
+ABOVE = {*BELOW} - {"data", "pretrained"}
 BELOW |= {part: ABOVE for part in ("parallel", "checkpoint", "inference", "export")}
 """What each part of the library may import of it; imports go one way."""
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jaxseg.data.splits import (
     SPLITS,
     fill_empty_splits,
+    fold_split,
     group_images,
     grouped_split,
     held_out_split,
@@ -203,3 +204,36 @@ def test_models_are_selected_on_images_that_no_rule_tests_on(seed):
         assert len(found) > least
         expected = [i for i in range(300) if kinds[i] not in tested and split[i] == name]
         assert found.tolist() == expected
+
+
+def test_folds_test_every_image_once_and_keep_groups_whole():
+    rng = np.random.default_rng(0)
+    groups = [f"patient-{i}" for i in rng.integers(0, 60, 200)]
+    every = [fold_split(groups, fold, 5) for fold in range(1, 6)]
+    tested = np.concatenate([test for _, _, test in every])
+    np.testing.assert_array_equal(np.sort(tested), np.arange(200))
+    # As even as scikit-learn's GroupKFold, which has the same rule.
+    assert {len(test) for _, _, test in every} == {40}
+    for parts in every:
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(200))
+        named = [{groups[i] for i in part} for part in parts]
+        assert sum(map(len, named)) == len(set(groups))
+        assert len(parts[1]) == 16
+    shuffled = rng.permutation(200)
+    again = fold_split([groups[i] for i in shuffled], 2, 5)
+    for part, other in zip(every[1], again, strict=True):
+        np.testing.assert_array_equal(np.sort(shuffled[other]), part)
+
+
+def test_folds_have_the_sizes_of_scikit_learns():
+    model_selection = pytest.importorskip("sklearn.model_selection")
+    groups = [f"g{i}" for i in np.random.default_rng(1).integers(0, 23, 150)]
+    theirs = model_selection.GroupKFold(4).split(groups, groups=groups)
+    ours = [fold_split(groups, fold, 4)[2] for fold in range(1, 5)]
+    assert sorted(map(len, ours)) == sorted(len(test) for _, test in theirs)
+
+
+@pytest.mark.parametrize(("fold", "folds"), [(0, 2), (3, 2), (1, 1), (1, 4)])
+def test_folds_out_of_range_are_refused(fold, folds):
+    with pytest.raises(InputError, match=f"fold {fold} of {folds}: folds must be 2 to 3"):
+        fold_split(["a", "b", "c", "c"], fold, folds)

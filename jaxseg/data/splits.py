@@ -4,6 +4,7 @@ The rules are pure functions of names and contents, so that two machines, two co
 parts of one release agree.
 """
 
+import hashlib
 import math
 import re
 from collections import Counter
@@ -133,6 +134,51 @@ def held_out_split(
     free = ~leaked(groups, np.flatnonzero(tested), np.arange(len(groups)))
     validation = free & (np.asarray(split) == "validation")
     return np.flatnonzero(free & ~validation), np.flatnonzero(validation), np.flatnonzero(tested)
+
+
+def fold_split(
+    groups: Sequence[str], fold: int, folds: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Splits images for cross-validation and keeps groups whole.
+
+    Largest first, in the order of the hash of their names, groups go to the fold with the fewest
+    images, as in scikit-learn's ``GroupKFold``. So folds are of about equal size.
+
+    Args:
+        groups: A name for every image that images share which must share a split.
+        fold: The fold to test on, from 1 to ``folds``.
+        folds: Number of folds, from 2 to the number of groups.
+
+    Returns:
+        ``(train, validation, test)``, int64 indices in ascending order. Validation images are about
+        a tenth of the images that are not tested, from every other fold; none if a group is larger.
+
+    Raises:
+        InputError: ``fold`` or ``folds`` is out of range.
+    """
+    sizes = Counter(groups)
+    if not (2 <= folds <= len(sizes) and 1 <= fold <= folds):
+        raise InputError(
+            f"fold {fold} of {folds}: folds must be 2 to {len(sizes)}, the number of groups, and "
+            "the fold 1 to the number of folds"
+        )
+    hashed = {name: hashlib.sha256(name.encode()).hexdigest() for name in sizes}
+    fold_of, images = {}, [0] * folds
+    for name in sorted(sizes, key=lambda name: (-sizes[name], hashed[name])):
+        smallest = images.index(min(images))
+        fold_of[name] = smallest + 1
+        images[smallest] += sizes[name]
+    others = [name for name in sorted(sizes, key=hashed.__getitem__) if fold_of[name] != fold]
+    wanted = (len(groups) - images[fold - 1]) // 10
+    held = set()
+    for name in others:
+        if sizes[name] <= wanted:
+            held.add(name)
+            wanted -= sizes[name]
+    tested = np.array([fold_of[name] == fold for name in groups], bool)
+    validated = np.array([name in held for name in groups], bool)
+    train = np.flatnonzero(~tested & ~validated)
+    return train, np.flatnonzero(validated), np.flatnonzero(tested)
 
 
 def model_selection_split(
