@@ -1,13 +1,11 @@
 """Does evaluate take longer if all masks have different sizes?
 
-    python -m benchmarks.mask_sizes RUN [--repeats 3]
+    python -m benchmarks.mask_sizes RUN [--rounds 3]
 
 Times ``experiments.evaluate`` on 12 synthetic images of 12 sizes and on 12 of one size, whose area
-is the mean of the 12, in alternation. Prints the medians and their ratio.
+is the mean of the 12. Both alternate.
 """
 
-import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,10 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks import protocol, report
 from jaxseg.data import phantom
 
 SIZES = [(400 + 37 * i, 700 - 23 * i) for i in range(12)]
 """Height and width of the images of different sizes."""
+COLUMNS = ("name", "seconds", "fastest", "slowest", "relative_time")
 
 
 def write_images(folder: Path, sizes: list[tuple[int, int]]) -> None:
@@ -44,24 +44,24 @@ def seconds(run: Path, folder: Path) -> float:
 
 
 def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--repeats", type=int, default=3)
+    """Measures and publishes."""
+    parser = protocol.parser(__doc__)
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--repeats", type=int, dest="rounds", help="the same as --rounds")
+    parser.set_defaults(rounds=3)
     options = parser.parse_args()
     side = round(np.sqrt(np.mean([height * width for height, width in SIZES])))
-    kinds = {"12 sizes": SIZES, "one size": [(side, side)] * len(SIZES)}
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    kinds = {"one size": [(side, side)] * len(SIZES), "12 sizes": SIZES}
     with tempfile.TemporaryDirectory() as temporary:
-        for kind, sizes in kinds.items():
-            write_images(Path(temporary, kind), sizes)
-        for _ in range(options.repeats):
-            for kind in kinds:
-                times[kind].append(seconds(options.run, Path(temporary, kind)))
-    medians = {kind: statistics.median(values) for kind, values in times.items()}
-    for kind, median in medians.items():
-        print(f"{kind}: {median:.1f} s ({', '.join(f'{value:.1f}' for value in times[kind])})")
-    print(f"ratio: {medians['12 sizes'] / medians['one size']:.2f}")
+        functions = {}
+        for name, sizes in kinds.items():
+            write_images(Path(temporary, name), sizes)
+            functions[name] = lambda name=name: seconds(options.run, Path(temporary, name))
+        results = protocol.alternate(functions, options.rounds)
+    rows = [{"name": name, **protocol.summary(each)} for name, each in results.items()]
+    for row in rows:
+        row["relative_time"] = row["seconds"] / rows[0]["seconds"]
+    report.publish(report.make("mask_sizes", {}, rows), COLUMNS, options.json)
 
 
 if __name__ == "__main__":

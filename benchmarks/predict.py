@@ -1,105 +1,96 @@
-"""A folder of films from file to mask, beside the network's bare rate on as many films.
+"""Images a second of the predict command, and of its network alone as an upper bound.
 
-    python -m benchmarks.predict RUN --images DIR [--repeats N]
+    python -m benchmarks.predict RUN --images DIR
 
-Each command is a process of its own, with and without overlays, and once on a single film, which
-gives what starting and compiling take. The bare rate is that of `benchmarks.bare_rate`, before and
-after each command, in a process of its own, too: a TPU serves one at a time. Peak memory is the
-process's largest resident set.
+A command on a single image gives the time to start. Each command is a process of its own.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record
+import numpy as np
+
+from benchmarks import protocol, report
+from benchmarks.protocol import Implementation
 from experiments import command
 from jaxseg.data.images import find_images
 
-WAYS = {"masks and overlays": (), "masks alone": ("--no-overlay",)}
+OUTPUTS = {"masks and overlays": (), "masks only": ("--no-overlay",)}
+COLUMNS = (
+    "name", "images", "seconds", "start_seconds", "images_per_second", "upper_bound",
+    "fraction_of_upper_bound", "peak_MB"
+)  # fmt: skip
 
 
-def bare_rate(run: Path) -> float:
-    """Films per second through the run's network alone, by `benchmarks.bare_rate`."""
-    arguments = [sys.executable, "-m", "benchmarks.bare_rate", str(run)]
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return float(done.stdout.split()[-1])
+def network_alone(run: str) -> Any:
+    """Logits of one batch, from host memory to host memory."""
+    from experiments.runs import RunDirectory, load_trained
+    from experiments.segmenter import Segmenter, Settings
+
+    segmenter = Segmenter(load_trained(RunDirectory(Path(run))), Settings())
+    sampling = segmenter.sampling
+    shape = (segmenter.rows, sampling.size, sampling.size, sampling.channels)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return {"batch": lambda: np.asarray(segmenter.predict(images))}, {"rows": segmenter.rows}
 
 
-def predicted(run: Path, films: list[Path] | Path, options: tuple[str, ...]) -> tuple[float, float]:
-    """Seconds and peak memory in MB of one predict command."""
-    given = films if isinstance(films, list) else [films]
+def upper_bound(run: Path, rounds: int) -> float:
+    """Returns images a second of the network alone."""
+    alone = Implementation("network alone", "benchmarks.predict:network_alone", "jaxseg")
+    (row,) = protocol.measure({alone: sys.executable}, {"run": str(run)}, rounds)
+    return row["rows"] / row["seconds"]
+
+
+def predict(run: Path, *more: object) -> tuple[float, float]:
+    """Runs the command; returns its seconds and peak memory in MB."""
     with tempfile.TemporaryDirectory() as out:
-        arguments = ["-m", "experiments.predict", run, *given, "--out", out, *options]
+        arguments = ["-m", "experiments.predict", run, *more, "--out", out]
         began = time.perf_counter()
-        started = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL
         )
-        _, status, usage = os.wait4(started.pid, 0)
-        seconds = time.perf_counter() - began
+        _, status, usage = os.wait4(process.pid, 0)
         if status:
             sys.exit(f"predict ended with status {os.waitstatus_to_exitcode(status)}")
-        return seconds, usage.ru_maxrss / 1024
-
-
-def measured(run: Path, images: Path, repeats: int) -> Iterator[dict[str, Any]]:
-    """A row for each way."""
-    films = list(find_images(images).values())
-    for way, options in WAYS.items():
-        bare, whole, start, memory = [bare_rate(run)], [], [], []
-        for _ in range(repeats):
-            start.append(predicted(run, films[:1], options)[0])
-            seconds, peak = predicted(run, images, options)
-            whole.append(seconds)
-            memory.append(peak)
-            bare.append(bare_rate(run))
-        seconds, begun = statistics.median(whole), statistics.median(start)
-        rate = statistics.median(bare)
-        under_way = (len(films) - 1) / (seconds - begun)
-        yield {
-            "written": way,
-            "films": len(films),
-            "seconds": seconds,
-            "films_a_second": len(films) / seconds,
-            "start,_s": begun,
-            "films_a_second_once_started": under_way,
-            "bare_network,_films_a_second": rate,
-            "share_of_bare": under_way / rate,
-            "peak_MB": max(memory),
-        }
+        return time.perf_counter() - began, usage.ru_maxrss / 976.5625
 
 
 def main() -> None:
-    """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--repeats", type=int, default=1)
+    """Measures and publishes."""
+    parser = protocol.parser(__doc__)
+    parser.set_defaults(rounds=1)
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--images", type=Path, required=True, help="folder of images")
     options = parser.parse_args()
-    columns = {
-        "written": "",
-        "films": "d",
-        "seconds": ".1f",
-        "films_a_second": ".1f",
-        "start,_s": ".1f",
-        "films_a_second_once_started": ".1f",
-        "bare_network,_films_a_second": ".1f",
-        "share_of_bare": ".2f",
-        "peak_MB": ".0f",
-    }
-    for row in measured(options.run, options.images, options.repeats):
-        print(record.table([row], columns), flush=True)
-    # Only now, since it takes hold of the device.
-    print(record.conditions())
+    images, rows = list(find_images(options.images).values()), []
+    bound = upper_bound(options.run, protocol.ROUNDS)
+    for name, more in OUTPUTS.items():
+        results = protocol.alternate(
+            {
+                "start": lambda more=more: predict(options.run, images[0], *more),
+                "folder": lambda more=more: predict(options.run, options.images, *more),
+            },
+            options.rounds,
+        )
+        row = {"name": name, **protocol.summary([seconds for seconds, _ in results["folder"]])}
+        row["start_seconds"] = statistics.median(seconds for seconds, _ in results["start"])
+        rate = (len(images) - 1) / (row["seconds"] - row["start_seconds"])
+        row |= {
+            "images": len(images),
+            "images_per_second": rate,
+            "upper_bound": bound,
+            "fraction_of_upper_bound": rate / bound,
+            "peak_MB": max(peak for _, peak in results["folder"]),
+        }
+        rows.append(row)
+    settings = {"images": len(images)}
+    report.publish(report.make("predict", settings, rows), COLUMNS, options.json)
 
 
 if __name__ == "__main__":

@@ -1,59 +1,104 @@
-"""Benchmarks of a network's speed, one after another, into one JSON file.
+"""Runs several benchmarks, and compares their ratios with the recorded ones.
 
-    python -m benchmarks.run [NAME ...] [--json FILE] [--tensorflow-python PYTHON]
-                             [--batch N ...] [--dtype D ...]
+    python -m benchmarks.run [NAME ...] [--check | --record] [--json FILE]
 
-Prints each one's table; the README says how to read them.
+``--check`` ends with status 1 if a library's time relative to jaxseg is lower than the recorded
+ratio by more than 15 %. ``--record`` replaces what is recorded for this kind of processor.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks import record
+from benchmarks import report
 
-NAMES = ("train_step", "inference", "compile", "layers")
-SWEPT = ("train_step", "inference")
+NAMES = ("train_step", "inference", "losses", "surface", "augment", "startup")
+RECORDED = Path(__file__).with_name("recorded.json")
+SLACK = 0.15
+Report = Mapping[str, Any]
+
+
+def kind(measured: Report) -> tuple[Any, ...]:
+    """Returns what two reports must have in common to be compared.
+
+    Times depend on the machine. Ratios depend on the kind of device: for CPUs the widest vector
+    extension and the number of cores.
+    """
+    devices = {row["device"] for row in measured["rows"] if row["name"] == "jaxseg"} - {"cpu"}
+    machine = sorted(devices) or [measured["vectors"], measured["cores"]]
+    return measured["benchmark"], measured["settings"], machine
+
+
+def ratios(measured: Report) -> dict[tuple[str, str], float]:
+    """Returns the time relative to jaxseg by case and implementation."""
+    reference = {row["case"] for row in measured["rows"] if row["name"] == "jaxseg"}
+    return {
+        (row["case"], row["name"]): row["relative_time"]
+        for row in measured["rows"]
+        if row["name"] != "jaxseg" and row.get("case") in reference
+    }
+
+
+def lower(measured: Sequence[Report], recorded: Sequence[Report]) -> tuple[int, list[str]]:
+    """Returns how many ratios were compared, and a line for each that is lower than recorded."""
+    compared, lines = 0, []
+    for new in measured:
+        known = {}
+        for old in recorded:
+            known |= ratios(old) if kind(old) == kind(new) else {}
+        for key, ratio in ratios(new).items():
+            if key in known:
+                compared += 1
+                if ratio < (1 - SLACK) * known[key]:
+                    lines.append(f"{', '.join(key)}: {ratio:.2f}, recorded {known[key]:.2f}")
+    return compared, lines
+
+
+def measure(names: Sequence[str], more: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Runs benchmarks with these options; returns reports and the names of those that failed."""
+    reports, failed = [], []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder, "report.json")
+            command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(written), *more]
+            if subprocess.run(command, check=False).returncode:
+                failed.append(name)
+            reports += report.read(written) if written.exists() else []
+    return reports, failed
 
 
 def main() -> None:
-    """Runs those named, or all.
+    """Runs, checks or records.
 
     Raises:
-        SystemExit: With status 1 where one failed; the others are measured and written.
+        SystemExit: A benchmark failed, or a check did.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
-    parser.add_argument("names", nargs="*", metavar="name", help=" or ".join(NAMES))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--check", action="store_true", help="compare with recorded ratios")
+    parser.add_argument("--record", action="store_true", help="replace recorded ratios")
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"), metavar="FILE")
-    parser.add_argument("--tensorflow-python", metavar="PYTHON")
-    parser.add_argument("--batch", nargs="+", metavar="N", help="of train_step and inference")
-    parser.add_argument("--dtype", nargs="+", metavar="D", help="likewise")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
     if unknown := set(options.names) - set(NAMES):
-        parser.error(f"no benchmark {min(unknown)!r}; there are: {', '.join(NAMES)}")
-    swept: list[str] = []
-    for name, values in (("--batch", options.batch), ("--dtype", options.dtype)):
-        swept += [name, *values] if values else []
-    if options.tensorflow_python:
-        swept += ["--tensorflow-python", options.tensorflow_python]
-    everything, failed = {}, []
-    for name in options.names or NAMES:
-        print(f"\n## {name}\n", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            written = Path(folder) / "results.json"
-            command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(written)]
-            done = subprocess.run(command + (swept if name in SWEPT else []), check=False)
-            if done.returncode:
-                failed.append(name)
-            else:
-                everything[name] = json.loads(written.read_text())
-    record.write(options.json, everything)
+        parser.error(f"no benchmark {min(unknown)!r}; there are {', '.join(NAMES)}")
+    reports, failed = measure(options.names or NAMES, more)
+    report.write(options.json, reports)
     print(f"\nwritten to {options.json}")
+    recorded = report.read(RECORDED)
+    compared, lines = lower(reports, recorded)
+    if options.record:
+        new = [kind(each) for each in reports]
+        report.write(RECORDED, [old for old in recorded if kind(old) not in new] + reports)
+    if options.check:
+        print("\n".join([f"{compared} ratios compared, {len(lines)} lower", *lines]))
+        if lines or not compared:
+            sys.exit(1)
     if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}")
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@
 It uses synthetic images and a small network. The exit status is 1 if anything fails.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -19,28 +18,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 from PIL import Image
 
+from benchmarks import protocol, report
 from experiments.command import INTERRUPTED, PREEMPTED
 from experiments.runs import CLOCKED, RunDirectory, load_trained
 from jaxseg.data import phantom
 
-ROOT = Path(__file__).parents[1]
 IMAGES = {"COVID": 10, "Lung_Opacity": 6, "Normal": 14, "Viral Pneumonia": 10}
 RUN = ["--size", "32", "--widths", "4", "8", "--epochs", "12", "--batch-size", "8"]
 RUN += ["--dropout", "0.3", "--norm", "batch"]
 
 LIMIT = 10.0
 """Seconds in which a command must end after a signal."""
-
 STATUS = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
-
+COLUMNS = ("name", "count", "ended_before", "wrong_status", "longest_seconds", "resumed")
 Process = subprocess.Popen[str]
 
 
@@ -51,7 +50,7 @@ def start(name: str, *arguments: object, devices: int = 1, cache: Path | None = 
     compiled = {} if cache is None else {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     return subprocess.Popen(
         [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
-        cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **compiled},
+        cwd=report.ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **compiled},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -86,15 +85,13 @@ def difference(one: RunDirectory, other: RunDirectory) -> str | None:
     for (path, a), (_, b) in zip(*map(jax.tree.leaves_with_path, states), strict=True):
         if np.asarray(a).tobytes() != np.asarray(b).tobytes():
             return jax.tree_util.keystr(path)
-    rows = [
-        [{**row, **dict.fromkeys(CLOCKED, 0)} for row in run.read_metrics()] for run in (one, other)
-    ]
-    if rows[0] != rows[1]:
-        return "metrics.jsonl"
-    if one.read_steps() != other.read_steps():
-        return "steps.jsonl"
-    same = one.finished_summary()["test"] == other.finished_summary()["test"]
-    return None if same else "summary.json"
+    unclocked = dict.fromkeys(CLOCKED, 0)
+    logs: dict[str, Callable[[RunDirectory], Any]] = {
+        "metrics.jsonl": lambda run: [row | unclocked for row in run.read_metrics()],
+        "steps.jsonl": lambda run: run.read_steps(),
+        "summary.json": lambda run: run.finished_summary()["test"],
+    }
+    return next((name for name, read in logs.items() if read(one) != read(other)), None)
 
 
 def is_saving(run: RunDirectory) -> bool:
@@ -121,12 +118,14 @@ class Stops:
         cache = self.folder / "compiled" if cached else None
         return start("train", *options, devices=devices, cache=cache)
 
-    def resumed_difference(self, run: RunDirectory, unbroken: RunDirectory) -> str | None:
-        """Resumes a run and compares it with an unbroken one."""
+    def resumed(self, run: RunDirectory, unbroken: RunDirectory) -> bool:
+        """Resumes a run; returns whether it equals an unbroken one, and prints a difference."""
         end(self.train(run, cached=True))
-        return difference(run, unbroken)
+        if differs := difference(run, unbroken):
+            print(f"{run.path.name}: {differs} differs", flush=True)
+        return differs is None
 
-    def signals(self, count: int, names: Sequence[str]) -> bool:
+    def signals(self, count: int, names: list[str]) -> Iterator[dict[str, Any]]:
         """Sends signals to commands at random moments, from the start of the process on."""
         images = self.folder / "images"
         images.mkdir()
@@ -134,46 +133,33 @@ class Stops:
             image = phantom.generate(0, "Normal", i, image_size=256, mask_size=256).image
             Image.fromarray(image).save(images / f"{i}.png")
         commands = {
-            "evaluate": ["--out", self.folder / "evaluated"],
-            "predict": [images, "--out", self.folder / "predicted"],
+            "evaluate": [self.unbroken.path, "--out", self.folder / "evaluated"],
+            "predict": [self.unbroken.path, images, "--out", self.folder / "predicted"],
         }
         seconds = {"train": self.seconds}
-        for name, arguments in commands.items():
-            seconds[name] = end(start(name, self.unbroken.path, *arguments))
-        good = True
-        for name in names:
-            for sent, status in STATUS.items():
-                times, equal, ended_before = [], 0, 0
-                for number in range(count):
-                    run = RunDirectory(self.folder / f"{name}-{sent.name}-{number}")
-                    process = (
-                        self.train(run)
-                        if name == "train"
-                        else start(name, self.unbroken.path, *commands[name])
-                    )
-                    time.sleep(self.random.uniform(0.5, seconds[name]))
-                    process.send_signal(sent)
-                    began = time.monotonic()
-                    output, _ = process.communicate(timeout=600)
-                    ended_before += process.returncode == 0
-                    if process.returncode not in (0, status):
-                        good = False
-                        print(f"  {name}, {sent.name}: status {process.returncode}:\n{output}")
-                    if process.returncode != 0:
-                        times.append(time.monotonic() - began)
-                    if name == "train":
-                        equal += self.resumed_difference(run, self.unbroken) is None
-                longest = max(times, default=0.0)
-                good &= longest < LIMIT and (name != "train" or equal == count)
-                resumed = f", {equal} of {count} resumed bit for bit" if name == "train" else ""
-                print(
-                    f"  {name}, {sent.name}, {count} times: status {status} "
-                    f"({ended_before} had ended before), at most {longest:.1f} s{resumed}",
-                    flush=True,
-                )
-        return good
+        seconds |= {name: end(start(name, *commands[name])) for name in names if name in commands}
+        for name, sent in [(name, sent) for name in names for sent in STATUS]:
+            row = {"name": f"{name}, {sent.name}", "count": count, "ended_before": 0}
+            row |= {"wrong_status": 0, "longest_seconds": 0.0, "resumed": 0}
+            for number in range(count):
+                run = RunDirectory(self.folder / f"{name}-{sent.name}-{number}")
+                training = name == "train"
+                process = self.train(run) if training else start(name, *commands[name])
+                time.sleep(self.random.uniform(0.5, seconds[name]))
+                process.send_signal(sent)
+                began = time.monotonic()
+                output, _ = process.communicate(timeout=600)
+                taken = time.monotonic() - began if process.returncode else 0.0
+                row["longest_seconds"] = max(row["longest_seconds"], taken)
+                row["ended_before"] += process.returncode == 0
+                if process.returncode not in (0, STATUS[sent]):
+                    row["wrong_status"] += 1
+                    print(f"{row['name']}: exit status {process.returncode}:\n{output}")
+                row["resumed"] += training and self.resumed(run, self.unbroken)
+            good = row["wrong_status"] == 0 and row["longest_seconds"] < LIMIT
+            yield row | {"good": good and (name != "train" or row["resumed"] == count)}
 
-    def kill(self, count: int) -> bool:
+    def kill(self, count: int) -> Iterator[dict[str, Any]]:
         """Kills runs at random moments and resumes them."""
         equal = 0
         for number in range(count):
@@ -185,14 +171,10 @@ class Stops:
                 wait_for(lambda run=run: is_saving(run), process)
             process.kill()
             process.communicate()
-            differs = self.resumed_difference(run, self.unbroken)
-            equal += differs is None
-            if differs is not None:
-                print(f"  {run.path.name}: {differs} differs")
-        print(f"  kill -9, {count} times: {equal} resumed bit for bit", flush=True)
-        return equal == count
+            equal += self.resumed(run, self.unbroken)
+        yield {"name": "train, SIGKILL", "count": count, "resumed": equal, "good": equal == count}
 
-    def processes(self) -> bool:
+    def processes(self) -> Iterator[dict[str, Any]]:
         """Sends SIGTERM to one of two processes and resumes."""
 
         def start_two(run: RunDirectory) -> list[Process]:
@@ -206,19 +188,17 @@ class Stops:
         processes[1].send_signal(signal.SIGTERM)
         seconds = end(*processes, status=PREEMPTED)
         end(*start_two(run))
-        differs = difference(run, unbroken)
-        result = "bit for bit" if differs is None else f"but {differs} differs"
-        print(f"  two processes: status {PREEMPTED} within {seconds:.1f} s, resumed {result}")
-        return differs is None and seconds < 30
+        same = difference(run, unbroken) is None
+        row = {"name": "train in two processes, SIGTERM to one", "count": 1, "resumed": int(same)}
+        yield row | {"longest_seconds": seconds, "good": same and seconds < 30}
 
 
 def main() -> None:
     """Runs what the command line names, or everything."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    kinds = ("signals", "kill", "processes")
+    parser = protocol.parser(__doc__)
+    kinds, commands = ("signals", "kill", "processes"), ("train", "evaluate", "predict")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(kinds))
-    parser.add_argument("--count", type=int, default=20, help="signals of each kind (default: 20)")
-    commands = ("train", "evaluate", "predict")
+    parser.add_argument("--count", type=int, default=20, help="signals of each kind (20)")
     parser.add_argument("--commands", nargs="+", choices=commands, default=commands)
     parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
     options = parser.parse_args()
@@ -226,16 +206,21 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     jax.config.update("jax_platforms", "cpu")
     logging.set_verbosity(logging.ERROR)
-    good = True
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         stops = Stops(Path(folder), options.seed)
+        run = {
+            "signals": lambda: stops.signals(options.count, list(options.commands)),
+            "kill": lambda: stops.kill(options.count),
+            "processes": stops.processes,
+        }
         for kind in options.kinds or kinds:
-            print(kind, flush=True)
-            if kind == "signals":
-                good &= stops.signals(options.count, options.commands)
-            else:
-                good &= stops.kill(options.count) if kind == "kill" else stops.processes()
-    sys.exit(0 if good else 1)
+            for row in run[kind]():
+                rows.append(row)
+                print(row, flush=True)
+    settings = {"count": options.count, "seed": options.seed}
+    report.publish(report.make("survival", settings, rows), COLUMNS, options.json)
+    sys.exit(not all(row["good"] for row in rows))
 
 
 if __name__ == "__main__":

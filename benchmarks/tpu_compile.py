@@ -1,146 +1,130 @@
-"""What a train step would need and send on a TPU slice, from the program compiled for it here.
+"""Memory, traffic and collectives of train step and augmentation, compiled for a TPU slice.
 
-    python -m benchmarks.tpu_compile [--topology v5e:2x4] [--model seed] [--batch 128] [more]
+    python -m benchmarks.tpu_compile [--topology v5e:2x4 ...] [--batch 960 ...] [--model baseline]
+    python -m benchmarks.tpu_compile --augment
 
-Needs libtpu (``pip install -e '.[tpu]'``) and no TPU. About a minute a program for the
-baseline's network.
+Needs libtpu (``pip install -e '.[tpu]'``) and no TPU. A program takes minutes on two cores.
 """
 
 import argparse
-import ast
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks import record, tpu_programs
+from benchmarks import protocol, report, tpu_programs
 from benchmarks.roofline import CHIPS
-from benchmarks.tpu_programs import Generation, Program
 from experiments import command
 from experiments.configs import CONFIGURATIONS
-from jaxseg import UNet
+from jaxseg import augment
 from jaxseg.errors import InputError
 
-MB = 1e6
+COLUMNS = (
+    "name", "images_per_chip", "traffic_MB_per_image", "temporary_MB_per_image",
+    "GFLOP_per_image", "memory_MB_per_chip", "collectives", "sent_MB_per_chip", "roofline_ms",
+    "links_ms", "gathers", "compile_seconds"
+)  # fmt: skip
 
 
-def arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--topology", nargs="+", default=["v5e:2x4"], help="slices to compile for")
-    parser.add_argument("--model", choices=CONFIGURATIONS, default="baseline", help="configuration")
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of the network"
-    )
-    parser.add_argument("--batch", type=int, help="rows of the global batch (16 a chip)")
-    parser.add_argument("--size", type=int, default=256, help="side of the films in pixels")
-    parser.add_argument("--microbatches", type=int, default=1, help="parts of a batch")
-    parser.add_argument("--float32", action="store_true", help="compute in float32, not bfloat16")
-    parser.add_argument("--rbg", action="store_true", help="the cheaper generator of random bits")
-    parser.add_argument("--largest", action="store_true", help="find the largest batch that fits")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    return parser.parse_args()
-
-
-def network(options: argparse.Namespace) -> UNet:
-    """The configuration's network in bfloat16, with the fields that the command line sets.
-
-    Raises:
-        InputError: A field that the network lacks, or a value that is none.
-    """
-    model = CONFIGURATIONS[options.model].model()
-    fields: dict[str, Any] = {} if options.float32 else {"dtype": jnp.bfloat16}
-    for setting in options.set:
-        name, _, value = setting.partition("=")
-        if not hasattr(model, name) or name.startswith("_"):
-            raise InputError(f"--set: {name} is no field of the network")
-        try:
-            fields[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            fields[name] = value
-    return model.clone(**fields)
-
-
-def report(topology: str, program: Program, generation: Generation, dtype: str) -> dict[str, Any]:
-    """Prints what one program holds, and returns it."""
-    rows, chip = program.rows_per_chip(), CHIPS[generation.device_kind]
-    computing, moving = program.flops / chip.peak(dtype), program.moved / chip.bytes_per_second
-    roofline, links = max(computing, moving), program.sent() / generation.links
-    kinds = tpu_programs.by_kind(program.collectives)
-    print(f"\n{topology}: {program.chips} chips, batch {program.rows}, {rows:g} a chip")
-    lines = {
-        "compiled in": f"{program.seconds:.0f} s",
-        "memory a chip": f"{program.memory() / MB:.1f} MB of {generation.memory / MB:.0f}: "
-        f"arguments {program.arguments / MB:.1f}, temporary {program.temporary / MB:.1f}",
-        "temporary an image": f"{program.temporary / rows / MB:.1f} MB",
-        "moved an image": f"{program.moved / rows / MB:.1f} MB",
-        "operations an image": f"{program.flops / rows / 1e9:.2f} GFLOP",
-        "state donated": f"{program.donated:.0%}",
-        **{kind: f"{count}, {size / MB:.3f} MB in all" for kind, (count, size) in kinds.items()},
-        "sent a chip and step": f"{program.sent() / MB:.3f} MB",
-        "roofline of a step": f"{1e3 * roofline:.3f} ms = max({1e3 * computing:.3f} operations / "
-        f"peak, {1e3 * moving:.3f} moved / bandwidth)",
-        "links": f"{1e3 * links:.3f} ms = sent / {generation.links / 1e9:.0f} GB/s, "
-        f"{links / (links + roofline):.2%} of links + roofline",
-    }
-    for name, text in lines.items():
-        print(f"  {name:22s} {text}", flush=True)
+def row(name: str, found: dict[str, Any], images: float, chip: Any, dtype: str) -> dict[str, Any]:
+    """Returns the row of a program with this many images a chip."""
+    peak = chip.float32_flops if dtype == "float32" else chip.bfloat16_flops
+    roofline = max(found["flops"] / peak, found["traffic"] / chip.bytes_per_second)
+    counts = [f"{count} {kind}" for kind, (count, _) in found["collectives"].items()]
     return {
-        "topology": topology, "chips": program.chips, "batch": program.rows,
-        "compile_seconds": program.seconds, "memory": program.memory(),
-        "temporary_per_image": program.temporary / rows, "moved_per_image": program.moved / rows,
-        "flops_per_image": program.flops / rows, "donated": program.donated,
-        "collectives": kinds, "sent": program.sent(), "roofline_seconds": roofline,
-        "link_seconds": links, "link_share": links / (links + roofline),
-    }  # fmt: skip
-
-
-def run(topology: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Compiles for one slice and reports; where the compiler refuses, its reason."""
-    name = topology.partition(":")[0]
-    if name not in tpu_programs.GENERATIONS:
-        raise InputError(f"--topology: {topology}: no published peaks are kept for {name}")
-    generation = tpu_programs.GENERATIONS[name]
-    mesh = tpu_programs.mesh_of(topology)
-    configuration, model = CONFIGURATIONS[options.model], network(options)
-    tx = configuration.optimizer(1000)
-    shards = mesh.size
-    settings = {
-        "size": options.size,
-        "key_impl": "rbg" if options.rbg else None,
-        "microbatches": options.microbatches,
+        "name": name,
+        "images_per_chip": images,
+        "traffic_MB_per_image": found["traffic"] / images / 1e6,
+        "temporary_MB_per_image": found["temporary"] / images / 1e6,
+        "GFLOP_per_image": found["flops"] / images / 1e9,
+        "memory_MB_per_chip": (found["arguments"] + found["temporary"]) / 1e6,
+        "collectives": ", ".join(counts),
+        "sent_MB_per_chip": found["sent"] / 1e6,
+        "roofline_ms": 1e3 * roofline,
+        "links_ms": 1e3 * found["sent"] / chip.link_bytes_per_second,
+        "gathers": found["gathers"],
+        "compile_seconds": found["compile_seconds"],
+        "donated_fraction": found.get("donated_fraction"),
     }
 
-    def compiles(rows_per_shard: int) -> Program:
-        rows = rows_per_shard * shards
-        return tpu_programs.compile_step(
-            mesh, model, tx, configuration.loss(), rows=rows, **settings
-        )
 
-    rows = 16 * shards if options.batch is None else options.batch
-    if rows % (shards * options.microbatches):
-        raise InputError(f"--batch: {rows} is no even share for {shards} shards")
-    try:
-        program = compiles(rows // shards)
-    except jax.errors.JaxRuntimeError as error:
-        print(f"\n{topology}: batch {rows} does not compile:\n{str(error).strip()[:1500]}")
-        return {"topology": topology, "batch": rows, "refused": str(error)}
-    figures = report(topology, program, generation, "float32" if options.float32 else "bfloat16")
-    if options.largest:
-        fits, refused = tpu_programs.largest_batch(compiles, program, generation.memory)
-        print(f"  {'largest batch a chip':22s} {fits} fits, {refused} does not")
-        figures |= {"largest_that_fits": fits, "least_that_does_not": refused}
-    return figures
+def train_steps(topology: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields the row of each batch size; of one that the compiler refuses, the reason."""
+    mesh, configuration = tpu_programs.mesh_of(topology), CONFIGURATIONS[options.model]
+    chip, model = _chip(mesh.devices.flat[0], topology), configuration.model()
+    dtype = "float32" if options.float32 else "bfloat16"
+    for batch in options.batch or [16 * mesh.size]:
+        if batch % (mesh.size * options.microbatches):
+            raise InputError(
+                f"--batch: {batch} is not a multiple of {mesh.size * options.microbatches}"
+            )
+        name = f"train step, {topology}, {dtype}"
+        try:
+            found = tpu_programs.train_step_program(
+                mesh, model.clone(dtype=jnp.dtype(dtype)), configuration.optimizer(1000),
+                configuration.loss(), batch=batch, size=options.size,
+                microbatches=options.microbatches,
+            )  # fmt: skip
+        except jax.errors.JaxRuntimeError as error:
+            print(f"{name}, batch {batch} does not compile:\n{str(error).strip()[:1500]}")
+            yield {"name": name, "images_per_chip": batch / mesh.size, "refused": str(error)}
+        else:
+            yield row(name, found, batch / mesh.size, chip, dtype)
+
+
+def augmentations(topology: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields the rows of the warp in two forms and of the robust augmentation, on one chip."""
+    device, count = tpu_programs.describe(topology)[0], (options.batch or [16])[0]
+    sharding = NamedSharding(tpu_programs.parallel.make_mesh([device]), PartitionSpec())
+
+    def spec(shape: tuple[int, ...], dtype: Any) -> Any:
+        return tpu_programs.with_sharding(jax.ShapeDtypeStruct(shape, dtype), sharding)
+
+    def augmented(strengths: augment.Strengths) -> Any:
+        change = augment.make_augment(strengths)
+        return lambda words, batch: change(jax.random.wrap_key_data(words), batch)
+
+    square = (count, options.size, options.size)
+    labels, words = spec(square, jnp.uint8), spec((2,), jnp.uint32)
+    batch = {"images": spec((*square, 1), jnp.uint8), "labels": labels}
+    moves = ("rotation", "scale", "shift", "shear")
+    warp = augment.Strengths(**{name: getattr(augment.ROBUST, name) for name in moves})
+    pixels = (spec((*square, 1), jnp.float32), labels, spec((count, 2, 3), jnp.float32))
+    programs = {
+        "warp by pixels": (augment.warp, pixels),
+        "warp by tiles": (augmented(warp), (words, batch)),
+        "robust augmentation": (augmented(augment.ROBUST), (words, batch)),
+    }
+    for name, (function, arguments) in programs.items():
+        found = tpu_programs.cost(jax.jit(function).lower(*arguments), chips=1)
+        yield row(f"{name}, {topology}", found, count, _chip(device, topology), "float32")
+
+
+def _chip(device: Any, topology: str) -> Any:
+    if device.device_kind not in CHIPS:
+        raise InputError(f"--topology: {topology}: no peaks are recorded for {device.device_kind}")
+    return CHIPS[device.device_kind]
 
 
 def main() -> None:
-    """Compiles for every slice named."""
-    options = arguments()
+    """Compiles and publishes."""
+    parser = protocol.parser(__doc__)
+    parser.add_argument("--topology", nargs="+", default=["v5e:2x4"], help="slices (v5e:2x4)")
+    parser.add_argument("--model", choices=CONFIGURATIONS, default="baseline", help="configuration")
+    parser.add_argument("--batch", type=int, nargs="+", help="global batch sizes (16 a chip)")
+    parser.add_argument("--size", type=int, default=256, help="height and width in pixels (256)")
+    parser.add_argument("--microbatches", type=int, default=1, help="equal parts of a batch (1)")
+    parser.add_argument("--float32", action="store_true", help="compute in float32, not bfloat16")
+    parser.add_argument("--augment", action="store_true", help="augmentation on one chip instead")
+    options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    figures = [run(topology, options) for topology in options.topology]
-    if options.json:
-        record.write(options.json, figures)
+    programs = augmentations if options.augment else train_steps
+    rows = [row for topology in options.topology for row in programs(topology, options)]
+    names = ("topology", "model", "size", "microbatches", "augment")
+    settings = {name: getattr(options, name) for name in names}
+    report.publish(report.make("tpu_compile", settings, rows), COLUMNS, options.json)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,65 @@
-"""One contender in a process of its own, run step by step on its parent's word.
+"""Runs the cases of one implementation in a process of its own, for `benchmarks.protocol`.
 
-Started by `benchmarks.turns`: ``python -m benchmarks.worker MODULE OPTIONS SETTING``, the last two
-as JSON. It prints one JSON line when it is ready, one for every number of steps that it reads, and
-one at the end of its input. It imports nothing but its contender, whose library may be the only one
-that its interpreter has.
+``python -m benchmarks.worker JSON`` imports nothing but the implementation that JSON names, because
+its library may be the only one of its interpreter. It prints a JSON line when it is ready, one for
+every request ``[case, calls]``, and one at the end of its input.
 """
 
 import importlib
 import json
+import multiprocessing
 import os
 import resource
 import sys
 import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.setting import Setting
+Prepared = tuple[Mapping[str, Callable[[], Any]], Mapping[str, Any]]
+"""Functions by name of the case, each of which waits for its result; and metadata for the row."""
+
+LIBRARIES = ("jax", "flax", "torch", "keras", "tensorflow", "monai", "albumentations", "PIL")
+LIBRARIES += ("segmentation_models_pytorch", "grain", "tensorflow_datasets")
+
+
+def peak_bytes() -> int:
+    """Largest memory of this process plus that of its child processes; shared pages count twice."""
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for child in multiprocessing.active_children():
+        status = Path(f"/proc/{child.pid}/status").read_text()
+        peak += 1024 * int(status.split("VmHWM:")[1].split()[0])
+    return peak
 
 
 def main() -> None:
-    """Prepares the contender named on the command line and answers."""
-    module, options, setting = sys.argv[1:]
-    # Libraries print; only this stream is read.
+    """Prepares the implementation and answers requests."""
+    call = json.loads(sys.argv[1])
+    # Libraries print to standard output; this stream is for answers only.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
     def answer(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
-    contender = importlib.import_module(f"benchmarks.peers.{module}")
-    prepared = contender.prepare(Setting.from_json(setting), **json.loads(options))
-    answer(facts=prepared.facts)
+    if call["checkout"]:
+        # The benchmarks stay those of this version: their package is imported already.
+        sys.path.insert(0, call["checkout"])
+    module, function = call["function"].split(":")
+    cases, metadata = getattr(importlib.import_module(module), function)(**call["settings"])
+    loaded = {name: vars(sys.modules[name]) for name in LIBRARIES if name in sys.modules}
+    versions = {name: str(of["__version__"]) for name, of in loaded.items() if "__version__" in of}
+    answer(cases=list(cases), metadata={"device": "cpu", **metadata}, versions=versions)
     for line in sys.stdin:
-        seconds = []
-        for _ in range(int(line)):
-            began = time.perf_counter()
-            prepared.run()
+        case, calls = json.loads(line)
+        seconds, processor_seconds = [], []
+        for _ in range(calls):
+            began, used = time.perf_counter(), time.process_time()
+            cases[case]()
             seconds.append(time.perf_counter() - began)
-        answer(seconds=seconds)
-    answer(peak_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+            processor_seconds.append(time.process_time() - used)
+        answer(seconds=seconds, processor_seconds=processor_seconds)
+    answer(peak_bytes=peak_bytes())
 
 
 if __name__ == "__main__":

@@ -1,86 +1,31 @@
-"""The benchmarks' commands: what they refuse, in one line and before they measure anything."""
+"""The other benchmarks' commands, on tiny sizes or at the first thing that they refuse."""
 
-import importlib.util
+import json
 import runpy
 import signal
+import subprocess
 import sys
 import warnings
 from pathlib import Path
 
-import jax
+import numpy as np
 import pytest
 
-from benchmarks import agreement, layers, metrics, predict
-from benchmarks import run as run_benchmarks
-from jaxseg.errors import InputError
+from benchmarks import augment, full_release, mask_sizes, predict, report, run, startup, survival
+from jaxseg.data import phantom
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def without(monkeypatch):
-    """Makes a library seem not to be installed, and all others as if they were."""
-
-    def hide(hidden):
-        monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name: None if name == hidden else True
-        )
-
-    return hide
-
-
-@pytest.mark.parametrize("library", ["torch", "monai", "torchmetrics"])
-def test_agreement_misses_a_library_before_it_predicts(library, without, monkeypatch, tmp_path):
-    without(library)
-    monkeypatch.setattr(agreement, "masks", lambda _: pytest.fail("it predicted"))
-    monkeypatch.setattr(sys, "argv", ["agreement", str(tmp_path)])
-    with pytest.raises(InputError, match=f"{library} is not installed"):
-        agreement.main()
-
-
-def test_layers_misses_pytorch_before_it_measures(without, monkeypatch):
-    without("torch")
-    monkeypatch.setattr(layers, "measure", lambda *_: pytest.fail("it measured"))
-    monkeypatch.setattr(sys, "argv", ["layers", "--peer"])
-    with pytest.raises(SystemExit, match="--peer: torch is not installed"):
-        layers.main()
-
-
-@pytest.mark.parametrize(("module", "argument"), [(layers, "--peer"), (metrics, "losses")])
-def test_peers_on_the_cpu_are_not_timed_beside_an_accelerator(
-    module, argument, without, monkeypatch
-):
-    without("nothing")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(layers, "measure", lambda *_: pytest.fail("it measured"))
-    monkeypatch.setattr(metrics, "SECTIONS", {"losses": lambda _: pytest.fail("it measured")})
-    monkeypatch.setattr(sys, "argv", ["it", argument])
-    with pytest.raises(SystemExit, match=r"gpu.*JAX_PLATFORMS=cpu"):
-        module.main()
-
-
-def test_peers_of_surface_distances_are_timed_beside_jaxseg_in_their_convention(monkeypatch):
-    monkeypatch.setattr(metrics, "installed", lambda _: True)
-    monkeypatch.setattr(metrics, "our_surface", lambda _, __, convention: convention)
-    monkeypatch.setattr(metrics, "monai_surface", lambda *_: "monai")
-    monkeypatch.setattr(metrics, "surface_distance_surface", lambda *_: "surface-distance")
-    monkeypatch.setattr(metrics, "lungs", metrics.squares)
-    compared = []
-    monkeypatch.setattr(metrics, "compare", lambda _, them, __: compared.append([*them.values()]))
-    metrics.surface_section(1)
-    assert compared[:-1] == 3 * [["monai"] * 2, ["surface-distance"] * 2]
 
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
         ("near_duplicates", ["--manual-dir", "/nowhere"]),
-        ("input_pipeline", ["loaders", "--manual-dir", "/nowhere"]),
+        ("input_pipeline", ["--manual-dir", "/nowhere"]),
         ("predict", ["/nowhere", "--images", "/nowhere"]),
-        ("bare_rate", ["/nowhere"]),
     ],
 )
-def test_a_folder_that_is_not_there_is_one_line(name, arguments, monkeypatch, capsys):
+def test_an_absent_folder_is_one_line(name, arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     before = signal.getsignal(signal.SIGTERM)
@@ -93,20 +38,109 @@ def test_a_folder_that_is_not_there_is_one_line(name, arguments, monkeypatch, ca
     assert capsys.readouterr().err.startswith("error: /nowhere")
 
 
-@pytest.mark.parametrize(("ends", "expected"), [("echo 12.5", 12.5), ("exit 2", 2)])
-def test_the_bare_rate_is_of_a_process_of_its_own(ends, expected, tmp_path, monkeypatch):
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\n[ "$*" = "-m benchmarks.bare_rate RUN" ] || exit 9\n{ends}\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    try:
-        rate = predict.bare_rate(Path("RUN"))
-    except SystemExit as ended:
-        rate = ended.code
-    assert rate == expected
+@pytest.mark.parametrize("name", [*run.NAMES, "tpu_compile", "survival", "mask_sizes"])
+def test_every_command_has_help(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / f"benchmarks/{name}.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert "--json FILE" in capsys.readouterr().out
 
 
-def test_the_readme_lists_the_benchmarks_that_run_runs():
-    listed = (ROOT / "benchmarks/README.md").read_text().splitlines()
-    (row,) = (line for line in listed if line.startswith("| `python -m benchmarks.run`"))
-    assert tuple(row.replace(" and ", ", ").split("`")[3::2]) == run_benchmarks.NAMES
+@pytest.mark.parametrize("tiles", [False, True])
+def test_both_forms_of_the_warp_change_images(tiles):
+    cases, _ = augment.prepare(images=2, size=16, tiles=tiles)
+    for run_case in cases.values():
+        assert np.asarray(run_case()["images"]).shape == (2, 16, 16, 1)
+
+
+@pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
+def test_a_rehearsal_finds_what_was_written(tmp_path):
+    counts = {"COVID": 3, "Lung_Opacity": 1, "Normal": 6, "Viral Pneumonia": 1}
+    full_release.write_release(tmp_path, counts)
+    folders = {"archive": str(tmp_path), "data_dir": str(tmp_path / "data")}
+    _, found = full_release.rehearse(**folders, size=16)
+    names = ["build", "open what is built", "arrays at 16", "open the arrays"]
+    assert [row["name"] for row in found["rows"]] == names
+    # This process holds JAX and more.
+    found["rows"][0]["peak_MB"] = 1
+    full_release.check(found, counts)
+    with pytest.raises(AssertionError, match="Normal"):
+        full_release.check(found, {**counts, "Normal": 7})
+
+
+def test_images_of_many_sizes_and_of_one_are_written(tmp_path):
+    mask_sizes.write_images(tmp_path, [(20, 30), (40, 10)])
+    assert len(list((tmp_path / "images").iterdir())) == 2
+    assert len({height * width for height, width in mask_sizes.SIZES}) > 6
+
+
+def test_the_ratio_of_mask_sizes_is_to_one_size(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mask_sizes, "write_images", lambda *_: None)
+    monkeypatch.setattr(mask_sizes, "seconds", lambda _, folder: 2.0 + ("12" in folder.name))
+    monkeypatch.setattr(sys, "argv", ["mask_sizes", str(tmp_path), "--repeats", "2"])
+    mask_sizes.main()
+    assert "| 12 sizes | 3 | 3 | 3 | 1.5 |" in capsys.readouterr().out
+
+
+def test_the_rate_of_predict_is_relative_to_its_network_alone(tmp_path, monkeypatch):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    seconds = {True: 4.0, False: 2.0}
+    monkeypatch.setattr(predict, "upper_bound", lambda *_: 4.0)
+    monkeypatch.setattr(predict, "predict", lambda _, images, *__: (seconds[images == tmp_path], 5))
+    file = tmp_path / "report.json"
+    arguments = ["RUN", "--images", str(tmp_path), "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["predict", *arguments])
+    predict.main()
+    rows = report.read(file)[0]["rows"]
+    assert [row["name"] for row in rows] == ["masks and overlays", "masks only"]
+    assert rows[0]["images_per_second"] == 1.0
+    assert rows[0]["fraction_of_upper_bound"] == 0.25
+
+
+def test_start_times_alternate_and_the_cache_is_filled_before_it_is_used(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        startup, "python_seconds", lambda code, cache=None: seen.append((code, cache)) or 1.0
+    )
+    arguments = ["--rounds", "2", "--no-default-run", "--json", str(tmp_path / "report.json")]
+    monkeypatch.setattr(sys, "argv", ["startup", *arguments])
+    startup.main()
+    assert [code for code, _ in seen[:4]] == 2 * ["import flax.linen", "import jaxseg"]
+    assert seen[4][1] is None
+    assert seen[5][1] == seen[6][1] is not None
+    compile(seen[4][0], "step", "exec")
+
+
+def test_survival_waits_for_a_status_and_says_what_came(tmp_path):
+    def process(status):
+        command = [sys.executable, "-c", f"print('why'); raise SystemExit({status})"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    assert survival.end(process(75), status=75) >= 0
+    with pytest.raises(SystemExit, match="exit status 3, not 75:\nwhy"):
+        survival.end(process(3), status=75)
+    run_directory = survival.RunDirectory(tmp_path)
+    assert not survival.is_saving(run_directory)
+    (run_directory.checkpoints / "3.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert survival.is_saving(run_directory)
+
+
+def test_the_script_for_a_gpu_is_valid_and_runs_what_exists():
+    script = ROOT / "benchmarks/gpu.sh"
+    subprocess.run(["bash", "-n", script], check=True)
+    words = script.read_text().split()
+    for module in {word for word in words if word.startswith("benchmarks.") and "/" not in word}:
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+    for file in {word.strip("}") for word in words if word.startswith("tests/")}:
+        assert (ROOT / file).exists(), file
+    assert "never run on a GPU" in script.read_text()
+
+
+def test_a_coarse_image_has_the_sizes_of_the_release():
+    sample = full_release.coarse(0, "Normal", 1)
+    assert (sample.image.shape, sample.mask.shape) == ((299, 299), (256, 256))
+    assert set(np.unique(sample.mask)) == {0, 255}
+    assert phantom.generate(0, "Normal", 1).image.shape == sample.image.shape
+    json.dumps(survival.RUN)

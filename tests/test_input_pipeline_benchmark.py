@@ -1,55 +1,46 @@
-"""The loaders that the input pipeline's benchmark compares read the same films."""
+"""The input paths that are compared read the same images."""
 
+import itertools
 import sys
 
 import numpy as np
 import pytest
 from fake_archive import write_folder
 
-from benchmarks import input_pipeline
-from benchmarks.input_pipeline import agree, write_pictures
-from benchmarks.loaders import CONTENDERS, Task, totals
+from benchmarks import input_pipeline, loaders, protocol
 from jaxseg.data.arrays import load_arrays
-from jaxseg.data.covid_radiography import prepare
-from jaxseg.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 
 
-class Answered:
-    """A contender that has read something."""
-
-    def __init__(self, films, images, labels):
-        self.name, self.read = "it", {"films": films, "images": images, "labels": labels}
-
-
-@pytest.mark.parametrize("name", ["cache, reading back", "stream", "device-resident"])
-def test_ours_read_every_film_once(name, tmp_path):
+@pytest.fixture
+def settings(tmp_path):
+    """Seven images in batches of three, prepared and as PNG files."""
     write_folder(tmp_path, {"COVID": range(1, 8)})
-    builder = prepare(tmp_path, tmp_path / "data", "covid")
-    order = [[3, 1, 4], [0, 5, 2], [6]]
-    folders = {"archive": str(tmp_path), "data_dir": str(tmp_path / "data"), "pictures": ""}
-    task = Task(**folders, config="covid", order=order, size=16, workers=0)
-    arrays = load_arrays(builder, size=16)
-    sums = [int(np.asarray(array, np.int64).sum()) for array in (arrays.images, arrays.labels)]
-    assert totals(CONTENDERS[name](task)) == {"films": 7, "images": sums[0], "labels": sums[1]}
-
-
-def test_the_dataloader_reads_what_the_arrays_hold(tmp_path):
-    pytest.importorskip("torch")
-    write_folder(tmp_path, {"COVID": range(1, 5)})
-    builder = prepare(tmp_path, tmp_path / "data", "covid")
+    dataset = [str(tmp_path), "covid", str(tmp_path / "data")]
     (tmp_path / "pictures").mkdir()
-    assert write_pictures(builder, tmp_path / "pictures") == 4
-    folders = {"archive": "", "data_dir": "", "pictures": str(tmp_path / "pictures")}
-    task = Task(**folders, config="covid", order=[[3, 1], [0, 2]], size=16, workers=0)
-    arrays = load_arrays(builder, size=16)
-    batches = CONTENDERS["PyTorch DataLoader"](task)()
-    for batch, films in zip(batches, task.order, strict=True):
-        assert batch is not None
-        images, labels = batch
-        np.testing.assert_array_equal(images, arrays.images[films])
-        np.testing.assert_array_equal(labels, arrays.labels[films])
+    assert input_pipeline.write_pictures(dataset, tmp_path / "pictures") == 7
+    return {
+        "images": 7, "batch": 3, "size": 16, "workers": 0, "dataset": dataset,
+        "pictures": str(tmp_path / "pictures"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["stream", "on_device", "data_loader"])
+def test_every_path_reads_every_image_once(name, settings):
+    if name == "data_loader":
+        pytest.importorskip("torch", reason="PyTorch is not installed (extra: peers)")
+    cases, metadata = getattr(loaders, name)(**settings)
+    cases["one pass"]()
+    arrays = load_arrays(loaders.prepared(*settings["dataset"]), size=16)
+    sums = [int(np.asarray(array, np.int64).sum()) for array in (arrays.images, arrays.labels)]
+    assert metadata["read"] == {"images": 7, "image_sum": sums[0], "label_sum": sums[1]}
+
+
+def test_the_order_has_every_image_once():
+    batches = loaders.order(7, 3)
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert sorted(itertools.chain(*batches)) == list(range(7))
 
 
 @pytest.mark.parametrize(
@@ -57,14 +48,23 @@ def test_the_dataloader_reads_what_the_arrays_hold(tmp_path):
     [((9, 1000000, 50), True), ((9, 1000100, 50), True), ((9, 1002000, 50), False),
      ((9, 1000000, 51), False), ((8, 1000000, 50), False)],
 )  # fmt: skip
-def test_contenders_that_read_something_else_are_noticed(theirs, same):
-    assert agree([Answered(9, 1000000, 50), Answered(*theirs)]) is same
+def test_other_images_are_noticed_and_rounding_is_not(theirs, same):
+    rows = [
+        {"name": name, "read": dict(zip(("images", "image_sum", "label_sum"), read, strict=True))}
+        for name, read in (("one", (9, 1000000, 50)), ("other", theirs))
+    ]
+    assert (input_pipeline.difference(rows) is None) is same
 
 
-def test_an_interpreter_that_is_not_there_is_named_before_films_are_prepared(tmp_path, monkeypatch):
-    monkeypatch.setattr(input_pipeline, "write_pictures", lambda *_: pytest.fail("it prepared"))
-    write_folder(tmp_path, {"COVID": range(1, 3)})
-    arguments = ["loaders", "--manual-dir", str(tmp_path), "--tensorflow-python", "/nowhere"]
-    monkeypatch.setattr(sys, "argv", ["input_pipeline", *arguments])
-    with pytest.raises(InputError, match="--tensorflow-python: no interpreter /nowhere"):
-        input_pipeline.main()
+def test_the_command_publishes_rates(settings, monkeypatch, capsys):
+    read = {"images": 7, "image_sum": 1, "label_sum": 1}
+    rows = [
+        {"case": "one pass", "name": name, "seconds": seconds, "fastest": seconds,
+         "slowest": 2 * seconds, "relative_time": 1.0, "read": read}
+        for name, seconds in (("PyTorch DataLoader", 0.5), ("stream", 1.0))
+    ]  # fmt: skip
+    monkeypatch.setattr(protocol, "measure", lambda *_: rows)
+    arguments = ["--manual-dir", settings["dataset"][0], "--data-config", "covid"]
+    monkeypatch.setattr(sys, "argv", ["input_pipeline", *arguments, "--implementations", "stream"])
+    input_pipeline.main()
+    assert "| PyTorch DataLoader | 14 | 7 | 14 | 1 |" in capsys.readouterr().out

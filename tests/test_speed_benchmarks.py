@@ -1,298 +1,292 @@
-"""The benchmarks of speed: arithmetic, guard, and contenders that are what they claim."""
+"""The benchmarks' protocol, reports, check, and implementations that compute the same."""
 
-import dataclasses
+import importlib.util
 import json
-import math
 import os
 import sys
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import inference, layers, record, roofline, train_step
-from benchmarks.contenders import CONTENDERS, Contender, chosen, environment
+from benchmarks import losses, protocol, report, roofline, run, surface, train_step
 from benchmarks.peers.setting import PARAMETERS, Setting
-from benchmarks.turns import Protocol, Result, measure
+from benchmarks.protocol import Implementation
 
-TINY = Setting(batch=2, size=16, widths=(4, 8))
+TINY = {"batch": 2, "size": 16, "widths": (4, 8)}
 
 
-def test_a_setting_survives_its_json_and_spreads_dropout_over_any_depth():
-    assert Setting.from_json(TINY.as_json()) == TINY
-    assert Setting().dropout == (0.25, 0.5, 0.5, 0.5)
-    assert TINY.dropout == (0.25,)
-    assert Setting(widths=(2,) * 7).dropout == (0.25, 0.5, 0.5, 0.5, 0.5, 0.5)
+def test_a_setting_survives_json_and_has_dropout_for_any_depth():
+    assert Setting(**json.loads(json.dumps({"work": "train", **TINY}))) == Setting("train", **TINY)
+    assert Setting("train").dropout == (0.25, 0.5, 0.5, 0.5)
+    assert Setting("train", widths=(4, 8)).dropout == (0.25,)
+    assert Setting("train", widths=(2,) * 7).dropout == (0.25, 0.5, 0.5, 0.5, 0.5, 0.5)
+
+
+def test_a_network_with_other_parameters_is_refused():
+    with pytest.raises(ValueError, match="12 parameters, not 2,158,417"):
+        Setting("train").prepared(None, 12)
+    cases, metadata = Setting("train", widths=(4, 8)).prepared(len, 12, device="cpu")
+    assert (cases, metadata) == ({"train": len}, {"parameters": 12, "device": "cpu"})
 
 
 def test_the_roofline_is_the_longer_of_computing_and_moving():
     device, flops = "TPU v5 lite", 197e12
     assert roofline.seconds(device, "bfloat16", flops, 0.0) == pytest.approx(1.0)
     assert roofline.seconds(device, "bfloat16", flops, 2 * 819e9) == pytest.approx(2.0)
-    assert roofline.seconds(device, "bfloat16", flops, 0.0, chips=4) == pytest.approx(0.25)
-    assert roofline.seconds("cpu", "float32", flops, 0.0) is None
-    # JAX's default precision: one pass of bfloat16 on TPUs, TF32 on GPUs.
-    assert roofline.seconds(device, "float32", flops, 0.0) == pytest.approx(1.0)
     assert roofline.seconds("NVIDIA H200", "float32", 495e12, 0.0) == pytest.approx(1.0)
+    assert roofline.seconds("cpu", "float32", flops, 0.0) is None
     assert roofline.seconds(device, "float32", None, 0.0) is None
 
 
-def test_a_row_is_of_the_median_and_of_the_share_of_the_roofline():
-    facts = {"device": "TPU v5 lite", "flops": 0.0, "bytes": 819e9, "parameters": 1}
-    row = Result("some", False, [9.0, 2.0, 4.0], facts).row(TINY, 2.0)
-    assert (row["seconds"], row["fastest"], row["slowest"], row["ratio"]) == (4.0, 2.0, 9.0, 2.0)
-    assert row["images_per_second"] == 0.5
-    assert row["share_of_roofline"] == pytest.approx(0.25)
-
-
-def test_the_guard_names_what_fell_and_nothing_else():
-    recorded = {"plain Flax": 2.0, "PyTorch eager": 1.0, "absent": 3.0}
-    assert train_step.fallen({"plain Flax": 1.75, "PyTorch eager": 0.8}, recorded) == [
-        "PyTorch eager: 0.80, recorded 1.00"
-    ]
-
-
-def test_ratios_leave_out_the_reference_and_other_networks():
-    rows = [
-        {"name": "jaxseg", "near": False, "ratio": 1.0},
-        {"name": "plain Flax", "near": False, "ratio": 2.0},
-        {"name": "smp Unet", "near": True, "ratio": 3.0},
-    ]
-    assert train_step.ratios(rows) == {"plain Flax": 2.0}
-
-
-@pytest.mark.parametrize(("found", "told"), [([], "not installed"), (["jaxseg"], "ended")])
-def test_measuring_without_a_contender_ends_with_a_line(found, told, monkeypatch):
-    monkeypatch.setattr(train_step, "chosen", lambda *_: found)
-    monkeypatch.setattr(train_step, "measure", lambda *_, **__: [])
-    options = train_step.parser("train").parse_args([])
-    with pytest.raises(SystemExit, match=f"no contender is left.*{told}"):
-        train_step.run(options, TINY)
-
-
-def test_ratios_to_another_than_the_first_contender_are_told(monkeypatch, capsys):
-    second = Result("plain Flax", False, [2.0], {"parameters": 1})
-    monkeypatch.setattr(train_step, "chosen", lambda *_: ["plain Flax"])
-    monkeypatch.setattr(train_step, "measure", lambda *_, **__: [second])
-    train_step.run(train_step.parser("train").parse_args([]), TINY)
-    assert "jaxseg is left out: ratios are to plain Flax" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("module", [train_step, inference])
-def test_a_sweep_that_ends_keeps_what_it_measured(module, tmp_path, monkeypatch):
-    def run(_, setting):
-        if setting.batch == 2:
-            raise SystemExit("no contender is left")
-        return []
-
-    written = tmp_path / "figures.json"
-    monkeypatch.setattr(sys, "argv", ["it", "--batch", "1", "2", "--json", str(written)])
-    monkeypatch.setattr(module, "run", run)
-    with pytest.raises(SystemExit, match="no contender is left"):
-        module.main()
-    assert [each["setting"]["batch"] for each in json.loads(written.read_text())["results"]] == [1]
-
-
-@pytest.mark.parametrize("module", [train_step, inference])
-def test_no_process_takes_an_accelerators_memory_beforehand(module, monkeypatch):
-    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    assert all(environment(each).items() >= shared.items() for each in CONTENDERS)
-    for name in shared:
-        monkeypatch.setenv(name, "")
-    found = {}
-    monkeypatch.setattr(sys, "argv", ["it"])
-    monkeypatch.setattr(module, "run", lambda *_: found.update(os.environ))
-    module.main()
-    assert found.items() >= shared.items()
+FAKE = """#!/bin/sh
+# Answers as benchmarks.worker does; the options say how the process ends.
+case $3 in *unprepared*) echo "no such module" >&2; exit 1 ;; esac
+case $3 in *slow*) seconds=4.0 ;; *) seconds=2.0 ;; esac
+echo '{"cases": ["a", "b"], "metadata": {"device": "cpu"}, "versions": {"x": "1"}}'
+while read -r request; do
+    case $3 in *breaks*) echo "out of memory" >&2; exit 1 ;; esac
+    echo '{"seconds": ['$seconds', '$seconds'], "processor_seconds": [1.0, 1.0]}'
+done
+echo '{"peak_bytes": 3000000}'
+"""
 
 
 @pytest.fixture
-def recorded(tmp_path, monkeypatch):
-    """A file of recorded ratios with an entry for the default setting."""
-    file = tmp_path / "recorded.json"
-    record.write(file, {train_step.place(Setting()): {"plain Flax": 3.0, "PyTorch eager": 1.0}})
-    monkeypatch.setattr(train_step, "RECORDED", file)
-    return file
+def python(tmp_path):
+    """Stands in for an interpreter."""
+    file = tmp_path / "python"
+    file.write_text(FAKE)
+    file.chmod(0o755)
+    return str(file)
 
 
-def rows(**ratios):
-    return [{"name": name, "near": False, "ratio": ratio} for name, ratio in ratios.items()]
+def test_a_row_has_the_median_and_the_time_relative_to_the_first(python, capsys):
+    names = ("unprepared", "fast", "slow")
+    implementations = [Implementation(name, f"{name}:prepare", "json") for name in names]
+    rows = protocol.measure({each: python for each in implementations}, {}, 3)
+    assert [(row["case"], row["name"], row["relative_time"]) for row in rows] == [
+        ("a", "fast", 1.0), ("a", "slow", 2.0), ("b", "fast", 1.0), ("b", "slow", 2.0),
+    ]  # fmt: skip
+    assert rows[1] == {
+        "case": "a", "name": "slow", "seconds": 4.0, "fastest": 4.0, "slowest": 4.0, "calls": 6,
+        "processor_seconds": 1.0, "relative_time": 2.0, "device": "cpu", "versions": {"x": "1"},
+        "peak_MB": 3.0,
+    }  # fmt: skip
+    assert "unprepared ended: no such module" in capsys.readouterr().out
 
 
-def test_recording_keeps_the_ratios_of_peers_that_are_not_there(recorded, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train_step", "--record"])
-    monkeypatch.setattr(train_step, "run", lambda *_: rows(jaxseg=1.0, **{"plain Flax": 2.0}))
-    train_step.main()
-    kept = {"plain Flax": 2.0, "PyTorch eager": 1.0}
-    assert json.loads(recorded.read_text()) == {train_step.place(Setting()): kept}
+def test_a_process_that_ends_while_it_is_measured_ends_the_benchmark(python):
+    breaks = Implementation("breaks", "breaks:prepare", "json")
+    with pytest.raises(SystemExit, match="breaks ended: out of memory"):
+        protocol.measure({breaks: python}, {}, 1)
+    with pytest.raises(SystemExit, match="no implementation is left"):
+        protocol.measure({Implementation("u", "unprepared:prepare", "json"): python}, {}, 1)
 
 
-@pytest.mark.parametrize("option", ["--check", "--record"])
+def options(*arguments):
+    return protocol.parser("What it measures.", train_step.IMPLEMENTATIONS).parse_args(arguments)
+
+
+def test_what_is_not_installed_is_skipped_with_a_line(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else name)
+    found = protocol.chosen(
+        train_step.IMPLEMENTATIONS, options("--implementations", "jaxseg", "PyTorch eager")
+    )
+    assert [each.name for each in found] == ["jaxseg"]
+    assert "PyTorch eager: skipped, torch is not installed" in capsys.readouterr().out
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+
+
 @pytest.mark.parametrize(
-    ("ratios", "told"),
-    [({"plain Flax": 1.0, "PyTorch eager": 2.0}, "not plain Flax"), ({"jaxseg": 1.0}, "no peer")],
+    ("arguments", "message"),
+    [
+        (["--checkout", "/nowhere"], "--checkout: no directory jaxseg in /nowhere"),
+        (["--tensorflow-python", "/nowhere"], "--tensorflow-python: no interpreter /nowhere"),
+        (["--rounds", "0"], "--rounds: must be at least 1, got 0"),
+    ],
 )
-def test_ratios_are_recorded_and_checked_of_jaxseg_and_a_peer(
-    option, ratios, told, recorded, monkeypatch
-):
-    before = recorded.read_text()
-    monkeypatch.setattr(sys, "argv", ["train_step", option])
-    monkeypatch.setattr(train_step, "run", lambda *_: rows(**ratios))
-    with pytest.raises(SystemExit, match=told):
-        train_step.main()
-    assert recorded.read_text() == before
+def test_an_invalid_option_is_one_line(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        protocol.chosen(train_step.IMPLEMENTATIONS, options(*arguments))
 
 
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize("option", ["--check", "--record"])
-def test_another_first_contender_is_refused_before_anything_is_measured(option, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train_step", option, "--contenders", "plain Flax", "jaxseg"])
-    monkeypatch.setattr(train_step, "run", lambda *_: pytest.fail("it measured"))
-    with pytest.raises(SystemExit, match="not plain Flax"):
-        train_step.main()
+def test_another_version_runs_from_its_checkout(tmp_path):
+    (tmp_path / "jaxseg").mkdir()
+    arguments = ["--checkout", str(tmp_path), "--implementations", "jaxseg"]
+    ours, other = protocol.chosen(train_step.IMPLEMENTATIONS, options(*arguments))
+    assert (ours.checkout, other.checkout) == (None, str(tmp_path.resolve()))
+    assert other.name == f"jaxseg of {tmp_path.name}"
+
+
+def test_a_sweep_has_all_combinations_and_refuses_sizes_that_pools_do_not_divide():
+    swept = options()
+    swept.batch, swept.size, swept.widths, swept.dtype = [1, 2], [16, 32], [4, 8], ["bfloat16"]
+    found = list(train_step.settings(swept, "train"))
+    assert [(each.batch, each.size) for each in found] == [(1, 16), (1, 32), (2, 16), (2, 32)]
+    swept.size = [17]
+    with pytest.raises(SystemExit, match="--size: 17 is not a multiple of 2"):
+        list(train_step.settings(swept, "train"))
+
+
+def made(**ratios) -> dict[str, Any]:
+    rows = [{"case": "a", "name": "jaxseg", "relative_time": 1.0, "device": "cpu"}]
+    rows += [{"case": "a", "name": name, "relative_time": of} for name, of in ratios.items()]
+    return report.make("losses", {"batch": 1}, rows)
+
+
+def test_a_report_is_the_same_after_it_was_written(tmp_path, monkeypatch):
+    # XLA reads its flags at its start and ends the process at one that it does not know.
+    jax.devices()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_something")
+    reports = [made(Flax=2.0), made(Flax=3.0)]
+    report.write(tmp_path / "file.json", reports)
+    assert report.read(tmp_path / "file.json") == reports
+    assert reports[0]["flags"]["XLA_FLAGS"] == "--xla_something"
+    assert reports[0]["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert reports[0]["cores"] == os.cpu_count()
 
 
 @pytest.mark.parametrize(
     ("flags", "vectors"),
     [("fpu sse2 avx avx2", "avx2"), ("fpu avx avx2 avx512f", "avx512f"), ("fpu", "")],
 )
-def test_processors_of_one_name_are_told_apart_by_their_vectors(
-    flags, vectors, tmp_path, monkeypatch
-):
+def test_processors_are_distinguished_by_their_vectors(flags, vectors, tmp_path, monkeypatch):
     listing = tmp_path / "cpuinfo"
     listing.write_text(f"processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(record, "CPUINFO", listing)
-    assert record.conditions()["vectors"] == vectors
-    kind = f"AMD EPYC {vectors}".strip()
-    assert train_step.place(TINY).startswith(f"{kind}, ")
-    monkeypatch.setattr(record, "CPUINFO", tmp_path / "absent")
-    assert record.conditions()["vectors"] == ""
+    monkeypatch.setattr(report, "CPUINFO", listing)
+    assert (made()["processor"], made()["vectors"]) == ("AMD EPYC", vectors)
+    assert run.kind(made()) == ("losses", {"batch": 1}, [vectors, os.cpu_count()])
 
 
-def test_a_table_leaves_unknown_cells_empty():
-    assert record.table([{"a_b": 1.25, "c": None}], {"a_b": ".1f", "c": "d"}).splitlines() == [
-        "| a b | c |",
-        "| --- | --- |",
-        "| 1.2 |  |",
+def test_a_table_leaves_absent_cells_empty():
+    rows = [{"name": "x", "peak_MB": 1234.5, "seconds": 0.01234, "count": 7}, {"seconds": None}]
+    assert report.table(rows, ["name", "peak_MB", "seconds", "count"]).splitlines() == [
+        "| name | peak MB | seconds | count |",
+        "| --- | --- | --- | --- |",
+        "| x | 1,234 | 0.0123 | 7 |",
+        "|  |  |  |  |",
     ]
 
 
-def test_layers_are_those_of_the_network():
-    kernels = sum(9 * inputs * outputs for _, _, inputs, outputs in layers.shapes(Setting()))
-    biases = sum(outputs for *_, outputs in layers.shapes(Setting()))
-    head = 16 + 1
-    assert kernels + biases + head == PARAMETERS
-    assert {side for name, side, *_ in layers.shapes(Setting()) if name == "up_0"} == {128}
+def test_the_check_names_ratios_that_are_lower_and_nothing_else():
+    recorded = [made(Flax=2.0, MONAI=1.0, absent=3.0)]
+    assert run.lower([made(Flax=1.75, MONAI=0.8, new=1.0)], recorded) == (
+        2,
+        ["a, MONAI: 0.80, recorded 1.00"],
+    )
+    other = {**made(Flax=9.0), "settings": {"batch": 2}}
+    assert run.lower([made(Flax=1.0)], [other]) == (0, [])
+    # Ratios to something other than jaxseg are not compared.
+    without = made(Flax=2.0)
+    del without["rows"][0]
+    assert run.ratios(without) == {}
 
 
-def test_the_protocol_takes_as_many_steps_as_asked():
-    assert Protocol.for_device(False, steps=3) == Protocol(2, 3, 1)
-    assert Protocol.for_device(True) == Protocol(20, 10, 10)
+@pytest.mark.parametrize(
+    ("option", "flax", "status"), [("--check", 1.9, None), ("--check", 1.0, 1), ("--record", 1, 0)]
+)
+def test_run_checks_and_records(option, flax, status, tmp_path, monkeypatch, capsys):
+    other = {**made(Flax=9.0), "settings": {"batch": 2}}
+    monkeypatch.setattr(run, "RECORDED", tmp_path / "recorded.json")
+    report.write(run.RECORDED, [other, made(Flax=2.0)])
+    monkeypatch.setattr(run, "measure", lambda *_: ([made(Flax=flax)], []))
+    monkeypatch.setattr(sys, "argv", ["run", option, "--json", str(tmp_path / "report.json")])
+    if status == 1:
+        with pytest.raises(SystemExit):
+            run.main()
+        assert "a, Flax: 1.00, recorded 2.00" in capsys.readouterr().out
+    else:
+        run.main()
+    new = run.ratios(report.read(run.RECORDED)[1])
+    assert new == {("a", "Flax"): flax if option == "--record" else 2.0}
+    assert report.read(run.RECORDED)[0] == other
 
 
-def test_an_unknown_contender_or_interpreter_is_named():
-    with pytest.raises(SystemExit, match="no contender 'Flux'"):
-        chosen(["Flux"], None)
-    with pytest.raises(SystemExit, match="--tensorflow-python: no interpreter /nowhere"):
-        chosen(["jaxseg"], "/nowhere")
+def test_textbook_losses_are_those_that_are_measured():
+    settings: dict[str, Any] = {"batch": 2, "size": 8, "classes": [1, 4]}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        ours, textbook = (of(**settings)[0] for of in (losses.by_jaxseg, losses.by_textbook))
+        assert set(textbook) < set(ours)
+        for name in ("cross_entropy, K = 1", "cross_entropy, K = 4"):
+            for a, b in zip(ours[name](), textbook[name](), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("value", ["float16"])
-def test_an_unknown_dtype_is_named(value):
-    options = train_step.parser("train").parse_args(["--dtype", value])
-    with pytest.raises(SystemExit, match="--dtype: 'float16' is neither"):
-        train_step.settings(options, "train")
-
-
-def test_a_size_that_cannot_be_halved_so_often_is_named():
-    options = train_step.parser("train").parse_args(["--size", "40"])
-    with pytest.raises(SystemExit, match="--size: 40 cannot be halved 4 times"):
-        train_step.settings(options, "train")
+def test_surface_distances_are_of_masks_a_few_pixels_apart():
+    for _, (predicted, actual) in surface.masks(2, 32):
+        overlap = (predicted & actual).sum((1, 2)) / (predicted | actual).sum((1, 2))
+        assert ((overlap > 0.2) & (overlap < 1)).all()
 
 
 @pytest.mark.slow
-def test_contenders_in_processes_of_their_own_are_timed_and_one_that_ends_is_told(capsys):
-    broken = Contender("broken", "absent_module", "jax")
-    ours = next(c for c in CONTENDERS if c.name == "jaxseg")
-    results = measure([broken, ours], TINY, Protocol(1, 2, 1))
-    assert [result.name for result in results] == ["jaxseg"]
-    assert len(results[0].seconds) == 2
-    assert all(math.isfinite(second) and second > 0 for second in results[0].seconds)
-    assert results[0].facts["flops"] > 1e6
-    assert results[0].peak_bytes is not None
-    assert results[0].peak_bytes > 1e8
-    assert "broken ended: ModuleNotFoundError" in capsys.readouterr().out
+@pytest.mark.parametrize("work", ["train", "predict"])
+@pytest.mark.parametrize("form", ["ours", "plain"])
+def test_the_networks_of_jax_run_and_have_equal_parameters(work, form):
+    from benchmarks.peers import jax_unets
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        cases, metadata = getattr(jax_unets, form)(work=work, **TINY)
+        for _ in range(2):
+            cases[work]()
+    assert metadata["parameters"] == 1805
+    assert metadata["flops"] > 1e5
 
 
-ENDING = """#!/bin/sh
-answer() { echo '{"facts": {"parameters": 1}, "seconds": [2.0], "peak_bytes": 3}'; }
-answer
-case $3 in steady) turns=9 ;; ends_in_a_turn) turns=2 ;; ends_at_the_end) turns=4 ;; esac
-while [ $turns -gt 0 ] && read -r steps; do answer; turns=$((turns - 1)); done
-if [ $3 = steady ]; then answer; else echo "out of memory" >&2; fi
-"""
-"""Stands in for an interpreter: answers as `benchmarks.worker` does, and ends too early or not."""
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["train", "predict"])
+def test_the_network_of_pytorch_runs(work):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra: peers)")
+    from benchmarks.peers import pytorch
 
-
-def test_a_contender_that_ends_in_its_turns_is_left_out_and_told(tmp_path, capsys):
-    python = tmp_path / "python"
-    python.write_text(ENDING)
-    python.chmod(0o755)
-    names = ("steady", "ends_in_a_turn", "ends_at_the_end")
-    contenders = [Contender(name, name, "sh", tensorflow=True) for name in names]
-    results = measure(contenders, TINY, Protocol(1, 3, 1), tensorflow_python=str(python))
-    assert [(result.name, result.seconds) for result in results] == [("steady", [2.0] * 3)]
-    said = capsys.readouterr().out
-    for name in names[1:]:
-        assert f"{name} ended: out of memory" in said
+    cases, metadata = pytorch.prepare(work=work, **TINY)
+    cases[work]()
+    assert metadata["parameters"] == 1805
+    default = Setting("train")
+    network = pytorch.PyTorchUNet(default.widths, default.dropout)
+    assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS
+    assert network(torch.zeros(1, 1, 32, 48)).shape == (1, 1, 32, 48)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize(("data", "kind"), [("device", jax.Array), ("host", np.ndarray)])
-def test_kerass_batches_lie_where_the_setting_says(data, kind, monkeypatch):
+def test_the_network_of_keras_runs(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     pytest.importorskip("keras", reason="Keras is not installed (extra: peers)")
     from benchmarks.peers import keras_unet
 
-    class Model:
-        def __init__(self):
-            self.given = []
-
-        def compile(self, **_):
-            pass
-
-        def count_params(self):
-            return 1
-
-        def train_on_batch(self, *arrays):
-            self.given += arrays
-
-        predict_on_batch = train_on_batch
-
-    for work, arrays in (("train", 2), ("predict", 1)):
-        model = Model()
-        monkeypatch.setattr(keras_unet, "network", lambda _, model=model: model)
-        keras_unet.prepare(dataclasses.replace(TINY, work=work, data=data)).run()
-        assert len(model.given) == 2 * arrays
-        assert all(isinstance(array, kind) for array in model.given)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for work in ("train", "predict"):
+            cases, metadata = keras_unet.prepare(work=work, **TINY)
+            cases[work]()
+            assert metadata["parameters"] == 1805
 
 
 @pytest.mark.slow
-def test_pytorchs_network_has_the_parameters_and_the_logits_shape():
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra: peers)")
-    from benchmarks.peers import pytorch
+def test_peers_of_losses_and_surface_distances_have_cases_of_jaxseg():
+    pytest.importorskip("monai", reason="MONAI is not installed (extra: peers)")
+    shape: dict[str, Any] = {"batch": 1, "size": 16, "classes": [1, 4]}
+    masks = {"pairs": 1, "size": 16}
+    for module, settings in ((losses, shape), (surface, masks)):
+        ours, theirs = (of(**settings)[0] for of in (module.by_jaxseg, module.by_monai))
+        assert set(theirs) <= set(ours)
+        for case in theirs.values():
+            case()
+    pytest.importorskip("surface_distance", reason="not installed (extra: peers)")
+    cases, _ = surface.by_surface_distance(**masks)
+    assert set(cases) <= set(ours)
+    next(iter(cases.values()))()
 
-    network = pytorch.seeds(Setting())
-    assert sum(p.numel() for p in network.parameters()) == PARAMETERS
-    assert network(torch.zeros(1, 1, 32, 48)).shape == (1, 1, 32, 48)
 
-
-def test_conditions_name_the_device_the_versions_and_the_flags(monkeypatch):
-    # XLA reads its flags at its start and ends the process at one that it does not know.
-    jax.devices()
-    monkeypatch.setenv("XLA_FLAGS", "--xla_something")
-    found = record.conditions()
-    assert found["flags"]["XLA_FLAGS"] == "--xla_something"
-    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert json.loads(json.dumps(found)) == found
+@pytest.mark.slow
+def test_a_worker_measures_an_implementation_in_its_own_process():
+    ours = Implementation("jaxseg", "benchmarks.losses:by_textbook", "optax")
+    (row,) = protocol.measure({ours: sys.executable}, {"batch": 1, "size": 8, "classes": [1]}, 1)[
+        :1
+    ]
+    assert row["case"] == "cross_entropy, K = 1"
+    assert row["fastest"] <= row["seconds"] <= row["slowest"]
+    assert row["peak_MB"] > 50
+    assert row["versions"]["jax"] == jax.__version__

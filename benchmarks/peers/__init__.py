@@ -1,1 +1,1 @@
-"""The seed's U-Net and its train step in several libraries, each a module with ``prepare``."""
+"""The Keras baseline's U-Net and its train step in several libraries: ``prepare(**settings)``."""

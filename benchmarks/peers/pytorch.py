@@ -1,27 +1,19 @@
-"""The same network in PyTorch, channels last: eager or `torch.compile`; and MONAI's and smp's."""
+"""The network in PyTorch with channels last, eager or by `torch.compile`."""
 
 import contextlib
 import importlib
 import itertools
 import time
-from collections.abc import Callable
 from typing import Any
 
-from benchmarks.peers.setting import (
-    DECODER_DROPOUT,
-    EPSILON,
-    LEARNING_RATE,
-    Prepared,
-    Setting,
-    films,
-)
+from benchmarks.peers.setting import DECODER_DROPOUT, EPSILON, LEARNING_RATE, Setting
 
 torch: Any = importlib.import_module("torch")
 nn = torch.nn
 
 
 class PyTorchUNet(nn.Module):
-    """The seed's U-Net."""
+    """The U-Net of the Keras baseline."""
 
     def __init__(self, widths: tuple[int, ...], dropout: tuple[float, ...]) -> None:
         super().__init__()
@@ -51,78 +43,33 @@ class PyTorchUNet(nn.Module):
         return self.head(x)
 
 
-def double_conv(inputs: int, features: int) -> Any:
+def double_conv(inputs: int, channels: int) -> Any:
     """Two 3x3 convolutions with ReLU."""
     return nn.Sequential(
-        nn.Conv2d(inputs, features, 3, padding=1),
+        nn.Conv2d(inputs, channels, 3, padding=1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(features, features, 3, padding=1),
+        nn.Conv2d(channels, channels, 3, padding=1),
         nn.ReLU(inplace=True),
     )
 
 
-def seeds(setting: Setting) -> Any:
-    """The seed's network."""
-    return PyTorchUNet(setting.widths, setting.dropout)
-
-
-def monai(setting: Setting) -> Any:
-    """MONAI's BasicUNet: dropout in each convolution, six widths, leaky ReLU, instance norm."""
-    widths = (*setting.widths, setting.widths[0])
-    nets = importlib.import_module("monai.networks.nets")
-    return nets.BasicUNet(
-        spatial_dims=2, in_channels=1, out_channels=1, features=widths, dropout=0.5
-    )
-
-
-def smp(setting: Setting) -> Any:
-    """segmentation_models_pytorch's Unet on a ResNet-18, far larger, with batch norm."""
-    library = importlib.import_module("segmentation_models_pytorch")
-    return library.Unet(
-        "resnet18",
-        encoder_weights=None,
-        in_channels=1,
-        classes=1,
-        decoder_channels=(256, 128, 64, 32, setting.widths[0]),
-    )
-
-
-NETWORKS: dict[str, Callable[[Setting], Any]] = {"seed": seeds, "monai": monai, "smp": smp}
-
-
-def prepare(setting: Setting, *, network: str = "seed", compiled: bool = False) -> Prepared:
-    """Builds the network and its step; bfloat16 by autocast.
-
-    Args:
-        setting: The conditions.
-        network: Of `NETWORKS`.
-        compiled: Whether by `torch.compile`.
-    """
+def prepare(*, compiled: bool = False, **settings: Any) -> Any:
+    """Makes the network and its step; bfloat16 by autocast."""
+    setting = Setting(**settings)
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = NETWORKS[network](setting).to(device, memory_format=torch.channels_last)
-    parameters = sum(p.numel() for p in model.parameters())
-    model.train(setting.work == "train")
+    model = PyTorchUNet(setting.widths, setting.dropout)
+    model = model.to(device, memory_format=torch.channels_last).train(setting.work == "train")
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, eps=EPSILON)
-    host = [
-        (
-            torch.from_numpy(images)
-            .permute(0, 3, 1, 2)
-            .contiguous(memory_format=torch.channels_last),
-            torch.from_numpy(labels)[:, None],
-        )
-        for images, labels in zip(
-            *films(setting, 1 if setting.data == "device" else 4), strict=True
-        )
-    ]
-    placed = [tuple(array.to(device) for array in pair) for pair in host]
-    batches = itertools.cycle(placed if setting.data == "device" else host)
-    half = setting.dtype == "bfloat16"
-    scope = torch.autocast(device, torch.bfloat16) if half else contextlib.nullcontext()
+    arrays = map(torch.from_numpy, setting.batch_arrays())
+    images, labels = (array.to(device) for array in arrays)
+    images = images.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    targets = labels[:, None].float()
+    bfloat16 = setting.dtype == "bfloat16"
+    scope = torch.autocast(device, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
 
     def run() -> None:
-        images, labels = (array.to(device, non_blocking=True) for array in next(batches))
         if setting.work == "predict":
             with torch.inference_mode(), scope:
                 forward(images)
@@ -130,7 +77,6 @@ def prepare(setting: Setting, *, network: str = "seed", compiled: bool = False) 
             optimizer.zero_grad(set_to_none=True)
             with scope:
                 logits = forward(images)
-            targets = labels.float()
             nn.functional.binary_cross_entropy_with_logits(logits.float(), targets).backward()
             optimizer.step()
         if device == "cuda":
@@ -138,12 +84,9 @@ def prepare(setting: Setting, *, network: str = "seed", compiled: bool = False) 
 
     began = time.perf_counter()
     run()
-    return Prepared(
+    return setting.prepared(
         run,
-        {
-            "parameters": parameters,
-            "compile_seconds": time.perf_counter() - began,
-            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            "versions": {"torch": torch.__version__},
-        },
+        sum(parameter.numel() for parameter in model.parameters()),
+        compile_seconds=time.perf_counter() - began,
+        device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
     )

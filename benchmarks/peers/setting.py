@@ -1,65 +1,53 @@
-"""What all contenders run: the network, the batch and what is asked of it. Imports no library."""
+"""What all implementations of the network compute. Imports no library but NumPy."""
 
 import dataclasses
-import json
-from collections.abc import Callable
 from typing import Any, Literal
+
+import numpy as np
 
 POOL_DROPOUT = (0.25, 0.5, 0.5, 0.5)
 DECODER_DROPOUT = 0.5
 LEARNING_RATE = 5e-4
 EPSILON = 1e-7
 PARAMETERS = 2_158_417
-"""Of the network at `Setting`'s own widths."""
+"""Of the network with the default widths."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One measurement's conditions."""
+    """Work, batch and network of a measurement."""
 
-    work: Literal["train", "predict"] = "train"
-    """A step of Adam on the cross entropy with dropout on, or logits with dropout off."""
+    work: Literal["train", "predict"]
+    """A step of Adam on the cross entropy with dropout; or logits without dropout."""
     batch: int = 16
     size: int = 256
-    """Side of the films in pixels."""
+    """Height and width of the images in pixels."""
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What is computed in; parameters are float32."""
-    data: Literal["device", "host"] = "device"
-    """device: one batch that lies there. host: every step takes another from the host's memory."""
+    """Dtype of the computation; parameters are float32."""
+
+    def __post_init__(self) -> None:
+        """Makes a tuple of the widths, which JSON gives as a list."""
+        object.__setattr__(self, "widths", tuple(self.widths))
 
     @property
     def dropout(self) -> tuple[float, ...]:
-        """Rate after each pool: the seed's, the last repeated or cut off to the depth."""
+        """Dropout rate after each pool; the last one repeats in deeper networks."""
         pools = len(self.widths) - 1
         return (POOL_DROPOUT + POOL_DROPOUT[-1:] * pools)[:pools]
 
-    def as_json(self) -> str:
-        """One line, for the worker's command line."""
-        return json.dumps(dataclasses.asdict(self))
+    def batch_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns random images ``[B, H, W, 1]`` in [0, 1] and uint8 masks of 0 and 1."""
+        rng = np.random.default_rng(0)
+        shape = (self.batch, self.size, self.size)
+        return rng.random((*shape, 1), np.float32), (rng.random(shape) < 0.25).astype(np.uint8)
 
-    @staticmethod
-    def from_json(line: str) -> "Setting":
-        """Reads `as_json`."""
-        values = json.loads(line)
-        return Setting(**{**values, "widths": tuple(values["widths"])})
+    def prepared(self, run: Any, parameters: int, **metadata: Any) -> Any:
+        """Returns `benchmarks.worker.Prepared`.
 
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A contender ready to run."""
-
-    run: Callable[[], None]
-    """One step, or one prediction; returns when it is done."""
-    facts: dict[str, Any]
-    """What is known of it: ``parameters``, ``versions``, and where the library says so
-    ``compile_seconds``, ``flops``, ``bytes`` and ``temporary_bytes`` of the compiled program."""
-
-
-def films(setting: Setting, batches: int) -> tuple[Any, Any]:
-    """Random films, float32 in [0, 1] ``[N, B, H, W, 1]``, and random masks, uint8 0 or 1."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    shape = (batches, setting.batch, setting.size, setting.size)
-    return rng.random((*shape, 1), np.float32), (rng.random(shape) < 0.25).astype(np.uint8)
+        Raises:
+            ValueError: The network does not have `PARAMETERS` parameters.
+        """
+        if self.widths == Setting("train").widths and parameters != PARAMETERS:
+            raise ValueError(f"the network has {parameters:,} parameters, not {PARAMETERS:,}")
+        return {self.work: run}, {"parameters": parameters, **metadata}

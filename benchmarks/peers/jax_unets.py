@@ -1,0 +1,120 @@
+"""The network of jaxseg, and the same network of Flax's own layers as one would first write it."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+import jaxseg
+from benchmarks.peers.setting import DECODER_DROPOUT, EPSILON, LEARNING_RATE, Setting
+from jaxseg import inference, losses
+
+
+class PlainUNet(nn.Module):
+    """The U-Net of `nn.Conv`, `nn.ConvTranspose` and `nn.max_pool`."""
+
+    widths: tuple[int, ...]
+    dropout: tuple[float, ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Images ``[B, H, W, 1]`` to float32 logits of the same size."""
+
+        def double_conv(x: jax.Array, width: int) -> jax.Array:
+            for _ in range(2):
+                x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x))
+            return x
+
+        skips = []
+        for width, rate in zip(self.widths, self.dropout, strict=False):
+            skips.append(double_conv(x, width))
+            x = nn.max_pool(skips[-1], (2, 2), strides=(2, 2))
+            x = nn.Dropout(rate, deterministic=not train)(x)
+        x = double_conv(x, self.widths[-1])
+        for width, skip in zip(self.widths[-2::-1], skips[::-1], strict=True):
+            x = nn.ConvTranspose(width, (3, 3), (2, 2), dtype=self.dtype)(x)
+            x = jnp.concatenate([x, skip], axis=-1)
+            x = nn.Dropout(DECODER_DROPOUT, deterministic=not train)(x)
+            x = double_conv(x, width)
+        return nn.Conv(1, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
+
+
+def plain(**settings: Any) -> Any:
+    """Plain Flax: the whole batch at once, and Optax alone."""
+    setting = Setting(**settings)
+    model = PlainUNet(setting.widths, setting.dropout, jnp.dtype(setting.dtype))
+    tx = optax.adam(LEARNING_RATE, eps=EPSILON)
+    params = model.init(jax.random.key(0), jnp.zeros((1, setting.size, setting.size, 1)))["params"]
+
+    def train(state: Any, images: jax.Array, labels: jax.Array) -> Any:
+        params, opt_state, key = state
+        key, dropout_key = jax.random.split(key)
+
+        def mean_loss(params: Any) -> jax.Array:
+            rngs = {"dropout": dropout_key}
+            logits: Any = model.apply({"params": params}, images, train=True, rngs=rngs)
+            targets = labels.astype(jnp.float32)
+            return optax.sigmoid_binary_cross_entropy(logits[..., 0], targets).mean()
+
+        loss, gradients = jax.value_and_grad(mean_loss)(params)
+        updates, opt_state = tx.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, key), loss
+
+    def predict(params: Any, images: jax.Array, _: jax.Array) -> Any:
+        return params, model.apply({"params": params}, images)
+
+    if setting.work == "predict":
+        return _compiled(predict, params, params, setting)
+    return _compiled(train, (params, tx.init(params), jax.random.key(1)), params, setting)
+
+
+def ours(**settings: Any) -> Any:
+    """The network and step of jaxseg. Works with other versions of jaxseg, too."""
+    setting = Setting(**settings)
+    model = jaxseg.UNet(
+        widths=setting.widths,
+        dropout=setting.dropout,
+        decoder_dropout=DECODER_DROPOUT,
+        dtype=jnp.dtype(setting.dtype),
+    )
+    tx = optax.adam(LEARNING_RATE, eps=EPSILON)
+    example = jax.ShapeDtypeStruct((1, setting.size, setting.size, 1), jnp.float32)
+    state = jaxseg.TrainState.create(model, tx, jax.random.key(0), example)
+    step = jaxseg.make_train_step(model, tx, losses.cross_entropy)
+    logits = inference.make_predict(model)
+
+    def train(state: Any, images: jax.Array, labels: jax.Array) -> Any:
+        return step(state, {"images": images, "labels": labels})
+
+    def predict(state: Any, images: jax.Array, _: jax.Array) -> Any:
+        return state, logits(state, images)
+
+    work = train if setting.work == "train" else predict
+    return _compiled(work, state, state.params, setting)
+
+
+def _compiled(step: Any, state: Any, params: Any, setting: Setting) -> Any:
+    """Compiles ``step(state, images, labels) -> (state, result)`` with its state donated."""
+    images, labels = jax.device_put(setting.batch_arrays())
+    began = time.perf_counter()
+    program = jax.jit(step, donate_argnums=0).lower(state, images, labels).compile()
+    compile_seconds = time.perf_counter() - began
+
+    def run() -> None:
+        nonlocal state
+        state, result = program(state, images, labels)
+        jax.block_until_ready((state, result))
+
+    cost = program.cost_analysis() or {}
+    return setting.prepared(
+        run,
+        sum(leaf.size for leaf in jax.tree.leaves(params)),
+        compile_seconds=compile_seconds,
+        flops=cost.get("flops"),
+        bytes=cost.get("bytes accessed"),
+        device=jax.devices()[0].device_kind,
+    )

@@ -1,0 +1,196 @@
+"""The tables of the benchmarks' pages hold the recorded figures."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import losses, report, run, surface, tpu_compile, train_step
+
+ROOT = Path(__file__).parents[1]
+RECORDED = report.read(run.RECORDED)
+AVX2, AVX512 = "avx2", "avx512f"
+
+
+def figures(benchmark, index=0, **wanted):
+    """Rows of a recorded report by case (if there are several) and name."""
+    found = [
+        each for each in RECORDED
+        if each["benchmark"] == benchmark and all(each[k] == v for k, v in wanted.items())
+    ]  # fmt: skip
+    rows = found[index]["rows"]
+    cases = {row.get("case") for row in rows}
+    return {(row["case"], row["name"]) if len(cases) > 1 else row["name"]: row for row in rows}
+
+
+def tables(page):
+    """The cells of each table's rows, by the first cell of its header."""
+    found = {}
+    for block in re.findall(r"(?:^\|.*\n)+", (ROOT / page).read_text(), re.M):
+        header, _, *rows = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
+        ]
+        found[header[0]] = {row[0]: row[1:] for row in rows}
+    return found
+
+
+PAGE = tables("benchmarks/README.md")
+
+
+def same(cells, values):
+    """Whether cells show these values, as precisely as they are written."""
+    for cell, value in zip(cells, values, strict=True):
+        if value is None:
+            assert cell == "", cell
+            continue
+        wanted = value if isinstance(value, tuple) else (value,)
+        shown = re.findall(r"\d[\d,]*\.?\d*", cell)
+        assert len(shown) == len(wanted), cell
+        for text, number in zip(shown, wanted, strict=True):
+            digits = len(text.partition(".")[2])
+            assert float(text.replace(",", "")) == round(number, digits), f"{cell}: {number}"
+
+
+def get(rows, key, value="relative_time"):
+    return rows.get(key, {}).get(value)
+
+
+def test_the_headline_ratios_are_recorded():
+    shown = PAGE["time of others relative to jaxseg 0.1"]
+    for line, cells in shown.items():
+        what, _, name = line.partition(", ")
+        values = []
+        for vectors in (AVX2, AVX512):
+            if what.startswith("surface"):
+                convention = "surface-distance" if name == "surface-distance" else "monai"
+                key: object = (f"two lungs, 512 x 512, {convention} convention", name)
+                values.append(get(figures("surface", vectors=vectors), key))
+            else:
+                benchmark = what.replace(" ", "_")
+                values.append(get(figures(benchmark, vectors=vectors), name))
+        same(cells, values)
+    assert len(shown) == 8
+
+
+def test_the_train_steps_are_recorded():
+    rows = figures("train_step", vectors=AVX2)
+    shown = PAGE["16 images, AVX2"]
+    assert list(shown) == list(rows)
+    for name, row in rows.items():
+        spread = (row["fastest"], row["slowest"])
+        memory = row["peak_MB"] / 1000
+        values = [row["seconds"], spread, row["relative_time"], row["compile_seconds"], memory]
+        same(shown[name], values)
+
+
+def test_inference_is_recorded():
+    both = [figures("inference", vectors=vectors) for vectors in (AVX2, AVX512)]
+    shown = PAGE["time relative to jaxseg 0.1, 4 images"]
+    assert set(shown) == set(both[0]) - {"jaxseg"}
+    for name, cells in shown.items():
+        same(cells, [get(rows, name) for rows in both])
+
+
+def test_losses_are_recorded():
+    rows = figures("losses", vectors=AVX2)
+    for case, cells in PAGE["loss with gradient, 16 x 256 x 256"].items():
+        ours, theirs = rows[case, "jaxseg"], rows[case, "MONAI"]
+        same(cells, [1e3 * ours["seconds"], theirs["relative_time"]])
+    text = (ROOT / "benchmarks/README.md").read_text()
+    for (_, name), row in figures("losses", vectors=AVX512).items():
+        assert name == "jaxseg" or f"{row['relative_time']:.2f}" in text
+
+
+def test_surface_distances_are_recorded():
+    rows = figures("surface", vectors=AVX2)
+    for masks, cells in PAGE["64 pairs, AVX2"].items():
+        values = []
+        for convention, name in (("monai", "MONAI"), ("surface-distance", "surface-distance")):
+            case = f"{masks}, {convention} convention"
+            values.append(1e3 * rows[case, "jaxseg"]["seconds"])
+            values.append(rows[case, name]["relative_time"])
+        same(cells, values)
+
+
+def test_the_input_pipeline_is_recorded():
+    rows = figures("input_pipeline")
+    assert list(PAGE["1,100 images of 256 x 256"]) == list(rows)
+    for name, cells in PAGE["1,100 images of 256 x 256"].items():
+        row, loader = rows[name], rows["PyTorch DataLoader"]
+        relative = row["images_per_second"] / loader["images_per_second"]
+        spread = (row["slowest_rate"], row["fastest_rate"])
+        same(cells, [row["images_per_second"], spread, relative, row["peak_MB"]])
+
+
+def test_tpu_programs_are_recorded():
+    keys = ("traffic_MB_per_image", "temporary_MB_per_image", "collectives", "sent_MB_per_chip")
+    for version, cells in PAGE["v5e:2x4, bfloat16, 120 images a chip"].items():
+        (row,) = figures("tpu_compile", version=version.removeprefix("version ")).values()
+        assert row["images_per_chip"] == 120
+        values = [row.get(key) for key in keys]
+        assert cells.pop(2) == (values.pop(2) or "")
+        same(cells, values)
+    rows = figures("tpu_compile", 1, version="0.1")
+    keys = ("traffic_MB_per_image", "GFLOP_per_image", "temporary_MB_per_image", "gathers")
+    for name, cells in PAGE["v5e, 16 images of 256 x 256"].items():
+        same(cells, [rows[name][key] for key in keys])
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "header", "keys"),
+    [
+        ("startup", "process", ["seconds"]),
+        ("predict", "1,100 images",
+         ["seconds", "start_seconds", "images_per_second", "upper_bound",
+          "fraction_of_upper_bound"]),
+        ("full_release", "step", ["seconds", "processor_seconds", "peak_MB"]),
+        ("near_duplicates", "change of 1,100 chest X-rays",
+         ["median_bits", "largest_bits", "found_percent"]),
+    ],
+)  # fmt: skip
+def test_other_tables_are_recorded(benchmark, header, keys):
+    rows = figures(benchmark)
+    for name, cells in PAGE[header].items():
+        same(cells, [rows[name][key] for key in keys])
+
+
+def test_the_readmes_table_is_recorded():
+    shown = tables("README.md")["time of others relative to jaxseg 0.1"]
+    headline = PAGE["time of others relative to jaxseg 0.1"]
+    assert {line: cells for line, cells in shown.items() if line in headline} == headline
+    rows = figures("losses", vectors=AVX2)
+    for line, case in (
+        ("Dice loss with gradient, MONAI", "soft_dice, K = 1"),
+        ("Hausdorff loss with gradient, MONAI", "hausdorff_dt, K = 1"),
+    ):
+        same(shown[line], [rows[case, "MONAI"]["relative_time"], None])
+
+
+def test_every_report_says_what_was_measured_when_and_with_which_version():
+    for each in RECORDED:
+        assert {"command", "date", "version", "settings", "rows"} <= set(each)
+        module = each["command"].split()[2]
+        assert module == f"benchmarks.{each['benchmark']}"
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+
+
+def test_recorded_rows_have_the_names_of_what_is_measured():
+    known = {
+        "train_step": train_step.IMPLEMENTATIONS,
+        "inference": train_step.IMPLEMENTATIONS,
+        "losses": losses.IMPLEMENTATIONS,
+        "surface": surface.IMPLEMENTATIONS,
+    }
+    for each in RECORDED:
+        names = {row["name"] for row in each["rows"]}
+        if each["benchmark"] in known:
+            assert names <= {implementation.name for implementation in known[each["benchmark"]]}
+            assert run.ratios(each)
+        elif each["benchmark"] == "tpu_compile":
+            assert set().union(*each["rows"]) <= {*tpu_compile.COLUMNS, "donated_fraction"}
+
+
+def test_the_page_names_every_command():
+    text = (ROOT / "benchmarks/README.md").read_text()
+    for name in (*run.NAMES, "input_pipeline", "predict", "mask_sizes", "tpu_compile", "survival"):
+        assert f"benchmarks.{name}" in text
