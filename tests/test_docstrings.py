@@ -44,6 +44,7 @@ MORE = {
     "jaxseg.metrics.cl_dice",
     "jaxseg.metrics.paired_bootstrap",
     "jaxseg.metrics.predicted_labels",
+    "jaxseg.surface.boundary_iou",
     "jaxseg.surface.measure",
     "jaxseg.surface.normalized_surface_dice",
 }

@@ -41,6 +41,8 @@ def all_measures(distances):
         "hd95": distances.hausdorff(95.0),
         "average": distances.average(),
         "dice": distances.normalized_dice(1.5),
+        "f_score": distances.f_score(1.5),
+        "within": distances.one_way_within(1.5).T,
         "averages": distances.one_way_averages().T,
         "elements": distances.elements.T,
     }
@@ -135,6 +137,12 @@ def mean_of(values, lengths):
     return sum(v * n for v, n in zip(values, lengths, strict=True)) / total if total else math.nan
 
 
+def f_score_of(precision, recall):
+    if math.isnan(precision) and math.isnan(recall):
+        return math.nan
+    return 2 / (1 / precision + 1 / recall) if precision > 0 and recall > 0 else 0.0
+
+
 def expected_measures(predicted, actual, spacing, convention, where=None):
     boundary = BOUNDARIES[convention]
     source, target = boundary(predicted, spacing, where), boundary(actual, spacing, where)
@@ -147,12 +155,18 @@ def expected_measures(predicted, actual, spacing, convention, where=None):
             percentile_of(backward, lengths[1], percentile, convention),
         )
 
+    within = [
+        mean_of([float(d <= 1.5) for d in distances], n)
+        for distances, n in zip((forward, backward), lengths, strict=True)
+    ]
     both, both_lengths = forward + backward, lengths[0] + lengths[1]
     return {
         "hausdorff": hausdorff(100),
         "hd95": hausdorff(95),
         "average": mean_of(both, both_lengths),
         "dice": mean_of([float(d <= 1.5) for d in both], both_lengths),
+        "f_score": f_score_of(*within),
+        "within": within,
         "averages": (mean_of(forward, lengths[0]), mean_of(backward, lengths[1])),
         "elements": (len(source), len(target)),
     }
@@ -307,7 +321,9 @@ def test_empty_masks_give_the_documented_values(convention):
     nan, inf = math.nan, math.inf
     for name in ("hausdorff", "hd95", "average"):
         np.testing.assert_array_equal(ours[name], [nan, inf, inf, 0, 0], err_msg=name)
-    np.testing.assert_array_equal(ours["dice"], [nan, 0, 0, 1, 1])
+    for name in ("dice", "f_score"):
+        np.testing.assert_array_equal(ours[name], [nan, 0, 0, 1, 1])
+    np.testing.assert_array_equal(ours["within"][:, 0], [nan, nan, 0, 1, 1])
     np.testing.assert_array_equal(ours["averages"][:, 0], [nan, nan, inf, 0, 0])
     np.testing.assert_array_equal(ours["averages"][:, 1], [nan, inf, nan, 0, 0])
 
@@ -348,6 +364,62 @@ def test_values_of_invalid_pixels_change_nothing(convention):
         jax.tree.map(np.testing.assert_array_equal, ours, plain)
 
 
+# Boundary IoU.
+
+
+def near_edge(mask, where, spacing, distance):
+    """Valid True pixels with a valid False pixel, or one outside the image, within the distance."""
+    states = pixel_states(np.pad(mask, 1), np.pad(where, 1, constant_values=True))
+    outside = [at for at, state in states.items() if state is False]
+    inside = [at for at, state in states.items() if state]
+    apart = nearest(inside, outside, spacing)
+    return {at for at, d in zip(inside, apart, strict=True) if d <= distance * (1 + 1e-5)}
+
+
+@pytest.mark.parametrize("valid", [1.0, 0.8])
+@pytest.mark.parametrize(
+    ("spacing", "distance"), [((1, 1), None), ((1, 1), 2), ((0.5, 2), 2.1), ((0.7, 0.7), 2.1)]
+)
+def test_boundary_iou_matches_a_brute_force_oracle(spacing, distance, valid):
+    predicted, actual = blobs(7)[:3], blobs(8)[:3]
+    where = random_masks(9, predicted.shape, valid)
+    ours = surface.boundary_iou(predicted, actual, distance=distance, where=where, spacing=spacing)
+    if distance is None:
+        distance = 0.02 * math.hypot(40, 40)
+    for i, value in enumerate(ours):
+        p, a = (near_edge(m[i], where[i], spacing, distance) for m in (predicted, actual))
+        np.testing.assert_allclose(value, len(p & a) / len(p | a), rtol=1e-6)
+
+
+def test_boundary_iou_of_empty_masks_and_small_images():
+    """2 % of the diagonal of a small image is less than a pixel, so the band is one pixel wide."""
+    square, empty, full = np.zeros((3, 12, 12), bool)
+    square[3:8, 3:8], full[:] = True, True
+    predicted = np.stack([empty, empty, square, full, square])
+    actual = np.stack([empty, square, empty, full, full])
+    ours = jax.jit(surface.boundary_iou)(predicted, actual)
+    np.testing.assert_array_equal(ours, [math.nan, 0, 0, 1, 0])
+    plain = surface.boundary_iou(square[None], full[None], distance=12)
+    np.testing.assert_allclose(plain, 25 / 144, rtol=1e-6)
+    one_pixel_less = square.copy()
+    one_pixel_less[3, 3] = False
+    ours = surface.boundary_iou(one_pixel_less[None], square[None])
+    np.testing.assert_allclose(ours, 15 / 16, rtol=1e-6)
+
+
+def test_boundary_iou_takes_a_spacing_per_image_and_the_diagonal_in_its_unit():
+    predicted, actual = (np.repeat(masks, 2, axis=0)[:, :12] for masks in (blobs(7), blobs(8)))
+    for distance in (None, 3.0):
+        spacing = np.array([(1.0, 1.0), (20.0, 20.0)] * (len(predicted) // 2))
+        ours = surface.boundary_iou(predicted, actual, spacing=spacing, distance=distance)
+        alone = surface.boundary_iou(predicted, actual, distance=distance)
+        np.testing.assert_allclose(ours[::2], alone[::2])
+        if distance is None:
+            np.testing.assert_allclose(ours[1::2], alone[1::2])
+        else:
+            assert np.isnan(ours[1::2]).all()
+
+
 # Symmetries.
 
 
@@ -368,7 +440,7 @@ def test_flips_shifts_and_exchanged_masks_change_nothing(convention, seed):
     for change in changes:
         assert_same(measure(change(predicted), change(actual), convention=convention), plain)
     exchanged = measure(actual, predicted, convention=convention)
-    for name in ("averages", "elements"):
+    for name in ("averages", "elements", "within"):
         exchanged[name] = exchanged[name][:, ::-1]
     assert_same(exchanged, plain)
 
@@ -403,6 +475,7 @@ def test_each_image_may_have_its_spacing():
         ("hd95", partial(surface.hausdorff, percentile=95), "surface-distance"),
         ("average", surface.average_surface_distance, "monai"),
         ("dice", partial(surface.normalized_surface_dice, tolerance=1.5), "surface-distance"),
+        ("f_score", partial(surface.boundary_f_score, tolerance=1.5), "monai"),
     ],
 )
 def test_each_metric_alone_equals_measure(name, function, convention):
@@ -580,6 +653,8 @@ def test_invalid_masks_raise_errors_with_their_name_and_shape(changed, error, me
         surface.hausdorff,
         surface.average_surface_distance,
         partial(surface.normalized_surface_dice, tolerance=1.0),
+        partial(surface.boundary_f_score, tolerance=1.0),
+        surface.boundary_iou,
         partial(surface.measure, all_measures),
         surface.surface_distances,
     ):
@@ -631,3 +706,5 @@ def test_a_tolerance_out_of_range_raises_an_error(tolerance):
     masks = np.zeros((1, 8, 8), bool)
     with pytest.raises(ValueError, match="tolerance must be at least 0"):
         surface.normalized_surface_dice(masks, masks, tolerance=tolerance)
+    with pytest.raises(ValueError, match="distance must be at least 0 and finite"):
+        surface.boundary_iou(masks, masks, distance=tolerance)

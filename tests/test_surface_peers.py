@@ -53,6 +53,7 @@ def read(distances):
         "average": distances.average(),
         "dice": distances.normalized_dice(2.0),
         "one_way": distances.one_way_averages(),
+        "within": distances.one_way_within(2.0),
     }
 
 
@@ -96,6 +97,8 @@ def test_the_other_convention_matches_surface_distance(surface_distance, spacing
         for name, value in theirs.items():
             np.testing.assert_allclose(ours[name][i], value, atol=1e-4, err_msg=name)
         np.testing.assert_allclose(ours["one_way"][:, i], [forward, backward], atol=1e-4)
+        recall, precision = surface_distance.compute_surface_overlap_at_tolerance(distances, 2.0)
+        np.testing.assert_allclose(ours["within"][:, i], [precision, recall], atol=1e-4)
 
 
 def test_the_conventions_differ_by_no_more_than_a_diagonal():
@@ -111,6 +114,27 @@ def test_the_conventions_differ_by_no_more_than_a_diagonal():
     )
     assert np.all(np.abs(monai - corners) <= math.sqrt(2) + 1e-5)
     assert np.any(monai != corners)
+
+
+def eroded_band(mask, distance):
+    """The band of the authors' boundary IoU: what as many erosions by 3 x 3 pixels remove."""
+    inner = ndimage.binary_erosion(np.pad(mask, 1), np.ones((3, 3)), iterations=distance)
+    return mask & np.logical_not(inner)[1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("distance", [1, 2, 5])
+def test_boundary_iou_is_the_authors_on_rectangles_and_near_it_on_blobs(distance):
+    """They erode by squares; distances here are Euclidean, so bands are narrower on diagonals."""
+    predicted, actual = np.zeros((2, 2, 64, 64), bool)
+    predicted[0, 5:40, 7:50], actual[0, 8:44, 7:55] = True, True
+    predicted[1], actual[1] = (masks[0] for masks in blobs(3))
+    found = surface.boundary_iou(predicted, actual, distance=distance)
+    bands = [
+        [eroded_band(m, distance) for m in pair] for pair in zip(predicted, actual, strict=True)
+    ]
+    theirs = [(p & a).sum() / (p | a).sum() for p, a in bands]
+    np.testing.assert_allclose(found[0], theirs[0], rtol=1e-6)
+    np.testing.assert_allclose(found[1], theirs[1], atol=0.1)
 
 
 # Of the shape of `blobs`, so that no program is compiled for them.

@@ -1,8 +1,9 @@
 """Exact surface distances between 2-D masks, computed on the device.
 
-`hausdorff`, `average_surface_distance` and `normalized_surface_dice` compute one metric each.
-`measure` computes several from one search. All of them work under ``jit``, ``vmap``, ``pmap`` and
-sharding.
+`hausdorff`, `average_surface_distance`, `normalized_surface_dice`, `boundary_f_score` and
+`boundary_iou` compute one metric each. `measure` computes several from one search; only
+`boundary_iou`, which compares bands of pixels, is not among them. All of them work under ``jit``,
+``vmap``, ``pmap`` and sharding.
 
 The argument ``convention`` selects the boundary and the percentile, after the library that the
 results agree with:
@@ -22,6 +23,7 @@ so it creates no boundary. With ``"monai"``, an edge pixel is a valid True pixel
 pixel is not part of the boundary.
 """
 
+from jaxseg.surface.boundary_scores import boundary_f_score, boundary_iou
 from jaxseg.surface.checks import Convention, Spacing
 from jaxseg.surface.distances import SurfaceDistances
 from jaxseg.surface.metrics import (
@@ -38,6 +40,8 @@ __all__ = [
     "Spacing",
     "SurfaceDistances",
     "average_surface_distance",
+    "boundary_f_score",
+    "boundary_iou",
     "distance_transform",
     "hausdorff",
     "measure",

@@ -70,7 +70,7 @@ def check_percentile(percentile: float | int) -> None:
         raise ValueError(f"percentile must be from 0 to 100, got {percentile}")
 
 
-def check_tolerance(tolerance: float | int) -> None:
+def check_tolerance(tolerance: float | int, name: str = "tolerance") -> None:
     """Raises unless the tolerance is finite and at least 0."""
     if not 0 <= tolerance < float("inf"):
-        raise ValueError(f"tolerance must be at least 0 and finite, got {tolerance}")
+        raise ValueError(f"{name} must be at least 0 and finite, got {tolerance}")

@@ -46,6 +46,18 @@ class SurfaceDistances(NamedTuple):
         within = _weighted_sum(self, _is_within, tolerance)
         return jnp.sum(within, 0) / jnp.sum(_weighted_sum(self, _one), 0)
 
+    def f_score(self, tolerance: float | int) -> PerImage:
+        """Harmonic mean of both fractions within the tolerance, as `boundary_f_score`."""
+        precision, recall = self.one_way_within(tolerance)
+        total = precision + recall  # NaN if one mask is empty, where the score is 0.
+        score = jnp.where(total > 0, 2 * precision * recall / jnp.where(total > 0, total, 1), 0)
+        return jnp.where(jnp.isnan(precision) & jnp.isnan(recall), jnp.nan, score)
+
+    def one_way_within(self, tolerance: float | int) -> BothDirections:
+        """Fraction of each boundary within the tolerance of the other: precision and recall."""
+        check_tolerance(tolerance)
+        return _weighted_sum(self, _is_within, tolerance) / _weighted_sum(self, _one)
+
     def one_way_averages(self) -> BothDirections:
         """Mean distance of each direction."""
         return _weighted_sum(self, _distance) / _weighted_sum(self, _one)
