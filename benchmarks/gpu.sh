@@ -26,7 +26,7 @@ failed=0
 part() {  # part NAME COMMAND...: runs one part, with a time limit, into a log
     local name=$1 began=$SECONDS status=0
     shift
-    timeout 400 "$@" >"$out/$name.log" 2>&1 || status=$?
+    timeout "${LIMIT:-400}" "$@" >"$out/$name.log" 2>&1 || status=$?
     echo "$name: status $status, $((SECONDS - began)) s"
     grep -E '^\|| (passed|failed)' "$out/$name.log" || true
     [ "$status" -eq 0 ] || { failed=$((failed + 1)); tail -n 5 "$out/$name.log"; }

@@ -64,7 +64,7 @@ class Worker:
             "checkout": implementation.checkout,
         }
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self._process = subprocess.Popen(
+        self._process: Any = subprocess.Popen(
             [python, "-m", "benchmarks.worker", json.dumps(call)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
             env={**os.environ, **ENVIRONMENT, **implementation.environment},
@@ -77,31 +77,22 @@ class Worker:
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
-            assert stream is not None
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
 
-    def answer(self) -> dict[str, Any]:
+    def ask(self, request: Any) -> Any:
+        """Sends a request and returns the answer; see `benchmarks.worker`."""
+        with contextlib.suppress(BrokenPipeError):  # The answer says why the process ended.
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+        return self.answer()
+
+    def answer(self) -> Any:
         """Returns the next answer; raises `Ended` with the last line of the process if none is."""
-        assert self._process.stdout is not None
         if line := self._process.stdout.readline():
             return json.loads(line)
         self._log.seek(0)
         last = self._log.read().strip().splitlines()[-1:]
         raise Ended(f"{self.name} ended: {''.join(last)}")
-
-    def call(self, case: str, calls: int) -> dict[str, list[float]]:
-        """Calls a case; returns the wall-clock and processor seconds of each call."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps([case, calls]), file=self._process.stdin, flush=True)
-        return self.answer()
-
-    def finish(self) -> int:
-        """Ends the process; returns its peak memory in bytes."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        return self.answer()["peak_bytes"]
 
 
 def parser(
@@ -209,7 +200,7 @@ def measure(
             rows += _measure_case(case, having, rounds)
         for worker, answer in ready.items():
             known = {**answer["metadata"], "versions": answer["versions"]}
-            known["peak_MB"] = worker.finish() / 1e6
+            known["peak_MB"] = worker.ask(None) / 1e6
             rows = [row | (known if row["name"] == worker.name else {}) for row in rows]
     return rows
 
@@ -217,10 +208,10 @@ def measure(
 def _measure_case(case: str, workers: Sequence[Worker], rounds: int) -> list[dict[str, Any]]:
     functions = {}
     for worker in workers:
-        last = worker.call(case, 2)["seconds"][-1]
+        last = worker.ask([case, 2])["seconds"][-1]
         if last < 0.1:  # A longer warm-up costs little.
-            last = worker.call(case, 18)["seconds"][-1]
-        functions[worker] = partial(worker.call, case, max(1, min(10, int(0.1 / last))))
+            last = worker.ask([case, 18])["seconds"][-1]
+        functions[worker] = partial(worker.ask, [case, max(1, min(10, int(0.1 / last)))])
     rows = []
     for worker, answers in alternate(functions, rounds).items():
         row = {"case": case, "name": worker.name}

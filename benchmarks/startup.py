@@ -74,9 +74,9 @@ def main() -> None:
     code = STEP.format(settings=options.settings)
     with tempfile.TemporaryDirectory() as cache:
         once = {
-            "first step of the baseline's network": lambda: python_seconds(code),
-            "the same, empty compilation cache": lambda: python_seconds(code, cache),
-            "the same, full compilation cache": lambda: python_seconds(code, cache),
+            "first step, no cache": lambda: python_seconds(code),
+            "first step, empty cache": lambda: python_seconds(code, cache),
+            "first step, full cache": lambda: python_seconds(code, cache),
         }
         if not options.no_default_run:
             once["first step of the default run"] = default_run_seconds

@@ -1,8 +1,8 @@
 """Runs the cases of one implementation in a process of its own, for `benchmarks.protocol`.
 
 ``python -m benchmarks.worker JSON`` imports nothing but the implementation that JSON names, because
-its library may be the only one of its interpreter. It prints a JSON line when it is ready, one for
-every request ``[case, calls]``, and one at the end of its input.
+its library may be the only one of its interpreter. It answers with a JSON line when it is ready
+and to every request: ``[case, calls]``, or null for the peak memory in bytes.
 """
 
 import importlib
@@ -39,8 +39,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def answer(**values: Any) -> None:
-        print(json.dumps(values), file=answers, flush=True)
+    def answer(value: Any) -> None:
+        print(json.dumps(value), file=answers, flush=True)
 
     if call["checkout"]:
         # The benchmarks stay those of this version: their package is imported already.
@@ -49,17 +49,20 @@ def main() -> None:
     cases, metadata = getattr(importlib.import_module(module), function)(**call["settings"])
     loaded = {name: vars(sys.modules[name]) for name in LIBRARIES if name in sys.modules}
     versions = {name: str(of["__version__"]) for name, of in loaded.items() if "__version__" in of}
-    answer(cases=list(cases), metadata={"device": "cpu", **metadata}, versions=versions)
-    for line in sys.stdin:
-        case, calls = json.loads(line)
+    metadata = {"device": "cpu", **metadata}
+    answer({"cases": list(cases), "metadata": metadata, "versions": versions})
+    for request in map(json.loads, sys.stdin):
+        if request is None:
+            answer(peak_bytes())
+            continue
+        case, calls = request
         seconds, processor_seconds = [], []
         for _ in range(calls):
             began, used = time.perf_counter(), time.process_time()
             cases[case]()
             seconds.append(time.perf_counter() - began)
             processor_seconds.append(time.process_time() - used)
-        answer(seconds=seconds, processor_seconds=processor_seconds)
-    answer(peak_bytes=peak_bytes())
+        answer({"seconds": seconds, "processor_seconds": processor_seconds})
 
 
 if __name__ == "__main__":
