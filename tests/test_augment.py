@@ -16,7 +16,9 @@ from jaxseg.augment.strengths import LIMITS
 from jaxseg.errors import InputError
 from jaxseg.training import TrainState, make_train_step
 
-EVERYTHING = dataclasses.replace(augment.ROBUST, flip_left_right=0.5, flip_up_down=0.5)
+EVERYTHING = dataclasses.replace(
+    augment.ROBUST, elastic=0.05, flip_left_right=0.5, flip_up_down=0.5
+)
 
 
 def random_batch(count, size=(24, 20), seed=0):
@@ -110,7 +112,7 @@ def test_narrow_floats_are_kept_and_computed_in_float32(dtype):
 # Strengths and random amounts.
 
 KINDS = [name for name in LIMITS if name != "probability"]
-MOVING = {"rotation", "scale", "shift", "shear", "flip_left_right", "flip_up_down"}
+MOVING = {"rotation", "scale", "shift", "shear", "elastic", "flip_left_right", "flip_up_down"}
 
 
 @pytest.mark.parametrize("name", ["probability", *KINDS])
@@ -158,6 +160,61 @@ def test_amounts_fill_their_ranges_uniformly_and_independently():
     assert abs(np.corrcoef(fractions) - np.eye(len(fractions))).max() < 0.08
     assert not amounts.flip[:, 0].any()
     assert abs(amounts.flip[:, 1].mean() - 0.25) < 0.03
+
+
+def test_random_amounts_are_those_of_earlier_versions():
+    """The numbers are from before elastic deformation was added; equal bits on any machine."""
+    before = {
+        "rotation": [-4.0250044, -0.75195694],
+        "shift": [[-0.022776647, 0.029611988], [0.022737665, -0.039478254]],
+        "shear": [4.8535385, -4.747174],
+        "blur": [0.8341402, 0.7256162],
+        "brightness": [-0.112442695, 0.1099245],
+        "noise": [0.022089677, 0.024454117],
+    }
+    for strengths in (augment.ROBUST, EVERYTHING):
+        amounts = draw(jax.random.key(0), 2, strengths)
+        for name, expected in before.items():
+            exactly = np.array(expected, np.float32)
+            np.testing.assert_array_equal(getattr(amounts, name), exactly, err_msg=name)
+
+
+def test_elastic_deformation_leaves_all_other_random_numbers_the_same():
+    batch, key = random_batch(6), jax.random.key(4)
+    plain = dataclasses.replace(EVERYTHING, elastic=0.0)
+    without, by_hand = augment.make_augment(plain)(key, batch), dict(batch)
+    # What `augment` did before there was elastic deformation.
+    amounts_key, noise_key = jax.random.split(key)
+    amounts = draw(amounts_key, 6, plain)
+    images = augment.blur(batch["images"] / np.float32(255), amounts.blur, largest=plain.blur)
+    names = ("rotation", "scale", "shift", "shear", "flip")
+    matrices = augment.affine_matrices((24, 20), **{name: getattr(amounts, name) for name in names})
+    images, by_hand["labels"], by_hand["where"] = augment.warp(
+        images, batch["labels"], matrices, where=batch["where"], max_stretch=plain.max_stretch
+    )
+    images = augment.adjust(
+        images, contrast=amounts.contrast, brightness=amounts.brightness, gamma=amounts.gamma
+    )
+    images = augment.add_noise(noise_key, images, amounts.noise)
+    inside = augment.warp(batch["images"], batch["labels"], matrices)[2]
+    by_hand["images"] = jnp.where(inside[..., None], images, 0.0)
+    for name, array in without.items():
+        np.testing.assert_allclose(array, by_hand[name], atol=1e-5, err_msg=name)
+    # With it, only the positions change.
+    bent = draw(amounts_key, 6, EVERYTHING)
+    for name, amount in amounts._asdict().items():
+        if name != "elastic":
+            np.testing.assert_array_equal(getattr(bent, name), amount, err_msg=name)
+    gray = {name: getattr(EVERYTHING, name) for name in ("contrast", "brightness", "gamma")}
+    flat = batch | {"images": np.full((6, 24, 20, 1), 100, np.uint8)}
+    one, other = (
+        augment.make_augment(augment.Strengths(**gray, noise=0.04, elastic=elastic))(key, flat)
+        for elastic in (0.0, 0.05)
+    )
+    valid = np.asarray(other["images"] > 0)
+    assert valid.mean() > 0.7
+    np.testing.assert_allclose(other["images"][valid], one["images"][valid], atol=1e-5)
+    assert not np.array_equal(other["labels"], one["labels"])
 
 
 # Batches.

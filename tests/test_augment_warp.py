@@ -1,9 +1,10 @@
-"""Affine transforms against SciPy, scikit-image, NumPy and closed forms."""
+"""Affine and elastic transforms against SciPy, scikit-image, Pillow, NumPy and closed forms."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxseg import augment
 
@@ -285,3 +286,90 @@ def test_images_made_from_their_masks_still_match_them():
     assert (2 * both.sum((1, 2)) / ((image > 0.5).sum((1, 2)) + labels.sum((1, 2)))).min() > 0.97
     unmoved = 2 * (masks & labels.astype(bool)).sum() / (masks.sum() + labels.sum())
     assert unmoved < 0.9
+
+
+# Elastic deformation.
+
+
+def read_positions(matrix, grid, size, factor):
+    """The rows and columns that the pixels of labels read; the grid is resized by Pillow."""
+    sizes = [factor * side for side in size]
+    center = [(side - 1) / 2 for side in sizes]
+    at = np.moveaxis(np.indices(sizes), 0, -1) - center
+    affine = at @ np.asarray(matrix[:, :2], np.float64).T + factor * matrix[:, 2] + center
+    field = [
+        np.asarray(Image.fromarray(grid[..., axis]).resize(sizes[::-1], Image.Resampling.BICUBIC))
+        for axis in (0, 1)
+    ]
+    return np.moveaxis(affine + np.stack(field, -1) * sizes, -1, 0)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("transform", ["identity", "all"])
+def test_elastic_deformation_agrees_with_scipy_and_pillow(transform, factor):
+    size, count = (36, 48), 3
+    images = random_batch((count, *size))[0]
+    _, labels, where = random_batch((count, factor * size[0], factor * size[1]), seed=1)
+    matrix = np.array(matrices(size, count=count, **TRANSFORMS[transform]))
+    grid = np.random.default_rng(3).uniform(-0.1, 0.1, (count, 3, 4, 2)).astype(np.float32)
+    grid[0] = 0
+    moved, *moved_labels_and_where = augment.warp(
+        images, labels, matrix, where=where, displacements=grid
+    )
+    unmoved, _, _ = augment.warp(images, labels, matrix)
+    np.testing.assert_allclose(moved[0], unmoved[0], atol=1e-5)
+    assert not np.allclose(moved[1], unmoved[1], atol=0.1)
+
+    def read(array, at, order):
+        inside = ((at >= -0.5) & (at < np.reshape(array.shape, (2, 1, 1)) - 0.5)).all(0)
+        return inside * ndimage.map_coordinates(array, at, order=order, mode="nearest")
+
+    for i in range(count):
+        at = read_positions(matrix[i], grid[i], size, 1)
+        clear = (np.abs(at - np.floor(at) - 0.5) > 1e-4).all(0)
+        expected = read(images[i, ..., 0], at, 1)
+        np.testing.assert_allclose(moved[i, ..., 0][clear], expected[clear], atol=1e-4)
+        at = read_positions(matrix[i], grid[i], size, factor)
+        clear = (np.abs(at - np.floor(at) - 0.5) > 1e-4).all(0)
+        assert clear.mean() > 0.95
+        for found, before in zip(moved_labels_and_where, (labels, where), strict=True):
+            expected = read(before[i].astype(np.uint8), at, 0)
+            np.testing.assert_array_equal(found[i][clear], expected[clear])
+
+
+def test_equal_displacements_shift_the_image():
+    images, labels, _ = random_batch((1, 20, 30))
+    grid = np.tile(np.array([3 / 20, -6 / 30], np.float32), (1, 3, 3, 1))
+    moved = augment.warp(images, labels, matrices((20, 30)), displacements=grid)
+    shifted = augment.warp(images, labels, matrices((20, 30), shift=(-3 / 20, 6 / 30)))
+    np.testing.assert_allclose(moved[0], shifted[0], atol=1e-4)
+    np.testing.assert_array_equal(moved[1][:, 1:-4, 7:-1], labels[:, 4:-1, 1:-7])
+
+
+def test_random_displacements_are_uniform_within_each_images_amplitude():
+    stats = pytest.importorskip("scipy.stats")
+    amplitude = np.repeat(np.array([0.0, 0.02, 0.1], np.float32), 200)
+    grid = np.asarray(augment.elastic_displacements(jax.random.key(0), amplitude))
+    assert grid.shape == (600, 3, 3, 2)
+    assert not grid[:200].any()
+    for rows, largest in ((grid[200:400], 0.02), (grid[400:], 0.1)):
+        scaled = rows / largest
+        assert stats.kstest(scaled.ravel(), stats.uniform(-1, 2).cdf).pvalue > 1e-3
+        assert abs(np.corrcoef(scaled.reshape(200, -1).T) - np.eye(18)).max() < 0.3
+
+
+def test_the_largest_elastic_deformation_does_not_fold_the_image():
+    grid = augment.elastic_displacements(jax.random.key(1), np.full(500, 0.1, np.float32))
+    size = (24, 32)
+    index = np.indices(size).astype(np.float32)
+    images = np.moveaxis(index, 0, -1)[None].repeat(500, 0)
+    labels = np.zeros((500, *size), np.uint8)
+    moved = augment.warp(images, labels, matrices(size, count=500), displacements=grid)
+    positions, valid = np.asarray(moved[0]), np.asarray(moved[2])
+    down, right = np.diff(positions, axis=1)[:, :, :-1], np.diff(positions, axis=2)[:, :-1]
+    area = down[..., 0] * right[..., 1] - down[..., 1] * right[..., 0]
+    # Bilinear values stop at the border of the image, so only positions well inside are positions.
+    inner = (positions > 0.5).all(-1) & (positions < np.array(size) - 1.5).all(-1) & valid
+    inner = inner[:, :-1, :-1] & inner[:, 1:, :-1] & inner[:, :-1, 1:]
+    assert inner.mean() > 0.5
+    assert area[inner].min() > 0

@@ -1,6 +1,6 @@
 """Random augmentation of images, labels and valid pixels, on the device."""
 
-from jaxseg.augment.affine import affine_matrices, warp
+from jaxseg.augment.affine import affine_matrices, elastic_displacements, warp
 from jaxseg.augment.batch import make_augment
 from jaxseg.augment.intensity import add_noise, adjust, blur
 from jaxseg.augment.strengths import ROBUST, UNCHANGED, Strengths
@@ -13,6 +13,7 @@ __all__ = [
     "adjust",
     "affine_matrices",
     "blur",
+    "elastic_displacements",
     "make_augment",
     "warp",
 ]

@@ -8,19 +8,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Key
 
-from jaxseg.augment.affine import affine_matrices, inside, source_coordinates, warp
+from jaxseg.augment.affine import (
+    affine_matrices,
+    elastic_displacements,
+    inside,
+    source_coordinates,
+    warp,
+)
 from jaxseg.augment.intensity import add_noise, adjust, blur
 from jaxseg.augment.strengths import Strengths
 from jaxseg.types import Batch, as_floats
 
 
 class Amounts(NamedTuple):
-    """The amounts of each image, ``[B]`` or ``[B, 2]``; see `affine_matrices`, `blur`, `adjust`."""
+    """The amounts of each image, ``[B]`` or ``[B, 2]``.
+
+    See `affine_matrices`, `elastic_displacements`, `blur`, `adjust` and `add_noise`.
+    """
 
     rotation: jax.Array
     scale: jax.Array
     shift: jax.Array
     shear: jax.Array
+    elastic: jax.Array
     flip: jax.Array
     blur: jax.Array
     contrast: jax.Array
@@ -51,6 +61,7 @@ def draw(key: Key[jax.Array, ""], count: int, strengths: Strengths) -> Amounts:
         scale=factor(strengths.scale),
         shift=jnp.stack([symmetric(strengths.shift), symmetric(strengths.shift)], -1),
         shear=symmetric(strengths.shear),
+        elastic=jnp.where(changed, strengths.elastic, 0.0),
         flip=jnp.stack([happens(strengths.flip_up_down), happens(strengths.flip_left_right)], -1),
         blur=positive(strengths.blur),
         contrast=factor(strengths.contrast),
@@ -63,9 +74,9 @@ def draw(key: Key[jax.Array, ""], count: int, strengths: Strengths) -> Amounts:
 def make_augment(strengths: Strengths) -> Callable[[Key[jax.Array, ""], Batch], Batch]:
     """Returns a function ``augment(key, batch) -> batch`` for `jaxseg.make_train_step`.
 
-    The changes are, in this order: blur, one affine transform (flip, scale, shear, rotation,
-    shift), contrast and brightness, gamma, noise. Pixels from outside an image are black, of class
-    0 and invalid (False or 0 in ``where``).
+    The changes are, in this order: blur, one transform (flip, scale, shear, rotation, shift,
+    elastic deformation), contrast and brightness, gamma, noise. Pixels from outside an image are
+    black, of class 0 and invalid (False or 0 in ``where``).
 
     Under jit, a key gives the same amounts and noise whether or not the batch is sharded. Under
     pmap, give each device its own key. Images that are on a device stay there.
@@ -109,12 +120,19 @@ def make_augment(strengths: Strengths) -> Callable[[Key[jax.Array, ""], Batch], 
                 shear=amounts.shear,
                 flip=amounts.flip,
             )
-            mask = inside(source_coordinates(matrices, (height, width)), (height, width))
+            displacements = None
+            if strengths.elastic:
+                # A key that `split` does not give, so that all other random numbers stay the same.
+                elastic_key = jax.random.fold_in(key, 2)
+                displacements = elastic_displacements(elastic_key, amounts.elastic)
+            read_from = source_coordinates(matrices, (height, width), displacements=displacements)
+            mask = inside(read_from, (height, width))
             images, changed["labels"], changed["where"] = warp(
                 images,
                 batch["labels"],
                 matrices,
                 where=batch.get("where"),
+                displacements=displacements,
                 max_stretch=strengths.max_stretch,
             )
         if strengths.contrast or strengths.brightness or strengths.gamma:

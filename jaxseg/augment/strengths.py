@@ -11,6 +11,7 @@ LIMITS = {
     "scale": 1.0,
     "shift": 0.5,
     "shear": 45.0,
+    "elastic": 0.1,
     "flip_left_right": 1.0,
     "flip_up_down": 1.0,
     "blur": 8.0,
@@ -29,6 +30,9 @@ class Strengths:
     Every image draws its own amounts, uniformly from the ranges below; scale, contrast and gamma
     are drawn log-uniformly. A change of strength 0 is left out and costs nothing.
 
+    ``scale`` and ``shift`` together are a random resized crop, with pixels from outside the image
+    marked as invalid. Images keep their size: to train on patches of larger images, cut them first.
+
     Raises:
         InputError: A value is NaN, negative or above its limit in `LIMITS`.
     """
@@ -43,6 +47,10 @@ class Strengths:
     """Largest shift in either direction, as a fraction of the image's height and width."""
     shear: float = 0.0
     """Largest angle in degrees between a sheared vertical line and the vertical."""
+    elastic: float = 0.0
+    """Elastic deformation (Ronneberger et al. 2015): the largest displacement of the points of a
+    3 x 3 grid, as a fraction of the image's height and width. Pixels move by bicubic interpolation
+    between the points."""
     flip_left_right: float = 0.0
     """Probability of a left-right flip. Keep 0 for chest X-rays: a flip swaps the body's sides."""
     flip_up_down: float = 0.0
@@ -68,8 +76,8 @@ class Strengths:
     @property
     def moves(self) -> bool:
         """Whether pixels can move."""
-        names = ("rotation", "scale", "shift", "shear", "flip_left_right", "flip_up_down")
-        return any(getattr(self, name) for name in names)
+        affine = ("rotation", "scale", "shift", "shear", "flip_left_right", "flip_up_down")
+        return any(getattr(self, name) for name in (*affine, "elastic"))
 
     @property
     def changes(self) -> bool:
