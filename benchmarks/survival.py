@@ -133,18 +133,19 @@ class Stops:
             image = phantom.generate(0, "Normal", i, image_size=256, mask_size=256).image
             Image.fromarray(image).save(images / f"{i}.png")
         commands = {
-            "evaluate": [self.unbroken.path, "--out", self.folder / "evaluated"],
-            "predict": [self.unbroken.path, images, "--out", self.folder / "predicted"],
+            "evaluate": [self.unbroken.path, "--out"],
+            "predict": [self.unbroken.path, images, "--out"],
         }
         seconds = {"train": self.seconds}
-        seconds |= {name: end(start(name, *commands[name])) for name in names if name in commands}
+        for name in set(names) & set(commands):
+            seconds[name] = end(start(name, *commands[name], self.folder / name))
         for name, sent in [(name, sent) for name in names for sent in STATUS]:
             row = {"name": f"{name}, {sent.name}", "count": count, "ended_before": 0}
             row |= {"wrong_status": 0, "longest_seconds": 0.0, "resumed": 0}
             for number in range(count):
                 run = RunDirectory(self.folder / f"{name}-{sent.name}-{number}")
                 training = name == "train"
-                process = self.train(run) if training else start(name, *commands[name])
+                process = self.train(run) if training else start(name, *commands[name], run.path)
                 time.sleep(self.random.uniform(0.5, seconds[name]))
                 process.send_signal(sent)
                 began = time.monotonic()
