@@ -397,8 +397,8 @@ def test_cl_dice_forgives_width_but_not_gaps():
     np.testing.assert_array_equal(metrics.cl_dice(thin, thick)[:1] > 0.9, True)
     thin[1, :, 10:20] = False
     assert metrics.cl_dice(thin, thick)[1] < 0.8
-    beside = np.roll(thin, 4, axis=1)
-    np.testing.assert_array_equal(metrics.cl_dice(beside, thick), 0)
+    shifted = np.roll(thin, 4, axis=1)
+    np.testing.assert_array_equal(metrics.cl_dice(shifted, thick), 0)
 
 
 def test_cl_dice_of_empty_masks_and_of_invalid_pixels():

@@ -52,7 +52,7 @@ def test_quoted_cells_may_hold_the_delimiter(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("film;group\na;1\n", "needs a column image .* columns are 'film', 'group'$"),
+        ("name;group\na;1\n", "needs a column image .* columns are 'name', 'group'$"),
         ("image,patient\na,1\n", "a column group or split. Its columns are 'image', 'patient'$"),
         ("image group\na 1\n", "Its columns are 'image group'$"),
         ("", "Its columns are none$"),
