@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 class DataWarning(UserWarning):
-    """A dataset can be used, but something in it deserves a look. The message says what."""
+    """A dataset can be used, but you should check something in it. The message says what."""
 
 
 def refuse_files(where: object, bad: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A trained network as one file that needs no model code: StableHLO with its parameters.
+"""Exports a trained network as one file: StableHLO with its parameters, without model code.
 
 The file is a zip archive. ``program.bin`` is what `jax.export.deserialize` reads, and
 ``metadata.json`` says in plain values what the program takes and what its output means.
@@ -41,7 +41,8 @@ def export_prediction(
         model: The network.
         state: The trained state.
         multiple: Height and width of images must be multiples of it. For a U-Net use 2 to the
-            number of its pools, because its padding has no program of free size.
+            power of the number of its poolings, because its padding cannot be exported for a
+            variable size.
         channels: Number of image channels.
         dtype: dtype of the images: uint8 (0 to 255) or a float type ([0, 1]).
 

@@ -1,6 +1,6 @@
-"""Devices in one place: the mesh, sharding, compiled steps, and several processes.
+"""Data-parallel training: the mesh, sharding, compiled steps, and several processes.
 
-One device is a mesh of one, so the same program runs on a laptop and on many chips. The state is
+One device is a mesh of size one, so the same program runs on one device and on many. The state is
 replicated on every device; the rows of a batch are sharded along the mesh axis ``data``.
 """
 
@@ -55,7 +55,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def sharded(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding with an equal share of the rows (axis 0) on every device."""
+    """Returns the sharding that splits the rows (axis 0) evenly over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
@@ -210,7 +210,7 @@ def jit_step(step: Step, mesh: Mesh) -> Any:
 
 
 def jit_batched(function: Callable[..., Any], mesh: Mesh) -> Any:
-    """Compiles ``function(state, batch)`` that treats each row alike, such as a prediction.
+    """Compiles ``function(state, batch)`` that treats all rows independently, such as a prediction.
 
     The state is replicated; the batch, any pytree of arrays with rows on axis 0, and the result
     are sharded by rows.
@@ -277,7 +277,7 @@ class _Checked:
     """A compiled function of ``(state, batch)`` with checks that JAX does not make.
 
     On several CPU devices of one process a call waits for its result. These devices share a pool of
-    threads, and more than 32 queued calls can block it for ever (jax 0.10).
+    threads, and more than 32 queued calls can block it forever (jax 0.10).
     """
 
     def __init__(
@@ -417,7 +417,7 @@ class Preemption:
         self._previous: Any = None
 
     def noticed(self) -> bool:
-        """Returns whether to save and exit now. Every process must call it equally often."""
+        """Returns whether to save and exit now. All processes must call it equally many times."""
         self._calls += 1
         if jax.process_count() > 1 and not self._signalled:
             self._signalled = multihost_utils.reached_preemption_sync_point(self._calls)

@@ -92,9 +92,9 @@ class TrainState(struct.PyTreeNode):
             images: Example images, or their shape and dtype. Only one row's shape matters.
             ema: Whether to keep a moving average of the parameters.
             pretrained: Variables to start from, such as those of `jaxseg.pretrained.lungs`, instead
-                of random ones. The network must have the same shapes, except that a submodule whose
-                name starts with ``head`` keeps its random parameters where shapes differ, as they
-                do for another number of classes.
+                of random ones. The network must have the same shapes. Only a submodule whose name
+                starts with ``head`` may differ, for another number of classes. It then keeps its
+                random parameters.
 
         Returns:
             The state before the first step.
@@ -163,13 +163,13 @@ def make_train_step(
         loss: ``loss(logits, labels, *, where)``: one value per image, or a scalar that is pooled
             over the global batch. A pooled loss needs jit and no microbatches.
         augment: ``augment(key, batch) -> batch``, applied first; see `jaxseg.augment`.
-        microbatches: Number of equal parts whose gradients are computed one after another and
-            averaged, to save memory. Row i belongs to part ``i % microbatches``, so that every
-            device holds an equal share of every part. The result is that of the whole batch up to
-            rounding, with two exceptions: batch norm sees each part alone, and dropout samples
-            other masks. None is 1, except on a single CPU device, where parts that fit its cache
-            are faster (`cpu_microbatches`), if the model has no collections, such as batch
-            statistics, and the loss is per image.
+        microbatches: Number of equal microbatches of a batch. Their gradients are computed one
+            after another and averaged, to save memory. Row i belongs to microbatch
+            ``i % microbatches``, so that every microbatch is split evenly over the devices. The
+            result is that of the whole batch up to rounding, with two exceptions: batch norm sees
+            each microbatch alone, and dropout samples other masks. None means 1, except on a
+            single CPU device. There it means `cpu_microbatches`, which is faster, if the loss is
+            per image and the model has no collections, such as batch statistics.
         ema_decay: Decay of the moving average of the parameters. It warms up as
             ``min(ema_decay, (1 + step) / (10 + step))``. The state needs ``ema=True``.
         axis_name: The mapped axis under `jax.pmap` or `jax.shard_map`. None under jit.
@@ -412,11 +412,11 @@ def evaluate(
 
 
 def cpu_microbatches(rows: int, height: int, width: int) -> int:
-    """Returns into how many equal parts to cut a batch: 1, except on a single CPU device.
+    """Returns how many microbatches to make of a batch: 1, except on a single CPU device.
 
-    There, layers whose activations fit the cache take up to a third less time (benchmarks). The
-    number is the smallest divisor of ``rows`` that leaves at most `CACHED_PIXELS` in a part, and
-    at most `MAX_CPU_MICROBATCHES`.
+    There, a step whose activations fit the cache takes up to a third less time
+    (benchmarks/NOTES.md). The number is the smallest divisor of ``rows`` that leaves at most
+    `CACHED_PIXELS` in a microbatch, and at most `MAX_CPU_MICROBATCHES`.
 
     Args:
         rows: Number of images.
@@ -431,7 +431,7 @@ def cpu_microbatches(rows: int, height: int, width: int) -> int:
 
 
 def apply_in_parts(model: Model, variables: Any, images: Images) -> jax.Array:
-    """Computes logits without dropout, on a single CPU device in parts that fit its cache."""
+    """Computes logits without dropout, on a single CPU device in chunks that fit its cache."""
     apply: Callable[..., Any] = partial(model.apply, variables, train=False)
     if not all(isinstance(size, int) for size in images.shape):
         return apply(images)  # An exported program has symbolic sizes.

@@ -1,4 +1,4 @@
-"""Interpolation for TPUs, which read single pixels slowly: tile by tile, by matrix products.
+"""Interpolation by tiles with matrix products, for TPUs, which read single pixels slowly.
 
 A tile of output pixels reads one small patch of the input. Matrix products copy the patches and
 weight their pixels, so nothing is gathered. Compiled for TPU v5e, not run on one.

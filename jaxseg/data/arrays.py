@@ -43,7 +43,7 @@ class MaskFiles:
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], read: Callable[[int], np.ndarray]):
-        """Reads nothing.
+        """Keeps the sizes and the reader; reads no file yet.
 
         Args:
             sizes: Height and width of every mask.

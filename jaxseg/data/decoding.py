@@ -24,7 +24,7 @@ _NEARLY_GRAY = 16
 
 @contextlib.contextmanager
 def opened(source: Source, name: str, *, verify: bool = True) -> Iterator[Image.Image]:
-    """Opens a file with Pillow and turns whatever Pillow raises for a bad one into InputError."""
+    """Opens a file with Pillow, and raises InputError for any error that Pillow raises."""
     name = name or str(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
@@ -92,7 +92,7 @@ def exact_values(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _check_not_colored(image: Image.Image, name: str) -> None:
-    """Refuses colors, some of which would count as object and some not by their brightness."""
+    """Refuses a colored mask: by brightness some of its colors would count as object, some not."""
     if image.mode in ("1", "L") or image.format in LOSSY:
         return
     # Pillow's arithmetic is fast: the release has 21,165 RGB masks.

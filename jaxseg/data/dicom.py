@@ -1,6 +1,6 @@
 """Reads DICOM images as they are meant to be shown, with their pixel spacing.
 
-Needs pydicom (the extra ``dicom``), and for some compressed files what pydicom names.
+Needs pydicom (the extra ``dicom``). Some compressed files need more; pydicom's error says what.
 """
 
 import contextlib
@@ -61,9 +61,9 @@ def read_dicom(source: Path | str | bytes, name: str = "") -> DicomImage:
 
     Stored values become modality values by rescale slope and intercept, or by the modality table.
     A missing or invalid slope, and a slope of 0, count as 1. Modality values are shown by the VOI
-    table, else by the first window (PS3.3 C.11.2). If the file has neither, or if the one that it
-    has is invalid or maps the whole image to one gray value, the values are stretched as in
-    `jaxseg.data.preprocessing.stretch`. MONOCHROME1 images, whose low values are white, are
+    table, else by the first window (PS3.3 C.11.2). Values are stretched as in
+    `jaxseg.data.preprocessing.stretch` if there is neither, or if the one used is invalid or maps
+    the whole image to one gray value. MONOCHROME1 images, whose low values are white, are
     inverted. Padding pixels (PixelPaddingValue) are black.
 
     Args:

@@ -82,9 +82,9 @@ def load_folders(
     """Loads a folder of images and a folder of masks, paired by name.
 
     Images of one group share a split. A group consists of the images that ``table`` puts into it,
-    identical images and near-duplicates. Splits are those of ``table``, else about 70/10/20 by hash
-    as in `jaxseg.data.splits.fill_empty_splits`, by the name of a group of ``table`` or by the
-    content of a group's first image. They do not depend on the sampling.
+    identical images and near-duplicates. Splits are those of ``table``. Without them, groups are
+    split about 70/10/20 by a hash, as in `jaxseg.data.splits.fill_empty_splits`. The hash is of the
+    group's name in ``table``, or of the content of its first image. Splits do not depend on sizes.
 
     Args:
         images_dir: PNG, JPEG, TIFF, BMP or DICOM images; see `jaxseg.data.images.read_image`.
@@ -94,14 +94,14 @@ def load_folders(
         label_size: Height and width of labels.
         channels: 1 for gray or 3 for RGB.
         classes: As in `jaxseg.data.images.read_mask`, as the next.
-        background: Mask values of the background, if ``classes`` are given; None for all others.
+        background: Mask values of the background, if ``classes`` are given; None: all other values.
         ignore: Mask values of pixels to leave out. They become False in ``where``.
         mask_suffix: Text at the end of the masks' names, such as ``_mask``. Images and masks may
             then be in one folder.
         table: Groups and splits, from `jaxseg.data.tables.read_table`.
         near_duplicate_bits: The largest number of bits in which the hashes of near-duplicates
             differ; None looks for none. The default is measured on chest X-rays. If all images
-            share an outline, as the round field of a fundus camera, use less.
+            share an outline, such as the round field of a fundus camera, use a smaller number.
         test_only: Make all images test images, and look for no near-duplicates.
         skip_bad: Skip files that cannot be used, instead of raising an error.
         resize: How images are resized.

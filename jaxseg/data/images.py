@@ -74,7 +74,7 @@ def find_images(folder: Path | str, *, suffix: str = "") -> dict[str, Path]:
 
     Returns:
         The files, sorted by name. A stem is in Unicode's composed form, so that names from
-        different systems match. Symbolic links that lead nowhere are included; reading one fails.
+        different systems match. Broken symbolic links are included; reading one fails.
 
     Raises:
         InputError: There is no such folder, it holds no image, or two images have the same stem.
@@ -194,8 +194,8 @@ def read_mask(
         Class ids, and how many pixels have a value that is not named.
 
     Raises:
-        InputError: The file cannot be read; it is a JPEG or has colors although values are named;
-            or no values are named and the mask is colored, has its object in its transparency, or
+        InputError: The file cannot be read. Or ``classes`` are given, and it is a JPEG or has
+            colors. Or they are not given, and it is colored, marks its object by transparency, or
             has values above 0 but none above 127.
     """
     name, unnamed = name or str(source), np.zeros(0)

@@ -1,4 +1,4 @@
-"""Finds images that show the same: a perceptual hash that copying and editing barely change.
+"""Finds near-duplicate images by a perceptual hash, which copying and editing barely change.
 
 An image that was copied, saved again, brightened or moved by a pixel has other bytes and nearly the
 same hash.
@@ -20,8 +20,8 @@ MAX_HASH_DISTANCE = 230
 Measured with `benchmarks.near_duplicates` on 1,100 chest X-rays: it finds 99.4 to 100 % of those
 saved as a poor JPEG, halved in size, brightened, with another gamma, equalized (also adaptively),
 rotated by 1 degree, moved by 2 pixels, cropped by 3 or labeled, and none cropped by 8. No two
-different images differ in fewer than 303 bits. The full release has 370 times as many pairs, hence
-the distance between the two. `experiments.inspect_data` shows the closest pairs.
+different images differ in fewer than 303 bits. The full release has 370 times as many pairs, so
+the limit keeps a margin to 303. `experiments.inspect_data` shows the closest pairs.
 """
 
 _FREQUENCIES = 32

@@ -51,9 +51,9 @@ def generate(
     """Generates one image; the same arguments give the same image.
 
     Lungs are outlined as in the release's masks: up to the ribs, down to the diaphragm, next to
-    heart and mediastinum. The class says what the lungs show: COVID peripheral haze in both, Lung
-    Opacity dense consolidation or fluid, Viral Pneumonia scattered patches, Normal nothing. Where
-    disease hides a lung's border, the mask still includes it.
+    heart and mediastinum. The class sets what the lungs show. COVID: peripheral haze in both.
+    Lung Opacity: dense consolidation or fluid. Viral Pneumonia: scattered patches. Normal: nothing.
+    Where disease hides a lung's border, the mask still includes the hidden part.
 
     Args:
         seed: Random seed, not negative.

@@ -1,4 +1,4 @@
-"""Splits images into train, validation and test, and keeps images that belong together together.
+"""Splits images into train, validation and test, and keeps related images in one split.
 
 The rules are pure functions of names and contents, so that two machines, two configurations or two
 parts of one release agree.
@@ -63,8 +63,8 @@ def group_images(contents: Sequence[str], pairs: Iterable[tuple[int, int]] = ())
 def grouped_split(contents: Sequence[str], first: Sequence[int]) -> list[str]:
     """Splits images 70/10/20 into train, validation and test, and keeps groups whole.
 
-    A group takes its split from the hash of its first image. Images that are added after the others
-    move none of these, unless one joins two groups.
+    A group takes its split from the hash of its first image. Images that are added later do not
+    change the split of earlier ones, unless a new image joins two groups.
 
     Args:
         contents: The sha256 of every image's content, in hexadecimal.
@@ -108,7 +108,7 @@ def held_out_split(
 
     Args:
         sources: The source of every image, an address, or empty text if unknown.
-        groups: A name for every image that images share which must share a split.
+        groups: The name of every image's group. Images of one group must share a split.
         split: Every image's split by `grouped_split`.
         held_out: Text in the address of the held-out source, in any case. Several sources may
             contain it.
@@ -145,7 +145,7 @@ def fold_split(
     images, as in scikit-learn's ``GroupKFold``. So folds are of about equal size.
 
     Args:
-        groups: A name for every image that images share which must share a split.
+        groups: The name of every image's group. Images of one group must share a split.
         fold: The fold to test on, from 1 to ``folds``.
         folds: Number of folds, from 2 to the number of groups.
 
@@ -188,7 +188,7 @@ def model_selection_split(
 
     Args:
         ids: Every image's name, once.
-        groups: A name for every image that images share which must share a split.
+        groups: The name of every image's group. Images of one group must share a split.
         split: Every image's split by `grouped_split`.
 
     Returns:
@@ -206,7 +206,7 @@ def leaked(groups: Sequence[str], train: np.ndarray, test: np.ndarray) -> np.nda
     """Returns which test images share a group with a training image.
 
     Args:
-        groups: A name for every image that images share which must share a split.
+        groups: The name of every image's group. Images of one group must share a split.
         train: Indices of the training images.
         test: Indices of the test images.
 

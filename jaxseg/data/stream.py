@@ -1,4 +1,4 @@
-"""Streams batches that are decoded while the network trains, for datasets that fit no device.
+"""Streams batches that are decoded during training, for datasets that do not fit on a device.
 
 Grain decodes ahead in threads. The batches equal those of `jaxseg.data.arrays` bit for bit.
 """
@@ -29,8 +29,8 @@ def stream_batches(
 ) -> Iterator[Iterator[Batch]]:
     """Opens a stream of batches; its threads end with the ``with`` block.
 
-    To resume in the middle of an order, pass the rest of it: nothing before is decoded. A process
-    that needs only some rows of each batch passes only these.
+    To resume in the middle of an order, pass only the remaining batches. A process that needs only
+    some rows of each batch passes only these.
 
     Args:
         stored: The images.

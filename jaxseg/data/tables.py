@@ -1,4 +1,4 @@
-"""Reads a table of groups and splits that someone made in a spreadsheet."""
+"""Reads a table of groups and splits, such as one saved by a spreadsheet program."""
 
 import codecs
 import csv

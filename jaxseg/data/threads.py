@@ -1,4 +1,4 @@
-"""Many images at a time, in order: Pillow, zlib and hashlib work outside the interpreter's lock."""
+"""Threads for many images: Pillow, zlib and hashlib work outside the interpreter's lock."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -71,8 +71,8 @@ def confidence(logits: Float[np.ndarray, "H W K"], labels: Integer[np.ndarray, "
 
     For every class in ``labels``, the mean probability of that class over its pixels is computed,
     by sigmoid (``K == 1``) or softmax. The result is the unweighted mean over these classes, so
-    that a large background does not hide an uncertain object. It is as good as the network's
-    calibration.
+    that a large background does not hide an uncertain object. The result is only as reliable as the
+    network's calibration.
 
     Args:
         logits: Logits of one image, at the labels' size.
@@ -81,7 +81,7 @@ def confidence(logits: Float[np.ndarray, "H W K"], labels: Integer[np.ndarray, "
 
     Returns:
         A number in [0, 1], or in [1 / max(K, 2), 1] if the labels are the most probable classes.
-        For an empty mask it is the background's. NaN if a logit is NaN.
+        For an empty mask it is the mean probability of the background. NaN if a logit is NaN.
     """
     if logits.shape[-1] == 1:
         against = np.where(labels == 1, -logits[..., 0], logits[..., 0])

@@ -52,7 +52,7 @@ def with_test_time_augmentation(
 
     Raises:
         InputError: A flip is unknown, a number of turns is not 0 to 3, a scale is not above 0, or
-            there is no number of turns or no scale.
+            ``quarter_turns`` or ``scales`` is empty.
     """
     if unknown := set(flips) - set(_AXES):
         raise InputError(f"flips: unknown flip {min(unknown)!r}. Use {', '.join(_AXES)}.")

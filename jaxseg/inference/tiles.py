@@ -46,8 +46,8 @@ class Tiling:
             for both. Tiles are spaced evenly, so they often overlap more.
         margin: Pixels along a tile's inner borders that have weight 0.
         multiple: Tiles start at multiples of it, and images are padded to a multiple of it. For a
-            U-Net use 2 to the number of its pools, so that pools cover the same pixels as in the
-            whole image.
+            U-Net use 2 to the power of the number of its poolings, so that poolings cover the same
+            pixels as in the whole image.
         blend: ``"cosine"`` or ``"gaussian"``.
 
     Raises:

@@ -51,7 +51,7 @@ def soft_cl_dice(
     For K > 1 MONAI adds the sums of all classes before it divides.
 
     See `jaxseg.losses` for the arguments that all losses take, the result and the errors. The
-    formula is for class ids; probabilities as labels do not have their smallest loss at ``p = t``.
+    formula is for class ids: for probabilities as labels, the smallest loss is not at ``p = t``.
 
     Args:
         iterations: As in `soft_skeleton`.
@@ -94,9 +94,9 @@ def soft_skeleton(
 
     Args:
         images: ``[*B, H, W]`` in [0, 1] with any number of leading axes, such as probabilities.
-        iterations: Number of erosions, at least 0. Structures of a radius of more pixels, counted
-            from the edge, have no skeleton. The time grows with it.
-        where: bool, True on valid pixels. Invalid pixels are no neighbors, like pixels outside the
+        iterations: Number of erosions, at least 0. A structure whose radius in pixels is larger has
+            no skeleton. The time is proportional to the number.
+        where: bool, True on valid pixels. Invalid pixels are ignored, like pixels outside the
             image.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Class weights from how often the classes occur."""
+"""Class weights from the frequencies of the classes."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def balanced_class_weights(
 
     Args:
         frequencies: ``[K]``, number or fraction of the pixels of each class, at least 0. For
-            logits with K = 1 two, (background, foreground).
+            logits with K = 1 give two: (background, foreground).
         power: At least 0. 1 gives all classes the same total weight, 0.5 is a common compromise,
             0 weights all classes present equally.
 

@@ -1,4 +1,4 @@
-"""Losses made of losses: weighted sums, and one loss on several depths of a network."""
+"""Combined losses: weighted sums, and one loss on several depths of a network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -73,8 +73,8 @@ def deep_supervision(loss: Loss, weights: Sequence[float] | None = None) -> Loss
     """Makes a loss on the logits of several depths of a network, finest first.
 
     Labels and ``where`` are resized to each depth by taking the pixel nearest to each center. The
-    depths' losses are added with ``weights``. One array of logits instead of a sequence has the
-    plain ``loss``, so that training and evaluation can use the same function.
+    depths' losses are added with ``weights``. For one array of logits instead of a sequence, the
+    result is the plain ``loss``, so that training and evaluation can use the same function.
 
     Lee et al., "Deeply-supervised nets", 2015. Agrees with MONAI's `DeepSupervisionLoss`, whose
     default weights do not fall below 1/16.

@@ -39,7 +39,7 @@ def boundary(
 
     The mean over valid pixels of :math:`p_i \phi_i`, averaged over classes. Outside of the class
     :math:`\phi` is the distance to it. Inside it is one pixel minus the distance to the nearest
-    pixel outside, so that pixels on the edge have 0 and the innermost pixels are the most negative.
+    pixel outside: 0 on the edge, and negative further inside.
     The loss falls without limit as the mask grows, so use it as a small addition to another loss.
 
     Kervadec et al., "Boundary loss for highly unbalanced segmentation", 2019. Agrees with MONAI's
@@ -49,8 +49,8 @@ def boundary(
     For distances, probabilities as labels are thresholded at 0.5.
 
     Args:
-        spacing: Size of a pixel, (row, column), which sets the unit of the loss. The one pixel
-            inside is the smaller of the two.
+        spacing: Size of a pixel, (row, column), which sets the unit of the loss. "One
+            pixel" above is the smaller of the two.
 
     Returns:
         Of either sign, in the unit of ``spacing``. A class that has all or none of the valid pixels

@@ -55,7 +55,7 @@ class Pixels(NamedTuple):
 
     @property
     def binary(self) -> bool:
-        """Whether each channel is a binary problem; otherwise all are the classes of one."""
+        """Whether each channel is a binary problem; otherwise channels are the classes of one."""
         return self.multilabel or self.logits.shape[1] == 1
 
     def probabilities(self) -> Float32[jax.Array, "B K N"]:

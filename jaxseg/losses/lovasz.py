@@ -41,7 +41,7 @@ def lovasz_hinge(
     are 0 and 1. Float labels need ``multilabel=True``, and other values than 0 and 1 give NaN.
 
     Returns:
-        At least 0. An empty mask has the largest error as loss.
+        At least 0. For an empty mask it is the largest error.
     """
     pixels = prepare(logits, labels, where, multilabel=multilabel, pooled=pooled, only_ids=True)
     if not pixels.binary:
@@ -64,8 +64,8 @@ def lovasz_softmax(
     r"""Lovász-softmax: the Lovász extension of the Jaccard loss, mean over classes present.
 
     For class k the errors are :math:`|t_{ik} - p_{ik}|` in descending order, and the loss is
-    :math:`\sum_i e_i (J_i - J_{i-1})` as in `lovasz_hinge`. The mean is over the classes that valid
-    pixels have.
+    :math:`\sum_i e_i (J_i - J_{i-1})` as in `lovasz_hinge`. The mean is over the classes that
+    occur in the valid pixels.
 
     Berman et al., "The Lovász-Softmax loss", 2018. Agrees with segmentation_models_pytorch's
     multiclass `LovaszLoss` (``per_image=True``; its default is ``pooled=True`` here). The classes

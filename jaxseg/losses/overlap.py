@@ -3,8 +3,9 @@
 They use the same soft counts of each class: ``tp``, the sum of ``min(p, t)``; ``fp``, the excess of
 ``p`` over ``t``; ``fn``, the excess of ``t`` over ``p``. For class ids these are the sums of
 ``p t``, ``p (1 - t)`` and ``(1 - p) t``. For probabilities as labels they keep the minimum of the
-losses at ``p = t``, which the products do not (Wang et al., "Dice semimetric losses", 2023). Losses
-are computed as wrong over all, not as one minus right over all, to keep the digits of small values.
+losses at ``p = t``, which the products do not (Wang et al., "Dice semimetric losses", 2023). A loss
+is computed as the fraction that is wrong, because one minus the fraction that is right would lose
+digits of small values.
 """
 
 # ruff: noqa: D417 - the package docstring describes the arguments that all losses have.
@@ -210,17 +211,17 @@ def generalized_dice(
     .. math:: 1 - \frac{2 \sum_k w_k tp_k + s}{\sum_k w_k (2 tp_k + fp_k + fn_k) + s}, \quad
        w_k = c_k \frac{\min_j T_j^2}{T_k^2}
 
-    :math:`T_k` is the number of pixels of class k and :math:`c_k` its class weight; the minimum is
-    over the classes present of weight above 0. An absent class has the weight of the smallest one
-    present. The classes of K = 1 are background and foreground, as in the paper. With
-    ``multilabel=True`` and K > 1 the classes are the foregrounds of all channels.
+    :math:`T_k` is the number of pixels of class k and :math:`c_k` its class weight. The minimum is
+    over the classes that are present and have a weight above 0. An absent class has the weight of
+    the smallest class present. The classes of K = 1 are background and foreground, as in the paper.
+    With ``multilabel=True`` and K > 1 the classes are the foregrounds of all channels.
 
     Sudre et al., "Generalised Dice overlap as a deep learning loss function for highly unbalanced
     segmentations", 2017. Agrees with MONAI's `GeneralizedDiceLoss` for K > 1 at ``smooth=0`` on
     class ids, on probabilities with its ``soft_label=True``. MONAI does not scale the weights, so
     that its smoothing of 1e-5 acts as ``1e-5 * min(T)^2`` pixels. Its ``include_background=False``
-    is ``class_weights=(0, 1, ...)`` here. It takes a single channel as one class, whose weight
-    cancels: ``class_weights=(0, 1)`` with K = 1 is that, and is `soft_dice`.
+    is ``class_weights=(0, 1, ...)`` here. MONAI treats a single channel as one class, whose weight
+    cancels. ``class_weights=(0, 1)`` with K = 1 does the same, and equals `soft_dice`.
     `optax.losses.multiclass_generalized_dice_loss` is a weighted mean of one Dice per class
     instead.
 
@@ -263,11 +264,11 @@ def log_cosh_dice(
     class_weights: ClassWeights = None,
     pooled: bool = False,
 ) -> LossValue:
-    r"""Log-cosh Dice loss: :math:`\log \cosh` of `soft_dice`, with a gradient that falls with it.
+    r"""Log-cosh Dice loss: :math:`\log \cosh` of `soft_dice`; its gradient shrinks with the loss.
 
     Jadon, "A survey of loss functions for semantic segmentation", 2020. Other libraries do not have
-    it. The mean over classes is inside. It
-    agrees with ``log(cosh(.))`` of MONAI's `DiceLoss` where `soft_dice` does.
+    it. The function is applied to the mean over classes. It agrees with ``log(cosh(.))`` of MONAI's
+    `DiceLoss` where `soft_dice` does.
 
     See `jaxseg.losses` for the arguments that all losses take, the result and the errors.
 
@@ -297,8 +298,8 @@ def matthews(
 
     .. math:: 1 - \frac{tp\,tn - fp\,fn}{\sqrt{(tp + fp)(tp + fn)(tn + fp)(tn + fn)}}
 
-    The smoothing s is added to tp and tn, so that a right answer has loss 0 on any mask. tn is the
-    sum of ``1 - max(p, t)``.
+    The smoothing s is added to tp and tn, so that a correct prediction has loss 0 for any mask. tn
+    is the sum of ``1 - max(p, t)``.
 
     Abhishek and Hamarneh, "Matthews correlation coefficient loss for deep convolutional networks",
     2021. At ``smooth=0`` it agrees with MONAI's `MCCLoss` (``batch=True`` is ``pooled=True`` here)

@@ -1,9 +1,9 @@
 """Overlap ratios from integer counts, scores of objects, calibration, means and bootstrap.
 
 Counts come first, ratios last. `count` gives integers per image, `pooled` adds images, and each
-ratio is a function of counts: of ``[B, K]`` counts one value per image, of pooled counts one value
-over the whole set. A ratio without a denominator is NaN, and so is one of an image with a label
-outside the classes. `mean_over_images` leaves NaN out and says how many values it left out.
+ratio is a function of counts: ``[B, K]`` counts give one value per image, pooled counts one value
+over the whole set. A ratio whose denominator is 0 is NaN. So is every ratio of an image with a
+label outside the classes. `mean_over_images` leaves NaN out and counts what it leaves out.
 
 Labels are ``[B, *spatial]``, logits ``[B, *spatial, K]`` and ``where`` ``[B, *spatial]`` bool, with
 one or more spatial axes. With ``multilabel=True`` labels are ``[B, *spatial, K]`` of 0 and 1.
@@ -13,7 +13,7 @@ makes a mean infinite. The argument ``infinite`` of the means and the bootstrap 
 
 - ``"keep"`` (default): the mean is infinite.
 - ``"exclude"``: infinite values are left out, like NaN, and counted as undefined. A missed object
-  then costs nothing, so report the number.
+  then does not change the mean, so report the number.
 - a number: replaces infinite values. Metrics Reloaded (Maier-Hein et al. 2024) and challenges such
   as BraTS use the worst possible value, the length of the image's diagonal.
 

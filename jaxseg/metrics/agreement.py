@@ -23,7 +23,7 @@ def balanced_accuracy(counts: Counts, *, undefined: float = math.nan) -> Array:
 
     K = 1: the mean of `recall` and `specificity`. Brodersen et al. 2010. Agrees with
     ``sklearn.metrics.balanced_accuracy_score``, and where all classes occur with torchmetrics'
-    ``multiclass_accuracy``, ``average="macro"``, which counts a class as 0 that is only predicted.
+    ``multiclass_accuracy``, ``average="macro"``, which counts a class that is only predicted as 0.
     "balanced accuracy" of MONAI and segmentation_models_pytorch is of each class against the rest,
     ``(recall(counts) + specificity(counts)) / 2``, and undefined if a mask is full or empty.
 

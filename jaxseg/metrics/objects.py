@@ -1,6 +1,6 @@
 """Scores that count objects instead of pixels, in NumPy on the host.
 
-The objects of a mask are its connected components, over edges and corners, in any number of
+The objects of a mask are its components, connected over edges and corners, in any number of
 dimensions. An actual and a predicted object match if their intersection over union (IoU) is above
 a threshold; each object matches at most one other. From 0.5 on there is at most one choice
 (Kirillov et al. 2019). Below, the matches have the largest sum of IoU that is possible.
@@ -86,9 +86,13 @@ def match_objects(
 ) -> ObjectMatches:
     """Matches the objects of one image's predicted and actual mask by IoU.
 
+    A pair matches if its intersection over union is above a threshold; each object matches at most
+    one other. At thresholds from 0.5 on there is only one choice (Kirillov et al. 2019). Below,
+    the matches have the largest possible sum of IoU.
+
     Args:
-        predicted: A bool mask, whose objects are its connected components; or integer ids of
-            objects, where 0 is background. Objects that touch need ids.
+        predicted: A bool mask, whose objects are its connected components, over edges and corners;
+            or integer ids of objects, where 0 is background. Objects that touch need ids.
         actual: The same.
         iou_threshold: In [0, 1). A pair matches if its IoU is above it.
 
@@ -139,7 +143,7 @@ def count_objects(
     """Returns each image's matched, false and missed objects by class.
 
     The objects of a class are the connected components of its pixels; see
-    `jaxseg.metrics.objects`. The function is for small numbers of classes: it takes one at a time.
+    `jaxseg.metrics.objects`. It takes one class at a time, so use it for small numbers of classes.
 
     Args:
         predicted: ``[B, *spatial]`` labels, as for `count`.
@@ -147,8 +151,8 @@ def count_objects(
         num_classes: 1 for binary labels 0 and 1, of which only the foreground is counted; K > 1
             for labels 0 to K - 1, background included. Leave it out with ``[:, 1:]`` or ``[1:]``.
         iou_threshold: In [0, 1). A pair matches if its IoU is above it.
-        where: ``[B, *spatial]`` bool, True on valid pixels; None means all. Other pixels are taken
-            from the components that they belong to. Kirillov et al. 2019 also ignore unmatched
+        where: ``[B, *spatial]`` bool, True on valid pixels; None means all. Invalid pixels are
+            removed from their components. Kirillov et al. 2019 also ignore unmatched
             predicted objects of which most is not valid; here they count as false.
 
     Returns:

@@ -206,9 +206,10 @@ def f_beta(counts: Counts, *, beta: float, undefined: float = math.nan) -> Array
 
 
 def matthews(counts: Counts, *, undefined: float = math.nan) -> Array:
-    """Returns Matthews: (tp tn - fp fn) / sqrt((tp + fp)(tp + fn)(tn + fp)(tn + fn)).
+    """Returns the Matthews correlation coefficient (MCC) of each class.
 
-    Matthews 1975. For K > 1 one correlation per class against the rest, not Gorodkin's single R_K.
+    (tp tn - fp fn) / sqrt((tp + fp)(tp + fn)(tn + fp)(tn + fn)). Matthews 1975. For K > 1 it is one
+    correlation per class against the rest; `multiclass_matthews` is Gorodkin's single R_K.
     Agrees with ``sklearn.metrics.matthews_corrcoef`` of binary labels, which is 0 where this is
     undefined.
 

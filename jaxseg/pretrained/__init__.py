@@ -37,9 +37,9 @@ class Pretrained(NamedTuple):
 def lungs() -> Pretrained:
     """Returns a U-Net that segments lungs in frontal chest X-rays.
 
-    Its images are gray, ``[B, 256, 256, 1]``, uint8 or float in [0, 1], resized with antialiasing
-    (`jaxseg.data.images.resize_image`). Other sizes work, but it was trained at 256. The logit is
-    positive on lung. It has 540,809 parameters.
+    The images are gray, ``[B, 256, 256, 1]``, uint8 or float in [0, 1], resized with antialiasing
+    (`jaxseg.data.images.resize_image`). Other sizes work, but the network was trained at 256. The
+    logit is positive on lung. The network has 540,809 parameters.
 
     Raises:
         InputError: The file of weights is damaged.

@@ -20,8 +20,8 @@ def boundary_iou(
 ) -> PerImage:
     """Boundary IoU: intersection over union of the pixels of each mask near its own edge.
 
-    Of each mask only the pixels within ``distance`` of its outside count. Pixels outside the image
-    are outside of the mask. Cheng et al., "Boundary IoU: Improving object-centric image
+    Only pixels of a mask within ``distance`` of its outside count. Pixels outside the image are
+    outside of the mask. Cheng et al., "Boundary IoU: Improving object-centric image
     segmentation evaluation", 2021, https://arxiv.org/abs/2103.16562.
 
     The authors' code rounds the distance to whole pixels and erodes by 3 x 3 pixels, which measures
