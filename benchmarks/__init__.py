@@ -1,1 +1,1 @@
-"""Benchmarks: one file per thing measured; results in the README."""
+"""Benchmarks: one file for each measurement. README.md has the results."""

@@ -3,7 +3,7 @@
     python -m benchmarks.full_release [--archive DIR] [--arrays SIZE]
 
 Writes a synthetic release of 21,165 images in the layout and sizes of the real one, with coarse
-squares as images. A process of its own prepares it. ``--archive`` keeps the release, or uses it if
+squares as images. A separate process prepares it. ``--archive`` keeps the release, or uses it if
 it is there. Needs 1 GB of disk, and 4 GB more with ``--arrays 256``.
 """
 
@@ -71,7 +71,7 @@ def rehearse(*, archive: str, data_dir: str, size: int | None) -> Any:
 
 
 def check(found: dict[str, Any], counts: dict[str, int]) -> None:
-    """Raises AssertionError if the report does not have what was written, or memory is 1 GB."""
+    """Raises AssertionError if the report lacks what was written, or memory reached 1 GB."""
     for name, splits in found["images"].items():
         assert sum(splits.values()) == counts[name], name
     repeats = sum(number % 60 == 5 for count in counts.values() for number in range(1, count + 1))

@@ -1,9 +1,10 @@
-"""How well the perceptual hash separates copies of an image from other images.
+"""How well the perceptual hash separates changed copies of an image from other images.
 
     python -m benchmarks.near_duplicates --manual-dir DIR [--images N]
 
-Changes each image as copies are changed, and counts the bits of the hash that differ. Then it shows
-the pairs of different images that differ in the fewest bits. The threshold is between the two.
+Changes each image in ways that are common in copies, and counts the bits of the hash that differ.
+Then it shows the pairs of different images that differ in the fewest bits. The threshold is between
+the two.
 """
 
 import io

@@ -2,7 +2,7 @@
 
     python -m benchmarks.predict RUN --images DIR
 
-A command on a single image gives the time to start. Each command is a process of its own.
+A command on a single image gives the time to start. Each command is a separate process.
 """
 
 import os

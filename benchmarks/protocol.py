@@ -1,9 +1,9 @@
 """The protocol of all comparisons: alternating rounds of implementations in separate processes.
 
-Every implementation runs in a process of its own, so that neither threads nor memory are shared.
+Every implementation runs in a separate process, so that neither threads nor memory are shared.
 After a warm-up, the implementations of a case alternate, so that a slow phase of the machine
 affects all of them. A row has the median, the fastest and the slowest call. Its relative
-time is that of the first implementation times this: above 1, the first one is faster.
+time is its median divided by that of the first implementation: above 1, the first one is faster.
 """
 
 import argparse
@@ -87,7 +87,7 @@ class Worker:
         return self.answer()
 
     def answer(self) -> Any:
-        """Returns the next answer; raises `Ended` with the last line of the process if none is."""
+        """Returns the next answer; raises `Ended` with the process's last line if there is none."""
         if line := self._process.stdout.readline():
             return json.loads(line)
         self._log.seek(0)

@@ -1,4 +1,4 @@
-"""Runs the cases of one implementation in a process of its own, for `benchmarks.protocol`.
+"""Runs the cases of one implementation in a separate process, for `benchmarks.protocol`.
 
 ``python -m benchmarks.worker JSON`` imports nothing but the implementation that JSON names, because
 its library may be the only one of its interpreter. It answers with a JSON line when it is ready

@@ -101,7 +101,7 @@ class Checkpoints:
 
         Args:
             state: State to save. You may donate it to the next step at once.
-            progress: Whatever else a resumed run needs, as plain JSON values.
+            progress: Everything else that a resumed run needs, as plain JSON values.
             score: Quality of the state, higher is better. A state without a score (None or NaN)
                 is never the best.
 

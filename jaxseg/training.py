@@ -50,7 +50,7 @@ CACHED_PIXELS = 2 * 256 * 256
 """Pixels of a microbatch whose finest level (16 channels of float32) fits a CPU's cache."""
 
 MAX_CPU_MICROBATCHES = 8
-"""Each microbatch is compiled on its own on a CPU, so more of them take longer to compile."""
+"""On a CPU each microbatch is compiled separately, so more of them take longer to compile."""
 
 
 class TrainState(struct.PyTreeNode):
@@ -302,7 +302,7 @@ def make_eval_step(model: Model, loss: Loss, *, multilabel: bool = False) -> Eva
     Args:
         model: The network.
         loss: ``loss(logits, labels, *, where)``, one value per image.
-        multilabel: Whether each channel is a binary problem of its own; ``labels`` are then
+        multilabel: Whether each channel is an independent binary problem; ``labels`` are then
             ``[B, H, W, K]`` of 0 and 1.
 
     Returns:

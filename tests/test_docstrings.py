@@ -77,7 +77,7 @@ def named(path):
 
 
 def examples(path):
-    """The doctests of one docstring, in an empty namespace, as who pastes them has it."""
+    """The doctests of one docstring, run in an empty namespace, as after pasting them."""
     text = named(path).__doc__
     assert text is not None, f"{path} has no docstring"
     return doctest.DocTestParser().get_doctest(text, {}, path, path, None)

@@ -18,7 +18,7 @@ def members(classes, count=3):
 
 
 def probabilities(logits):
-    """In float64, with the background as a class of its own."""
+    """In float64, with the background as a separate class."""
     logits = np.asarray(logits, np.float64)
     if logits.shape[-1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)

@@ -1,4 +1,4 @@
-"""Who imports whom, and what importing the library loads."""
+"""Which modules import which, and what importing the library loads."""
 
 import ast
 import subprocess

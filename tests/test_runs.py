@@ -1,4 +1,4 @@
-"""Run directories: who may use one, what is in it, and files that are complete or absent."""
+"""Run directories: one user at a time, their files, and files that are complete or absent."""
 
 import csv
 import dataclasses

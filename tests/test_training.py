@@ -578,7 +578,7 @@ def test_the_loss_falls_in_training():
 
 @pytest.mark.parametrize("form", ["jit", "pmap"])
 def test_calls_on_several_cpu_devices_do_not_queue(form):
-    # More than 32 queued calls can block for ever; see `parallel._Checked`.
+    # More than 32 queued calls can block forever; see `parallel._Checked`.
     def slow_loss(logits, labels, *, where=None):
         slowed = jax.lax.fori_loop(0, 1000, lambda _, x: jnp.sin(x), logits)
         return losses.cross_entropy(slowed, labels, where=where)

@@ -1,4 +1,4 @@
-"""The network of jaxseg, and the same network of Flax's own layers as one would first write it."""
+"""The network of jaxseg, and a straightforward version of it with Flax's layers."""
 
 import time
 from typing import Any

@@ -64,9 +64,9 @@ def elastic_displacements(
 ) -> Float[jax.Array, "B 3 3 2"]:
     """Returns random displacements of a 3 x 3 grid for `warp`, an elastic deformation.
 
-    The coarse grid with bicubic interpolation is that of the U-Net (Ronneberger et al. 2015), who
-    draw from a normal distribution. Up to an amplitude of 0.1, no deformation of 3,000 random ones
-    folded the image.
+    The coarse grid with bicubic interpolation is that of the U-Net paper (Ronneberger et al. 2015),
+    which samples from a normal distribution instead. Up to an amplitude of 0.1, none of 3,000
+    random deformations folded the image.
 
     Args:
         key: A typed key, as from `jax.random.key`.

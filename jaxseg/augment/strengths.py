@@ -27,8 +27,8 @@ LIMITS = {
 class Strengths:
     """Ranges for random augmentation.
 
-    Every image draws its own amounts, uniformly from the ranges below; scale, contrast and gamma
-    are drawn log-uniformly. A change of strength 0 is left out and takes no time.
+    Amounts are sampled for each image, uniformly from the ranges below. Scale, contrast and gamma
+    are sampled log-uniformly. A change of strength 0 is left out and takes no time.
 
     ``scale`` and ``shift`` together are a random resized crop, with pixels from outside the image
     marked as invalid. Images keep their size: to train on patches of larger images, cut them first.

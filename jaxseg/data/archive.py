@@ -117,7 +117,7 @@ class Archive:
         file = self._files[name]
         try:
             return file.read_bytes() if isinstance(file, Path) else self._zip.read(file)
-        # zipfile raises errors of its own, of the system and of each decompressor.
+        # zipfile raises its errors and those of the system and of each decompressor.
         except Exception as error:
             raise InputError(f"{name} cannot be read ({error})") from error
 
@@ -177,7 +177,7 @@ class Archive:
         try:
             sheet = openpyxl.load_workbook(content, read_only=True).worksheets[0]
             rows = [[str(cell or "").strip() for cell in row] for row in sheet.values]
-        # openpyxl has no error of its own for damaged files.
+        # openpyxl has no single error for damaged files.
         except Exception as error:
             raise InputError(f"{name} cannot be read as .xlsx ({error})") from error
         heading = [cell.upper() for cell in (rows[0] if rows else [])]

@@ -4,7 +4,7 @@ The convention is that of torchmetrics. Binary logits (K = 1): a pixel's confide
 probability of foreground, and a hit is a foreground pixel. K > 1: the confidence is the largest
 probability, and a hit is a pixel whose most probable class is its label. Bins have equal width and
 include their lower edge; the last bin also includes 1. torchmetrics gives a confidence of exactly 1
-a bin of its own, which is the only difference.
+a separate bin, which is the only difference.
 """
 
 import math

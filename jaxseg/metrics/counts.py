@@ -47,7 +47,7 @@ def predicted_labels(logits: Logits, *, multilabel: bool = False) -> Integer[Arr
 
     Args:
         logits: ``[B, *spatial, K]`` floating.
-        multilabel: Whether each of the K channels is a binary problem of its own.
+        multilabel: Whether each of the K channels is an independent binary problem.
 
     Returns:
         int32 ``[B, *spatial]``. K = 1: 1 where the logit is above 0 (probability above 0.5), else
@@ -98,7 +98,7 @@ def count(
         actual: The same.
         num_classes: 1 for binary labels 0 and 1, of which only the foreground is counted; K > 1
             for labels 0 to K - 1, background included.
-        multilabel: Whether the labels have K channels, each a binary problem of its own.
+        multilabel: Whether the labels have K channels, each an independent binary problem.
         where: ``[B, *spatial]`` bool, True on valid pixels; None means all. The other pixels may
             have any label; for an ignore label pass ``where=labels != 255``.
 

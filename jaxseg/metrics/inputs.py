@@ -23,7 +23,7 @@ def class_masks(
         name: The argument's name, for messages.
         labels: ``[B, *spatial]``, or ``[B, *spatial, K]`` with ``multilabel``.
         num_classes: K.
-        multilabel: Whether each of K channels is a binary problem of its own.
+        multilabel: Whether each of K channels is an independent binary problem.
 
     Returns:
         bool ``[B, *spatial, K]``: for K = 1 the foreground, otherwise one-hot; and bool that is
@@ -110,7 +110,7 @@ def probabilities_and_targets(
         logits: ``[B, *spatial, K]`` floating.
         labels: ``[B, *spatial]``, or ``[B, *spatial, K]`` with ``multilabel``.
         where: ``[B, *spatial]`` bool, True on valid pixels.
-        multilabel: Whether each of K channels is a binary problem of its own.
+        multilabel: Whether each of K channels is an independent binary problem.
 
     Returns:
         Probabilities float32 ``[B, *spatial, K]``, 0 where not valid; one-hot targets bool of the

@@ -46,7 +46,7 @@ def soft_dice_sums(
         labels: ``[B, *spatial]`` integer class ids. With ``multilabel`` ``[B, *spatial, K]`` of 0
             and 1.
         where: ``[B, *spatial]`` bool, True on valid pixels.
-        multilabel: Whether each of the K channels is a binary problem of its own.
+        multilabel: Whether each of the K channels is an independent binary problem.
 
     Returns:
         SoftDiceSums of ``[B, K]``; zero for an image without a valid pixel.

@@ -96,10 +96,10 @@ def boundary_f_score(
     The harmonic mean of precision, the fraction of the predicted boundary within the tolerance of
     the actual one, and recall, the same with the masks exchanged. `normalized_surface_dice` is the
     fraction of both boundaries together. Csurka et al., "What is a good evaluation measure for
-    semantic segmentation?", 2013; F of DAVIS (Perazzi et al. 2016), which draws boundaries between
-    pixels in its own way. With ``convention="surface-distance"``, precision and recall agree with
-    that library's ``compute_surface_overlap_at_tolerance``. `SurfaceDistances.one_way_within` gives
-    them.
+    semantic segmentation?", 2013; F of DAVIS (Perazzi et al. 2016), which defines boundaries
+    between pixels differently. With ``convention="surface-distance"``, precision and recall agree
+    with that library's ``compute_surface_overlap_at_tolerance``. `SurfaceDistances.one_way_within`
+    gives them.
 
     Args:
         predicted: bool ``[B, H, W]``.
