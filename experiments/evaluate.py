@@ -18,7 +18,7 @@ from experiments.configuration import Configuration
 from experiments.examples import draw_examples
 from experiments.options import check_both_folders
 from experiments.postprocessing import Postprocessing
-from experiments.runs import RunDirectory, find_run, load_trained
+from experiments.runs import PretrainedLungs, RunDirectory, find_run, load_trained
 from experiments.scoring import score
 from jaxseg.data.arrays import ImageArrays
 from jaxseg.data.folders import load_folders
@@ -79,7 +79,7 @@ def evaluate(options: Options) -> None:
     options.external.check()
     options.postprocessing.check()
     run, external = find_run(options.run), options.external
-    if options.out is None and not run.path.is_dir():
+    if options.out is None and isinstance(run, PretrainedLungs):
         raise InputError("--out: needed, because the pretrained network has no run directory")
     trained = load_trained(run)
     configuration, postprocessing = trained.configuration, options.postprocessing

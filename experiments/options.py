@@ -5,6 +5,7 @@ import math
 import re
 import typing
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +30,9 @@ FOLD = re.compile(r"fold:(\d+)/(\d+)")
 PATHS = ("manual_dir", "data_dir", "images", "masks", "table")
 """Options that depend on the machine and do not change the result."""
 
-LOSSES = tuple(sorted({*losses.__all__} - {"combine", "deep_supervision"}))
+LOSSES = tuple(
+    name for name in losses.__all__ if "logits" in signature(getattr(losses, name)).parameters
+)
 
 
 def check_both_folders(images: Path | None, masks: Path | None) -> None:
@@ -230,7 +233,7 @@ class Optimization:
     """Weighted sum of losses of jaxseg.losses: cross_entropy soft_dice=0.5."""
     init: Annotated[str | None, arg(metavar="lungs|RUN")] = None
     """Start from trained weights: lungs, the pretrained network, or a run directory. --widths and
-    --norm must be equal; for other classes the last layer starts anew. Default: random weights."""
+    --norm must be equal; for other classes the last layer is random. Default: all are random."""
     optimizer: Literal["adam", "lion", "sgd"] = "adam"
     """sgd has Nesterov momentum 0.9. With --weight-decay, adam is AdamW."""
     epochs: int = 30

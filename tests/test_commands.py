@@ -296,6 +296,7 @@ def test_a_used_directory_another_configuration_and_other_images_are_refused(
         assert_refused(called(train, *options), "--workdir: another job trains in")
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_weights_of_a_run(finished, archive, tmp_path, called):
     # So small a learning rate changes no parameter.
     options = [*small_run(archive, tmp_path), "--learning-rate", "1e-30", "--epochs", "1"]
@@ -307,6 +308,7 @@ def test_training_starts_from_the_weights_of_a_run(finished, archive, tmp_path, 
     jax.tree.map(np.testing.assert_array_equal, started, {name: given[name] for name in started})
 
 
+@pytest.mark.slow
 def test_training_stops_early_and_a_resumed_run_stays_stopped(archive, tmp_path, called):
     # So small a learning rate changes no Dice: the first epoch is the best.
     options = [*small_run(archive, tmp_path), "--learning-rate", "1e-30", "--epochs", "9"]

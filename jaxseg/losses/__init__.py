@@ -29,9 +29,8 @@ They raise TypeError for a wrong dtype, and ValueError for shapes that do not ma
 out of range. Values of JAX arrays are not checked.
 """
 
-from jaxseg.losses.centerline import soft_cl_dice
-from jaxseg.losses.centerline import soft_skeleton as soft_skeleton
-from jaxseg.losses.class_weights import balanced_class_weights as balanced_class_weights
+from jaxseg.losses.centerline import soft_cl_dice, soft_skeleton
+from jaxseg.losses.class_weights import balanced_class_weights
 from jaxseg.losses.composition import combine, deep_supervision
 from jaxseg.losses.distance import boundary, hausdorff_dt
 from jaxseg.losses.lovasz import lovasz_hinge, lovasz_softmax
@@ -47,6 +46,7 @@ from jaxseg.losses.overlap import (
 from jaxseg.losses.pixelwise import cross_entropy, focal, top_k_cross_entropy
 
 __all__ = [
+    "balanced_class_weights",
     "boundary",
     "combine",
     "cross_entropy",
@@ -62,6 +62,7 @@ __all__ = [
     "matthews",
     "soft_cl_dice",
     "soft_dice",
+    "soft_skeleton",
     "top_k_cross_entropy",
     "tversky",
 ]
