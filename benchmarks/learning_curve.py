@@ -19,7 +19,7 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments import files, scores
+from experiments import command, files, scores
 from experiments.runs import RunDirectory
 from jaxseg.data.images import find_images
 from jaxseg.data.splits import natural_key
@@ -158,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

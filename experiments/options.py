@@ -132,8 +132,9 @@ class Data:
             )
         if self.images is not None and self.input_path == "stream":
             raise InputError("--input-path stream: needs the database. Use auto or device")
-        if self.table is not None and self.split not in ("grouped", "model-selection"):
-            raise InputError("--table: needs --split grouped or model-selection")
+        has_groups = self.split in ("grouped", "model-selection") or FOLD.fullmatch(self.split)
+        if self.table is not None and not has_groups:
+            raise InputError("--table: needs --split grouped, fold:I/K or model-selection")
         self.mask_values()
         for name in ("table", "classes", "ignore", "mask_suffix", "near_duplicate_bits"):
             if self.images is None and getattr(self, name) != getattr(Data, name):

@@ -1,5 +1,6 @@
 """The other benchmarks' commands, on tiny sizes or at the first thing that they refuse."""
 
+import dataclasses
 import json
 import runpy
 import signal
@@ -10,8 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import augment, full_release, mask_sizes, predict, report, run, startup, survival
+from benchmarks import (
+    augment,
+    full_release,
+    learning_curve,
+    mask_sizes,
+    predict,
+    report,
+    run,
+    startup,
+    survival,
+)
+from experiments import scores
 from jaxseg.data import phantom
 
 ROOT = Path(__file__).parents[1]
@@ -144,3 +157,42 @@ def test_a_coarse_image_has_the_sizes_of_the_release():
     assert set(np.unique(sample.mask)) == {0, 255}
     assert phantom.generate(0, "Normal", 1).image.shape == sample.image.shape
     json.dumps(survival.RUN)
+
+
+@pytest.fixture
+def few_images(tmp_path):
+    """Options for a learning curve on small phantoms."""
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for n in range(14):
+        sample = phantom.generate(0, "Normal", n + 1, image_size=48, mask_size=48)
+        Image.fromarray(sample.image).save(tmp_path / "images" / f"image-{n}.png")
+        Image.fromarray(sample.mask).save(tmp_path / "masks" / f"image-{n}.png")
+    return learning_curve.Options(
+        tmp_path / "images", tmp_path / "masks", tmp_path / "out",
+        classes=("lungs=255",), background=(0,), counts=(4, 8), draws=2, size=32, steps=2,
+    )  # fmt: skip
+
+
+def test_a_learning_curve_tests_on_images_that_no_draw_trains_on(few_images):
+    tested, draws = learning_curve.draw_images(few_images)
+    assert len(tested) == 6
+    assert all(len(draw) == 8 and not set(draw) & set(tested) for draw in draws)
+    assert draws[0] != draws[1]
+    assert set(draws[0]) == set(draws[1])
+
+
+@pytest.mark.slow
+def test_a_learning_curve_has_a_row_for_each_start_and_number_of_images(few_images):
+    few_images = dataclasses.replace(few_images, counts=(4,), draws=1)
+    rows = learning_curve.curve(few_images)
+    assert [(row["start"], row["training_images"]) for row in rows] == [
+        ("pretrained", 4), ("random", 4),
+    ]  # fmt: skip
+    for row in rows:
+        scored = scores.read(few_images.out / f"{row['start']}-4-0" / "test_per_image.csv")
+        assert row["dice"] == pytest.approx(np.nanmean(scored.columns["dice"]), abs=1e-6)
+        assert row["test_images"] == len(scored.ids) == 10
+    assert rows[0]["dice"] > rows[1]["dice"], "two steps from random weights find no lungs"
+    learning_curve.draw_curve(rows, few_images.out / "curve.png")
+    assert (few_images.out / "curve.png").stat().st_size > 5000

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,13 +12,14 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import batches, figures, train
+from experiments import batches, dataset, figures, train
 from experiments.configs import CONFIGURATIONS
 from experiments.configuration import Configuration, from_json, one_sided
 from experiments.options import LOSSES, Data, Network, Optimization
 from jaxseg import losses
 from jaxseg.augment import Strengths
 from jaxseg.data import phantom
+from jaxseg.data.splits import fold_split
 from jaxseg.errors import InputError
 
 FOLDERS: dict[str, Any] = {"images": Path("images"), "masks": Path("masks")}
@@ -42,6 +44,7 @@ TABLE = {"table": Path("patients.csv")}
         (Data, {"near_duplicate_bits": 100}, "--near-duplicate-bits: needs --images"),
         (Data, {**FOLDERS, "near_duplicate_bits": -1}, "must be at least 0, got -1"),
         (Data, {"split": "half"}, "--split: must be grouped, random"),
+        (Data, {"split": "fold:1"}, "--split: must be .* fold:I/K or source:TEXT"),
         (Data, {"size": 0}, "--size: must be at least 1, got 0"),
         (Data, {"channels": 2}, "--channels: 2 is not one of 1, 3"),
         (Network, {"widths": (8,)}, "--widths: needs two or more"),
@@ -68,6 +71,18 @@ TABLE = {"table": Path("patients.csv")}
 def test_an_invalid_option_is_named_with_its_value(group, options, words):
     with pytest.raises(InputError, match=words):
         group(**options).check()
+
+
+def test_a_fold_is_split_by_the_groups_of_the_images():
+    options: dict[str, Any] = {**FOLDERS, **TABLE}
+    Data(**options, split="fold:1/3").check()
+    groups = ["a", "a", "b", "c", "c", "c", "d"]
+    arrays: Any = SimpleNamespace(groups=groups)
+    for fold in (1, 2, 3):
+        found = dataset.split(arrays, f"fold:{fold}/3", fingerprint="")
+        expected = fold_split(groups, fold, 3)
+        parts = (found.train, found.validation, found.test)
+        jax.tree.map(np.testing.assert_array_equal, parts, expected)
 
 
 def test_a_loss_that_does_not_fit_the_classes_is_refused_before_any_work():
