@@ -135,3 +135,35 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert 'id="jaxseg.losses.soft_dice"' in losses
     assert "<math" in losses
     assert not re.search(r'id="jaxseg[\w.]*\._[a-z]', losses)
+
+
+def test_the_model_card_segments_an_image_file(tmp_path):
+    sample = phantom.generate(5, "Normal", 2, image_size=200, mask_size=200)
+    Image.fromarray(sample.image).save(tmp_path / "image.png")
+    predicted = run(code_of("docs/model_card.md"))["lung_mask"](tmp_path / "image.png")
+    actual = sample.mask > 0
+    assert predicted.shape == actual.shape == (200, 200)
+    assert (predicted & actual).sum() / (predicted | actual).sum() > 0.8
+
+
+def test_the_page_on_trained_weights_starts_from_them(capsys):
+    space = run(code_of("docs/fine_tuning.md"))
+    assert int(capsys.readouterr().out) == len(jax.tree.leaves(space["variables"]["params"]))
+    given, started = space["variables"]["params"], space["state"].params
+    for name in given.keys() - {"head"}:
+        jax.tree.map(np.testing.assert_array_equal, started[name], given[name])
+    assert started["head"]["bias"].shape == (3,)
+
+
+@pytest.mark.slow
+def test_the_training_loop_finds_both_classes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    with jax.numpy_dtype_promotion("standard"):
+        run(code_of("docs/training_loop.md"))
+    said = capsys.readouterr().out
+    dice = dict(re.findall(r"^(disc|square): Dice (0\.\d+)", said, re.M))
+    # All of one class would have less than 0.2.
+    assert min(map(float, dice.values())) > 0.85
+    assert len(dice) == 2
+    assert (tmp_path / "examples.png").stat().st_size > 5000

@@ -16,9 +16,6 @@ from jaxseg import TrainState, UNet, metrics, pretrained
 from jaxseg.data import phantom
 from jaxseg.errors import InputError
 
-needs_weights = pytest.mark.skipif(
-    not (pretrained.FOLDER / "lungs.msgpack").exists(), reason="the weights are not there yet"
-)
 IMAGES = jax.ShapeDtypeStruct((1, 16, 16, 1), np.uint8)
 
 
@@ -116,10 +113,9 @@ def test_deep_supervision_adds_heads_to_trained_variables():
     np.testing.assert_array_equal(started.params["bottleneck"]["Conv_0"]["kernel"], kernel)
 
 
-@needs_weights
 def test_the_lungs_network_segments_phantoms_that_it_never_saw():
     model, variables = pretrained.lungs()
-    images = [phantom.generate(11, "Normal", i, image_size=256, mask_size=256) for i in range(1, 5)]
+    images = [phantom.generate(11, "Normal", i, image_size=128, mask_size=128) for i in range(1, 5)]
     logits = jax.jit(model.apply)(variables, np.stack([im.image for im in images])[..., None])
     labels = metrics.predicted_labels(logits)
     truth = np.stack([im.mask for im in images]) > 0
@@ -127,20 +123,18 @@ def test_the_lungs_network_segments_phantoms_that_it_never_saw():
     assert float(dice.mean()) > 0.8
 
 
-@needs_weights
 def test_the_lungs_file_is_small_and_its_description_is_that_of_the_network():
     path = pretrained.FOLDER / "lungs.msgpack"
     assert path.stat().st_size < 3e6
     model, variables = pretrained.lungs()
     configuration = from_json(json.loads(path.with_suffix(".json").read_text())["configuration"])
     assert configuration.model() == model
-    assert (configuration.data.size, configuration.data.channels) == (256, 1)
+    assert (configuration.data.size, configuration.data.channels) == (128, 1)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert count == 540_809
     assert f"{count:,} parameters" in (pretrained.lungs.__doc__ or "")
 
 
-@needs_weights
 def test_the_lungs_network_is_a_run_without_a_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = find_run(PretrainedLungs.PATH)
@@ -155,7 +149,6 @@ def test_the_lungs_network_is_a_run_without_a_directory(tmp_path, monkeypatch):
         find_run(PretrainedLungs.PATH)
 
 
-@needs_weights
 def test_loading_the_lungs_network_imports_no_heavy_library():
     code = "from jaxseg import pretrained; pretrained.lungs(); import sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import comparison_page
+from experiments import comparison_page, scores
 from experiments.runs import RunDirectory
+from jaxseg import pretrained
 
 DECIMAL = r"[-+]?\d+\.\d+"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -171,3 +172,45 @@ def test_the_first_page_says_what_the_results_say():
     places += [("`lungs`", "JSRT"), ("`lungs`", "JSRT, post-processed")]
     for cells, place in zip(own, places, strict=True):
         assert_says(cells, numbers(" ".join(table[place]))[:6], ROW[:6])
+
+
+def test_the_model_card_says_what_the_pretrained_network_scores():
+    _, table = sections_of(EXPERIMENTS.parent / "docs/model_card.md")["Scores"]
+    folders = sorted((RESULTS / "pretrained-lungs").glob("*/evaluation.json"))
+    assert len(folders) == len(table) - 1 == 4
+    for path in folders:
+        said = json.loads(path.read_text())
+        test, is_postprocessed = said["test"], said["postprocessing"]["fill_holes"]
+        place = "JSRT" if "jsrt" in path.parent.name else "Viral Pneumonia"
+        cells = table[f"{test['images']} of {place}", "yes" if is_postprocessed else "no"]
+        intervals = _intervals(path.with_name("per_image.csv"))
+        expected = [number for interval in intervals for number in interval]
+        expected += [test["dice_worst"], test["calibration"]["expected_error"]]
+        assert_says(cells, expected, [4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2, 4, 4])
+
+
+def test_the_first_page_says_what_the_pretrained_network_scores():
+    _, rows = sections_of(EXPERIMENTS.parent / "README.md")["Results"]
+    own = [cells for (run, _), cells in rows.items() if "network" in run or "pretrained" in run]
+    folders = ("test", "jsrt", "jsrt-postprocessed")
+    for cells, folder in zip(own, folders, strict=True):
+        said = json.loads((RESULTS / "pretrained-lungs" / folder / "evaluation.json").read_text())
+        test = said["test"]
+        names = ("iou_mean", "hd95_mean", "assd_mean", "pixel_accuracy")
+        expected = [test["dice_mean"], *test["dice_ci95"], *(test[name] for name in names)]
+        assert_says(cells, expected, [4, 4, 4, 4, 2, 2, 4])
+
+
+def _intervals(table):
+    """Means and 95 % intervals of Dice, IoU, HD95 and ASSD."""
+    read = scores.read(table)
+    for name in ("dice", "iou", "hd95", "assd"):
+        interval = scores.bootstrap_interval(read.columns[name], read.groups)
+        yield interval.mean, interval.low, interval.high
+
+
+def test_the_weights_are_those_of_the_run_whose_scores_are_published():
+    own = json.loads((pretrained.FOLDER / "lungs.json").read_text())["summary"]["test"]
+    again = json.loads((RESULTS / "pretrained-lungs/test/evaluation.json").read_text())["test"]
+    for name in ("dice_mean", "iou_mean", "hd95_mean", "assd_mean"):
+        assert own[name] == pytest.approx(again[name], rel=1e-4)

@@ -18,7 +18,7 @@ from jaxseg.models import UNet
 
 FOLDER = Path(__file__).parent
 
-SHA256 = {"lungs": ""}
+SHA256 = {"lungs": "e3849ebc7c9fbc0d6bc1922a0e1fa46fbb501c1b5e924199380fd42ee581baef"}
 """Checksum of each file of weights."""
 
 
@@ -37,9 +37,10 @@ class Pretrained(NamedTuple):
 def lungs() -> Pretrained:
     """Returns a U-Net that segments lungs in frontal chest X-rays.
 
-    The images are gray, ``[B, 256, 256, 1]``, uint8 or float in [0, 1], resized with antialiasing
-    (`jaxseg.data.images.resize_image`). Other sizes work, but the network was trained at 256. The
-    logit is positive on lung. The network has 540,809 parameters.
+    The images are gray, ``[B, 128, 128, 1]``, uint8 or float in [0, 1], resized with antialiasing
+    (`jaxseg.data.images.resize_image`). Other sizes work, but the network was trained at 128. The
+    logit is positive on lung. Resize logits, not masks, to the size of the image
+    (`jaxseg.inference.resize_logits`). The network has 540,809 parameters.
 
     Raises:
         InputError: The file of weights is damaged.
@@ -48,10 +49,10 @@ def lungs() -> Pretrained:
         >>> import numpy as np
         >>> from jaxseg import pretrained
         >>> model, variables = pretrained.lungs()
-        >>> images = np.zeros((2, 256, 256, 1), np.uint8)
+        >>> images = np.zeros((2, 128, 128, 1), np.uint8)
         >>> logits = model.apply(variables, images)
         >>> logits.shape
-        (2, 256, 256, 1)
+        (2, 128, 128, 1)
     """
     variables = load(FOLDER / "lungs.msgpack", sha256=SHA256["lungs"])
     return Pretrained(UNet(widths=(8, 16, 32, 64, 128), norm="batch"), variables)
