@@ -30,10 +30,10 @@ COLUMNS = (
 
 def network_alone(run: str) -> Any:
     """Logits of one batch, from host memory to host memory."""
-    from experiments.runs import RunDirectory, load_trained
+    from experiments.runs import find_run, load_trained
     from experiments.segmenter import Segmenter, Settings
 
-    segmenter = Segmenter(load_trained(RunDirectory(Path(run))), Settings())
+    segmenter = Segmenter(load_trained(find_run(Path(run))), Settings())
     sampling = segmenter.sampling
     shape = (segmenter.rows, sampling.size, sampling.size, sampling.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
