@@ -141,11 +141,13 @@ def draw_curve(rows: list[dict], path: Path) -> None:
                 x, [row["low"] for row in own], [row["high"] for row in own],
                 color=color, alpha=0.2, lw=0,
             )  # fmt: skip
-            panel.annotate(f" {start}", (x[0], own[0]["dice"]), color=color, va="bottom")
+            above = {"xytext": (0, 16), "textcoords": "offset points", "ha": "right"}
+            panel.annotate(start, (x[-1], own[-1]["dice"]), color=color, **above)
         panel.set(xscale="log", xlabel="training images", ylabel="Dice", title=name)
         counts = sorted({row["training_images"] for row in rows})
         panel.set_xticks(counts, map(str, counts))
         panel.minorticks_off()
+        panel.margins(y=0.15)
     figure.savefig(path, dpi=120)
 
 

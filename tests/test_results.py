@@ -201,6 +201,20 @@ def test_the_first_page_says_what_the_pretrained_network_scores():
         assert_says(cells, expected, [4, 4, 4, 4, 2, 2, 4])
 
 
+def test_the_guide_says_what_the_learning_curve_is():
+    _, table = sections_of(EXPERIMENTS.parent / "docs/fine_tuning.md")["What it gains"]
+    with open(RESULTS / "learning-curve.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (len(table) - 1) == 6
+    for row in rows:
+        (cells,) = (
+            [key[1], *own] for key, own in table.items() if key[0] == row["training_images"]
+        )
+        cell = cells[0 if row["start"] == "pretrained" else 1]
+        expected = [float(row[name]) for name in ("dice", "low", "high")]
+        assert_says([cell], expected, [4, 4, 4])
+
+
 def _intervals(table):
     """Means and 95 % intervals of Dice, IoU, HD95 and ASSD."""
     read = scores.read(table)
