@@ -119,7 +119,7 @@ def gather(runs: Sequence[RunDirectory]) -> list[Recipe]:
         Recipe(
             _label(options, every),
             [run for _, run in sorted(numbered.items())],
-            _folds(options["split"], numbered),
+            _folds(numbered),
             options,
         )
         for options, numbered in zip(every, by_options.values(), strict=True)
@@ -240,14 +240,17 @@ def _short(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _folds(split: str, numbered: Mapping[tuple[int, int], RunDirectory]) -> int:
+def _folds(numbered: Mapping[tuple[int, int], RunDirectory]) -> int:
     """The number of folds of a recipe, each of which every seed must have."""
-    folds = int(split.removesuffix(" folds")) if split.endswith(" folds") else 1
+    first = next(iter(numbered.values()))
+    fold = FOLD.fullmatch(first.configuration().data.split)
+    folds = int(fold[2]) if fold else 1
     for seed, _ in numbered:
         for fold in range(1, folds + 1):
             if (seed, fold) not in numbered:
-                path = next(iter(numbered.values())).path
-                raise InputError(f"{path}: fold {fold} of {folds} with --seed {seed} is missing")
+                raise InputError(
+                    f"{first.path}: fold {fold} of {folds} with --seed {seed} is missing"
+                )
     return folds
 
 

@@ -191,6 +191,32 @@ class RunDirectory:
         """Returns the rows of ``metrics.jsonl``, without an incomplete last one."""
         return _read_rows(self.metrics)
 
+    def load_state(self, configuration: Configuration) -> TrainState:
+        """Reads the checkpoint that was scored; of an unfinished run the best one, or the latest.
+
+        Raises:
+            InputError: There is no checkpoint.
+        """
+        summary = self.read_summary()
+        no_checkpoint = f"{self.path}: has no checkpoint yet"
+        if not self.checkpoints.is_dir():
+            raise InputError(no_checkpoint)
+        with Checkpoints(self.checkpoints, read_only=True) as checkpoints:
+            step = summary["checkpoint_step"] if summary else checkpoints.best_step()
+            step = checkpoints.latest_step() if step is None else step
+            if step is None:
+                raise InputError(no_checkpoint)
+            # The number of steps changes values of the optimizer, but no shape.
+            like = TrainState.create(
+                configuration.model(),
+                configuration.optimizer(steps=1),
+                configuration.key(),
+                configuration.image_spec(),
+                ema=configuration.optimization.ema_decay is not None,
+            )
+            state, _ = checkpoints.restore(like, step)
+        return state
+
     def _lock(self) -> Any:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir: {self.path} is a file")
@@ -212,7 +238,7 @@ class PretrainedLungs(RunDirectory):
         """Returns the scores of its test images, as ``summary.json`` holds them."""
         return self.read_config()["summary"]
 
-    def state(self) -> TrainState:
+    def load_state(self, configuration: Configuration) -> TrainState:  # noqa: ARG002
         """Returns a state that predicts, without what only training needs."""
         variables = pretrained.lungs().variables
         params, step = variables.pop("params"), np.int32(self.read_summary()["checkpoint_step"])
@@ -278,33 +304,13 @@ def open_run(configuration: Configuration, run: RunDirectory, *, resume: bool) -
 
 
 def load_trained(run: RunDirectory) -> Trained:
-    """Reads the checkpoint that the run scored; of an unfinished run the best one, or the latest.
+    """Loads the network of a run with the state that the run scored.
 
     Raises:
         InputError: There is no run, or it has no checkpoint.
     """
     configuration = run.configuration()
-    model, summary = configuration.model(), run.read_summary()
-    if isinstance(run, PretrainedLungs):
-        return Trained(configuration, model, run.state())
-    no_checkpoint = f"{run.path}: has no checkpoint yet"
-    if not run.checkpoints.is_dir():
-        raise InputError(no_checkpoint)
-    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-        step = summary["checkpoint_step"] if summary else checkpoints.best_step()
-        step = checkpoints.latest_step() if step is None else step
-        if step is None:
-            raise InputError(no_checkpoint)
-        # The number of steps changes values of the optimizer, but no shape.
-        like = TrainState.create(
-            model,
-            configuration.optimizer(steps=1),
-            configuration.key(),
-            configuration.image_spec(),
-            ema=configuration.optimization.ema_decay is not None,
-        )
-        state, _ = checkpoints.restore(like, step)
-    return Trained(configuration, model, state)
+    return Trained(configuration, configuration.model(), run.load_state(configuration))
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
