@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -91,7 +92,7 @@ def train(options: Options, run: RunDirectory, split: dict[str, str], start: str
     )
 
 
-def curve(options: Options) -> list[dict[str, object]]:
+def curve(options: Options) -> list[dict[str, Any]]:
     """Trains all runs; returns a row for each start, number of images and class."""
     tested, draws = draw_images(options)
     rows = []

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,6 +20,7 @@ def main() -> None:
     sample = phantom.generate(2026, "Viral Pneumonia", 3, image_size=SIDE, mask_size=SIDE)
     model, variables = pretrained.lungs()
     logits = model.apply(variables, resize_image(sample.image[..., None], 128)[None])
+    assert isinstance(logits, jax.Array)
     labels = metrics.predicted_labels(inference.resize_logits(logits, (SIDE, SIDE)))
     predicted = np.asarray(labels)[0] == 1
     figure = Figure(figsize=(7.5, 2.75), layout="constrained")
