@@ -46,7 +46,7 @@ def run(code, **names):
 
 PAGES = sorted(
     str(page.relative_to(ROOT))
-    for page in [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), *ROOT.glob("experiments/**/*.md")]
+    for page in [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), *ROOT.glob("[be]*/**/*.md")]
 )
 PLACEHOLDERS = {"N": "1", "SPLIT": "random", "fold:$fold/5": "fold:1/5", "...": "RUN"}
 
@@ -60,6 +60,15 @@ def commands_of(page):
             if "--help" not in arguments:
                 words = shlex.split(arguments, comments=True)
                 yield module, [PLACEHOLDERS.get(word, word) for word in words]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_files_that_a_page_links_to_exist(page):
+    text = (ROOT / page).read_text()
+    generated = ROOT / "docs" / "reference" / "commands.md"
+    for path in re.findall(r"\]\(([\w./-]+)(?:#[\w-]*)?\)", text):
+        file = ((ROOT / page).parent / path).resolve()
+        assert file == generated or file.exists(), path
 
 
 class Parsed(Exception):
