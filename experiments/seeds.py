@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import command, comparison, comparison_page, files
+from experiments import command, comparison, comparison_table, files
 from experiments.command import say
 from experiments.configuration import Configuration
 from experiments.runs import RunDirectory
@@ -67,7 +67,7 @@ def train_seeds(
         raise diverged
     if jax.process_index() == 0:
         files.write_json(workdir / "summary.json", comparison.across_seeds(runs))
-        comparison_page.write(runs, workdir / "comparison.html")
+        comparison_table.show(runs)
 
 
 def _check_workdir(workdir: Path, seeds: Iterable[int]) -> None:

@@ -67,7 +67,6 @@ def test_the_job_has_a_run_for_each_seed_and_what_they_say_together(job):
     assert together["seeds"] == [5, 6]
     assert together["test"]["dice_mean"]["mean"] == pytest.approx(sum(dice) / 2)
     assert together["test"]["dice_mean"]["std"] == pytest.approx(abs(dice[0] - dice[1]) / 2**0.5)
-    assert (folder / "comparison.html").exists()
 
 
 def trained_results(run):
@@ -191,8 +190,7 @@ def test_the_ensembles_masks_are_those_of_the_mean_probability(job, tmp_path):
     else:
         ranks = stats.rankdata(found), stats.rankdata(1 - np.array(on_grid))
         assert rank == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=0.02)
-    for name in ("ensemble.png", "uncertainty.png"):
-        assert (tmp_path / "joint" / name).stat().st_size > 1000
+    assert (tmp_path / "joint" / "ensemble.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ their training run.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,12 +62,23 @@ def lungs() -> Pretrained:
 def save(path: Path | str, variables: Mapping[str, Any]) -> str:
     """Writes variables to a file in Flax's msgpack format and returns its SHA-256.
 
+    The file is complete or absent, also after a power cut.
+
     Args:
         path: The file.
         variables: What ``model.apply`` takes, such as `jaxseg.TrainState.variables` returns.
     """
     written = serialization.msgpack_serialize(jax.device_get(dict(variables)))
-    Path(path).write_bytes(written)
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(written)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return hashlib.sha256(written).hexdigest()
 
 
