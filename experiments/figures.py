@@ -132,8 +132,8 @@ def overlay(image: np.ndarray, labels: np.ndarray) -> Image.Image:
         mask = labels == label
         color = np.array(ImageColor.getrgb(_color(label)), np.float32)
         picture[mask] = 0.8 * picture[mask] + 0.2 * color
-        inner = np.asarray(ndimage.minimum_filter(mask, 2 * width + 1, mode="nearest"))
-        picture[mask & ~inner] = color
+        inside = ndimage.minimum_filter(mask, 2 * width + 1, mode="nearest")
+        picture[mask != inside] = color
     return Image.fromarray(picture.astype(np.uint8))
 
 

@@ -126,14 +126,10 @@ def fit(
     train_step = traced(parallel.jit_step(train_step, mesh), output.profile)
     eval_step = parallel.jit_batched(make_eval_step(model, loss), mesh)
     try:
-        state = configuration.state(tx, pretrained=pretrained)
+        state = parallel.replicate(configuration.state(tx, pretrained=pretrained), mesh)
     except ValueError as error:
         raise InputError(f"--init: {error}") from None
-    state, progress, is_first = (
-        parallel.replicate(state, mesh),
-        Progress(),
-        jax.process_index() == 0,
-    )
+    progress, is_first = Progress(), jax.process_index() == 0
     board = TensorBoard(
         run.path / "tensorboard" if output.tensorboard and is_first else None,
         make_predict(model),

@@ -3,14 +3,11 @@
 import csv
 import importlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-import warnings
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,10 +19,10 @@ from experiments import command, evaluate, predict, report, train
 from experiments.configs import CONFIGURATIONS
 from experiments.runs import RunDirectory, load_trained
 from jaxseg.data import phantom
+from tests.processes import ROOT, output, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 
-ROOT = Path(__file__).parents[1]
 SMALL = ["--size", "32", "--widths", "4", "8", "--epochs", "2", "--batch-size", "8"]
 
 
@@ -38,47 +35,16 @@ def archive(tmp_path_factory):
     return folder
 
 
-def process(name, *arguments):
-    """Starts a command in its own process, on one device."""
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def output(started):
-    """Returns the standard output of a command that must succeed."""
-    out, error = started.communicate(timeout=300)
-    assert started.returncode == 0, error
-    return out
-
-
 @pytest.fixture(scope="session")
 def finished(archive, tmp_path_factory):
     """A finished run."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     data = tmp_path_factory.mktemp("data")
     options = ["phantom", "--manual-dir", archive, "--data-dir", data, "--workdir", folder, *SMALL]
-    out = output(process("train", *options, "--tensorboard", "--deep-supervision"))
+    out, _ = output(start("train", *options, "--tensorboard", "--deep-supervision"))
     assert "compiling the train step" in out
     assert "Dice 0." in out
     return RunDirectory(folder)
-
-
-@pytest.fixture
-def called(capsys, monkeypatch):
-    """Runs a command in this process: exit status, standard output and standard error."""
-
-    def call(module, *arguments):
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        with jax.numpy_dtype_promotion("standard"), pytest.raises(SystemExit) as stopped:
-            command.run(module.main)
-        return (stopped.value.code, *capsys.readouterr())
-
-    return call
 
 
 def assert_refused(result, *words):
@@ -237,7 +203,7 @@ def unbroken(archive, tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
     options = ["phantom", "--manual-dir", archive, "--data-dir", folder / "data", *SMALL]
     options += ["--epochs", "12", "--batch-size", "1", "--dropout", "0.3"]
-    output(process("train", *options, "--workdir", folder / "run"))
+    output(start("train", *options, "--workdir", folder / "run"))
     return options, RunDirectory(folder / "run")
 
 
@@ -253,17 +219,16 @@ def unbroken(archive, tmp_path_factory):
 def test_a_stopped_run_resumes_bit_for_bit(sent, status, word, unbroken, tmp_path):
     options, unbroken = unbroken
     broken = RunDirectory(tmp_path / "broken")
-    started = process("train", *options, "--workdir", broken.path, "--resume")
+    started = start("train", *options, "--workdir", broken.path, "--resume")
     while len(broken.read_metrics()) < 3:
         assert started.poll() is None, started.communicate()
         time.sleep(0.01)
     started.send_signal(sent)
-    _, error = started.communicate(timeout=300)
-    assert started.returncode == status
+    _, error = output(started, status)
     if word:
         assert error.splitlines()[-1].startswith(f"{word}: saved step ")
     assert broken.read_summary() is None
-    out = output(process("train", *options, "--workdir", broken.path, "--resume"))
+    out, _ = output(start("train", *options, "--workdir", broken.path, "--resume"))
     assert "resuming from step" in out
 
     states = [load_trained(run).state for run in (broken, unbroken)]
@@ -322,8 +287,12 @@ def test_training_stops_early_and_a_resumed_run_stays_stopped(archive, tmp_path,
     code, _, error = called(train, *options)
     assert code == 0, error
     assert len(run.read_metrics()) == 3
-    refused = called(train, *options[:-1], "--split", "random", "--workdir", tmp_path / "other")
-    assert_refused(refused, "--patience: the split random has no validation images")
+
+
+def test_patience_without_validation_images_is_refused(archive, tmp_path, called):
+    options = [*small_run(archive, tmp_path), "--patience", "2", "--split", "random"]
+    assert_refused(called(train, *options), "--patience: the split random has no validation images")
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_are_absent_or_do_not_fit_are_refused(finished, archive, tmp_path, called):
@@ -359,37 +328,16 @@ def test_a_checkpoint_folder_that_cannot_be_written_is_named_before_training(
     assert not (tmp_path / "run" / "steps.jsonl").exists()
 
 
-def broken_archive(kind, archive, folder):
-    """Writes an archive with one fault and returns a word that its error must have."""
-    source, path = archive / "archive.zip", folder / "archive.zip"
-    if kind == "no zip":
-        path.write_text("not a zip")
-        return "archive.zip"
-    if kind == "cut short":
-        path.write_bytes(source.read_bytes()[:-3000])
-        return "archive.zip"
-    image = "COVID-19_Radiography_Dataset/COVID/images/COVID-3.png"
-    left_out = {
-        "no mask": image.replace("images", "masks"),
-        "no image": image,
-        "no class": "/Normal/",
-    }
-    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(path, "w") as packed:
-        for name in whole.namelist():
-            if left_out.get(kind, "nothing") not in name:
-                is_bad = kind == "not an image" and name == image
-                packed.writestr(name, b"scribble" if is_bad else whole.read(name))
-    return "Normal" if kind == "no class" else "COVID-3"
-
-
-@pytest.mark.parametrize(
-    "kind", ["no zip", "cut short", "no mask", "no image", "no class", "not an image"]
-)
-def test_a_broken_archive_is_one_line_and_leaves_nothing(kind, archive, tmp_path, called):
+def test_a_broken_archive_is_one_line_and_leaves_nothing(archive, tmp_path, called):
     (tmp_path / "archive").mkdir()
-    word = broken_archive(kind, archive, tmp_path / "archive")
-    options = ["phantom", "--manual-dir", tmp_path / "archive", "--data-dir", tmp_path / "data"]
-    assert_refused(called(train, *options, "--workdir", tmp_path / "run"), word)
+    image = "COVID-19_Radiography_Dataset/COVID/images/COVID-3.png"
+    with (
+        zipfile.ZipFile(archive / "archive.zip") as whole,
+        zipfile.ZipFile(tmp_path / "archive" / "archive.zip", "w") as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, b"scribble" if name == image else whole.read(name))
+    assert_refused(called(train, *small_run(tmp_path / "archive", tmp_path)), "COVID-3")
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob("data/*/covid_radiography/*/*/dataset_info.json"))
 

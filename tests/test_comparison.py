@@ -128,16 +128,6 @@ def test_runs_that_differ_in_their_seed_alone_are_one_recipe(tmp_path):
     ]
 
 
-def test_an_option_that_is_absent_has_its_default(tmp_path):
-    runs = [finished(tmp_path / name, [0.9], seed=seed) for seed, name in enumerate("ab")]
-    kept = json.loads(runs[0].config.read_text())
-    assert kept["configuration"]["data"].pop("label_size", "absent") is None
-    assert kept["configuration"]["augment"].pop("noise") == 0
-    write_json(runs[0].config, kept)
-    (recipe,) = comparison.gather(runs)
-    assert len(recipe.runs) == 2
-
-
 def test_a_seed_named_twice_and_an_unfinished_run_are_refused(tmp_path):
     runs = [finished(tmp_path / name, [0.9]) for name in "ab"]
     with pytest.raises(InputError, match="same configuration and same --seed"):
@@ -348,14 +338,9 @@ def test_images_alike_count_as_they_fall_on_average():
     uncertainty = np.zeros(20)
     uncertainty[0] = 1
     uncertainty[[1, 2, *range(12, 20)]] = 0.5
-    found = []
-    for _ in range(4000):
-        jitter = [RNG.permutation(20) * 1e-6 for _ in range(2)]
-        worst, unsure = np.argsort(dice + jitter[0])[:2], np.argsort(-uncertainty + jitter[1])[:4]
-        found.append(np.isin(worst, unsure).mean())
+    # Image 0 is there in any order, images 1 and 2 in 3 of 10 orders.
     expected = 0.4 * (1 + 0.3 + 0.3) / 2
     assert ensemble.finds_bad_masks(uncertainty, dice)["worst_found"] == pytest.approx(expected)
-    assert np.mean(found) == pytest.approx(expected, abs=0.02)
 
 
 def test_text_on_a_page_is_text():

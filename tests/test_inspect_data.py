@@ -2,8 +2,6 @@
 
 import csv
 import io
-import sys
-import warnings
 import zipfile
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from fake_archive import FOLDER
 from PIL import Image
 
-from experiments import command, dataset, inspect_data
+from experiments import dataset, inspect_data
 from experiments.configs import CONFIGURATIONS
 from experiments.runs import RunDirectory
 from jaxseg.data import phantom
@@ -51,18 +49,9 @@ def configured(archive, data_dir, split="grouped"):
     )
 
 
-def run(arguments, capsys, monkeypatch):
-    """The command in this process: its exit status, standard output and standard error."""
-    monkeypatch.setattr(sys, "argv", ["inspect_data", *map(str, arguments)])
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    with pytest.raises(SystemExit) as stopped:
-        command.run(inspect_data.main)
-    return (stopped.value.code, *capsys.readouterr())
-
-
-def test_the_report_and_the_leaks_are_shown(archive, data_dir, capsys, monkeypatch):
+def test_the_report_and_the_leaks_are_shown(archive, data_dir, called):
     options = ["--manual-dir", archive, "--data-dir", data_dir]
-    code, out, error = run(options, capsys, monkeypatch)
+    code, out, error = called(inspect_data, *options)
     assert code == 0, error
     assert "## Groups (5)" in out
     assert "- COVID-1, Normal-3, " in out
@@ -81,13 +70,13 @@ def test_the_report_and_the_leaks_are_shown(archive, data_dir, capsys, monkeypat
 
 @pytest.mark.slow
 def test_dice_is_reported_with_and_without_the_images_that_leaked(
-    archive, data_dir, tmp_path, capsys, monkeypatch
+    archive, data_dir, tmp_path, called
 ):
     configuration = configured(archive, data_dir, split="random")
     loaded = dataset.load(configuration)
     directory = RunDirectory(tmp_path / "run")
     directory.start(configuration, loaded)
-    code, _, error = run([directory.path], capsys, monkeypatch)
+    code, _, error = called(inspect_data, directory.path)
     assert code == 2
     assert "test_per_image.csv: the table of scores does not exist" in error
     copied = leaked(loaded.arrays.groups, loaded.train, loaded.test)
@@ -96,7 +85,7 @@ def test_dice_is_reported_with_and_without_the_images_that_leaked(
         rows.writerow(["id", "class", "group", "dice"])
         for image, copy in zip(loaded.test, copied, strict=True):
             rows.writerow([loaded.arrays.ids[image], "", "", 0.75 if copy else 0.5])
-    code, out, error = run([directory.path], capsys, monkeypatch)
+    code, out, error = called(inspect_data, directory.path)
     assert code == 0, error
     assert f"all (10) {0.5 + 0.25 * copied.mean():.6f}" in out
     assert f"without leaked ({10 - copied.sum()}) 0.500000" in out
@@ -109,25 +98,25 @@ def test_dice_is_reported_with_and_without_the_images_that_leaked(
         ("half", ["--split: must be grouped"]),
     ],
 )
-def test_a_split_that_does_not_exist_is_named(archive, data_dir, capsys, monkeypatch, split, words):
+def test_a_split_that_does_not_exist_is_named(archive, data_dir, called, split, words):
     options = ["--manual-dir", archive, "--data-dir", data_dir, "--split", split]
-    code, _, error = run(options, capsys, monkeypatch)
+    code, _, error = called(inspect_data, *options)
     assert code == 2
     assert error.count("\n") == 1
     assert all(word in error for word in words)
 
 
-def test_skip_bad_skips_an_image_and_the_report_lists_it(archive, tmp_path, capsys, monkeypatch):
+def test_skip_bad_skips_an_image_and_the_report_lists_it(archive, tmp_path, called):
     name = f"{FOLDER}/Normal/masks/Normal-7.png"
     there = tmp_path / "archive.zip"
     with zipfile.ZipFile(archive / "archive.zip") as whole, zipfile.ZipFile(there, "w") as packed:
         for entry in whole.namelist():
             packed.writestr(entry, b"scribble" if entry == name else whole.read(entry))
     options = ["--manual-dir", tmp_path, "--data-dir", tmp_path / "data", "--data-config", "normal"]
-    code, _, error = run(options, capsys, monkeypatch)
+    code, _, error = called(inspect_data, *options)
     assert code == 2
     assert "Normal/masks/Normal-7.png: cannot be read as an image" in error
-    code, out, error = run([*options, "--skip-bad"], capsys, monkeypatch)
+    code, out, error = called(inspect_data, *options, "--skip-bad")
     assert code == 0, error
     assert "- Normal/masks/Normal-7.png: cannot be read as an image" in out
     # Every command that uses the images says so.

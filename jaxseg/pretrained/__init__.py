@@ -6,7 +6,6 @@ their training run.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import jax
 from flax import serialization
 
 from jaxseg.errors import InputError
+from jaxseg.files import write_bytes
 from jaxseg.models import UNet
 
 FOLDER = Path(__file__).parent
@@ -69,16 +69,7 @@ def save(path: Path | str, variables: Mapping[str, Any]) -> str:
         variables: What ``model.apply`` takes, such as `jaxseg.TrainState.variables` returns.
     """
     written = serialization.msgpack_serialize(jax.device_get(dict(variables)))
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(written)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_bytes(Path(path), written)
     return hashlib.sha256(written).hexdigest()
 
 
