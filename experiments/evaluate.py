@@ -127,7 +127,7 @@ def write_scores(path: Path, scored: Scores, made: Mapping[str, Any]) -> None:
     summary = scored.summary()
     files.write_json(path, {**made, "test": summary, **command.machine()})
     print(scores.one_line(summary))
-    print(f"written: {path}, and per_image.csv and {path.stem}.png in the same folder")
+    print(f"written: {path} and per_image.csv")
 
 
 def images_to_score(

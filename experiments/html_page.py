@@ -33,13 +33,14 @@ def write(path: Path, title: str, body: Iterable[str]) -> None:
 
 def table(rows: Iterable[Sequence[str]], headers: Sequence[str] = ()) -> str:
     """Returns a table. With headers, all columns but the first are numbers."""
-    head = "".join(f"<th>{escape(header)}</th>" for header in headers)
-    lines = (
+    lines = [
         f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in others)}</tr>"
         for first, *others in rows
-    )
-    kind = ' class="numbers"' if headers else ""
-    return f"<table{kind}><tr>{head}</tr>{''.join(lines)}</table>"
+    ]
+    if not headers:
+        return f"<table>{''.join(lines)}</table>"
+    head = "".join(f"<th>{escape(header)}</th>" for header in headers)
+    return f'<table class="numbers"><tr>{head}</tr>{"".join(lines)}</table>'
 
 
 def picture(png: bytes, alternative: str) -> str:

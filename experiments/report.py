@@ -151,7 +151,7 @@ def _score_rows(
     for kind in kinds if len(kinds) > 1 else ():
         chosen = [i for i, name in enumerate(images.classes) if name == kind]
         columns = {name: values[chosen] for name, values in images.columns.items()}
-        title = f"{len(chosen)} images of {kind or 'unknown class'}"
+        title = f"images of {kind or 'unknown class'} ({len(chosen)})"
         rows[title] = scores.means(columns, [images.groups[i] for i in chosen])
     return [
         (
