@@ -66,6 +66,33 @@ def called(capsys, monkeypatch):
     return call
 
 
+@pytest.fixture
+def succeeds(called):
+    """Runs a command that must end with status 0; returns its standard output."""
+
+    def call(*arguments):
+        code, out, error = called(*arguments)
+        assert code == 0, error
+        return out
+
+    return call
+
+
+@pytest.fixture
+def refused(called):
+    """Runs a command that must end with status 2 and one line of error; returns that line."""
+
+    def call(*arguments):
+        code, _, error = called(*arguments)
+        lines = [line for line in error.splitlines() if not line.startswith("warning: ")]
+        assert code == 2, error
+        assert len(lines) == 1, error
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def untrained_run(tmp_path_factory):
     """A run with an untrained network, whose masks are as good as any here."""

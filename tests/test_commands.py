@@ -116,10 +116,9 @@ def test_tensorboard_has_a_value_per_epoch_and_a_picture(finished):
         assert found[row["step"], "validation"].image.height > 100
 
 
-def test_the_report_fetches_nothing_and_has_the_scores(finished, called):
+def test_the_report_fetches_nothing_and_has_the_scores(finished, succeeds):
     finished.report.unlink()
-    code, _, error = called(report, finished.path)
-    assert code == 0, error
+    succeeds(report, finished.path)
     page = finished.report.read_text()
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("data:image/png;base64,") == 3
@@ -137,9 +136,8 @@ def test_the_report_fetches_nothing_and_has_the_scores(finished, called):
 
 
 @pytest.mark.parametrize("subset", ["test", pytest.param("train", marks=pytest.mark.slow)])
-def test_evaluate_scores_the_split_that_was_asked_for(subset, finished, tmp_path, called):
-    code, _, error = called(evaluate, finished.path, "--subset", subset, "--out", tmp_path)
-    assert code == 0, error
+def test_evaluate_scores_the_split_that_was_asked_for(subset, finished, tmp_path, succeeds):
+    succeeds(evaluate, finished.path, "--subset", subset, "--out", tmp_path)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert evaluation["subset"] == subset
     with finished.images.open() as file:
@@ -165,7 +163,7 @@ def test_evaluate_scores_the_split_that_was_asked_for(subset, finished, tmp_path
     ],
 )
 def test_external_images_have_the_scores_of_the_masks_that_predict_writes(
-    finished, tmp_path, called, made
+    finished, tmp_path, succeeds, made
 ):
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
@@ -181,15 +179,13 @@ def test_external_images_have_the_scores_of_the_masks_that_predict_writes(
         Image.fromarray(stored).save(tmp_path / "masks" / f"image{i}.png")
     options = ["--images", tmp_path / "images", "--masks", tmp_path / "masks"]
     options += ["--mask-values", 150, 200, "--out", tmp_path / "out"]
-    code, _, error = called(evaluate, finished.path, *options, *made)
-    assert code == 0, error
+    succeeds(evaluate, finished.path, *options, *made)
     rows = scores_of(tmp_path / "out" / "per_image.csv")
     assert set(rows) == set(truths)
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())["postprocessing"]
     assert written["threshold"] == (0.6 if made else 0.5)
     folder = tmp_path / "predicted"
-    code, _, error = called(predict, finished.path, tmp_path / "images", "--out", folder, *made)
-    assert code == 0, error
+    succeeds(predict, finished.path, tmp_path / "images", "--out", folder, *made)
     for name, truth in truths.items():
         with Image.open(folder / f"{name}_mask.png") as picture:
             predicted = np.asarray(picture) > 0
@@ -262,11 +258,10 @@ def test_a_used_directory_another_configuration_and_other_images_are_refused(
 
 
 @pytest.mark.slow
-def test_training_starts_from_the_weights_of_a_run(finished, archive, tmp_path, called):
+def test_training_starts_from_the_weights_of_a_run(finished, archive, tmp_path, succeeds):
     # So small a learning rate changes no parameter.
     options = [*small_run(archive, tmp_path), "--learning-rate", "1e-30", "--epochs", "1"]
-    code, _, error = called(train, *options, "--init", finished.path)
-    assert code == 0, error
+    succeeds(train, *options, "--init", finished.path)
     started = load_trained(RunDirectory(tmp_path / "run")).state.params
     given = load_trained(finished).state.params
     assert set(given) - set(started) == set()
@@ -274,18 +269,16 @@ def test_training_starts_from_the_weights_of_a_run(finished, archive, tmp_path, 
 
 
 @pytest.mark.slow
-def test_training_stops_early_and_a_resumed_run_stays_stopped(archive, tmp_path, called):
+def test_training_stops_early_and_a_resumed_run_stays_stopped(archive, tmp_path, succeeds):
     # So small a learning rate changes no Dice: the first epoch is the best.
     options = [*small_run(archive, tmp_path), "--learning-rate", "1e-30", "--epochs", "9"]
     options += ["--norm", "none", "--patience", "2", "--resume"]
-    code, out, error = called(train, *options)
-    assert code == 0, error
+    out = succeeds(train, *options)
     assert "no better validation Dice in 2 epochs: stopping early" in out
     run = RunDirectory(tmp_path / "run")
     assert [row["epoch"] for row in run.read_metrics()] == [1, 2, 3]
     run.summary.unlink()
-    code, _, error = called(train, *options)
-    assert code == 0, error
+    succeeds(train, *options)
     assert len(run.read_metrics()) == 3
 
 

@@ -49,10 +49,9 @@ def configured(archive, data_dir, split="grouped"):
     )
 
 
-def test_the_report_and_the_leaks_are_shown(archive, data_dir, called):
+def test_the_report_and_the_leaks_are_shown(archive, data_dir, succeeds):
     options = ["--manual-dir", archive, "--data-dir", data_dir]
-    code, out, error = called(inspect_data, *options)
-    assert code == 0, error
+    out = succeeds(inspect_data, *options)
     assert "## Groups (5)" in out
     assert "- COVID-1, Normal-3, " in out
     # The leaks of the random split, counted by hand.
@@ -70,14 +69,13 @@ def test_the_report_and_the_leaks_are_shown(archive, data_dir, called):
 
 @pytest.mark.slow
 def test_dice_is_reported_with_and_without_the_images_that_leaked(
-    archive, data_dir, tmp_path, called
+    archive, data_dir, tmp_path, succeeds, refused
 ):
     configuration = configured(archive, data_dir, split="random")
     loaded = dataset.load(configuration)
     directory = RunDirectory(tmp_path / "run")
     directory.start(configuration, loaded)
-    code, _, error = called(inspect_data, directory.path)
-    assert code == 2
+    error = refused(inspect_data, directory.path)
     assert "test_per_image.csv: the table of scores does not exist" in error
     copied = leaked(loaded.arrays.groups, loaded.train, loaded.test)
     with directory.test_scores.open("w") as file:
@@ -85,8 +83,7 @@ def test_dice_is_reported_with_and_without_the_images_that_leaked(
         rows.writerow(["id", "class", "group", "dice"])
         for image, copy in zip(loaded.test, copied, strict=True):
             rows.writerow([loaded.arrays.ids[image], "", "", 0.75 if copy else 0.5])
-    code, out, error = called(inspect_data, directory.path)
-    assert code == 0, error
+    out = succeeds(inspect_data, directory.path)
     assert f"all (10) {0.5 + 0.25 * copied.mean():.6f}" in out
     assert f"without leaked ({10 - copied.sum()}) 0.500000" in out
 
@@ -98,26 +95,22 @@ def test_dice_is_reported_with_and_without_the_images_that_leaked(
         ("half", ["--split: must be grouped"]),
     ],
 )
-def test_a_split_that_does_not_exist_is_named(archive, data_dir, called, split, words):
+def test_a_split_that_does_not_exist_is_named(archive, data_dir, refused, split, words):
     options = ["--manual-dir", archive, "--data-dir", data_dir, "--split", split]
-    code, _, error = called(inspect_data, *options)
-    assert code == 2
-    assert error.count("\n") == 1
+    error = refused(inspect_data, *options)
     assert all(word in error for word in words)
 
 
-def test_skip_bad_skips_an_image_and_the_report_lists_it(archive, tmp_path, called):
+def test_skip_bad_skips_an_image_and_the_report_lists_it(archive, tmp_path, succeeds, refused):
     name = f"{FOLDER}/Normal/masks/Normal-7.png"
     there = tmp_path / "archive.zip"
     with zipfile.ZipFile(archive / "archive.zip") as whole, zipfile.ZipFile(there, "w") as packed:
         for entry in whole.namelist():
             packed.writestr(entry, b"scribble" if entry == name else whole.read(entry))
     options = ["--manual-dir", tmp_path, "--data-dir", tmp_path / "data", "--data-config", "normal"]
-    code, _, error = called(inspect_data, *options)
-    assert code == 2
+    error = refused(inspect_data, *options)
     assert "Normal/masks/Normal-7.png: cannot be read as an image" in error
-    code, out, error = called(inspect_data, *options, "--skip-bad")
-    assert code == 0, error
+    out = succeeds(inspect_data, *options, "--skip-bad")
     assert "- Normal/masks/Normal-7.png: cannot be read as an image" in out
     # Every command that uses the images says so.
     assert "skipped 1 files that cannot be used: see " in out
