@@ -1,7 +1,9 @@
 """The documentation does what it says: its code runs, and its pages build without a warning."""
 
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 from experiments.runs import RunDirectory
@@ -41,6 +44,52 @@ def run(code, **names):
     return space
 
 
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for page in [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), *ROOT.glob("[be]*/**/*.md")]
+)
+PLACEHOLDERS = {"N": "1", "SPLIT": "random", "fold:$fold/5": "fold:1/5", "...": "RUN"}
+
+
+def commands_of(page):
+    """The commands of a page with their arguments, from blocks and from single backticks."""
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    lines = "\n".join(re.findall(r"^```(?:ba)?sh\n(.*?)^```", text, re.S | re.M))
+    for line in lines.splitlines() + re.findall(r"`(python -m [^` ]+ [^`]*)`", text):
+        for module, arguments in re.findall(r"python -m experiments\.([a-z_]+)([^>;&]*)", line):
+            if "--help" not in arguments:
+                words = shlex.split(arguments, comments=True)
+                yield module, [PLACEHOLDERS.get(word, word) for word in words]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_files_that_a_page_links_to_exist(page):
+    text = (ROOT / page).read_text()
+    generated = ROOT / "docs" / "reference" / "commands.md"
+    for path in re.findall(r"\]\(([\w./-]+)(?:#[\w-]*)?\)", text):
+        file = ((ROOT / page).parent / path).resolve()
+        assert file == generated or file.exists(), path
+
+
+class Parsed(Exception):
+    """The command line is valid."""
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands_of(page))])
+def test_every_command_of_a_page_has_valid_options(page, monkeypatch):
+    cli = tyro.cli
+
+    def only_parse(*args, **options):
+        cli(*args, **options)
+        raise Parsed
+
+    monkeypatch.setattr(tyro, "cli", only_parse)
+    for module, arguments in commands_of(page):
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        with pytest.raises(Parsed):
+            importlib.import_module(f"experiments.{module}").main()
+
+
 @pytest.mark.slow
 def test_the_readme_trains_and_scores(capsys):
     space = run(code_of("README.md"))
@@ -50,19 +99,22 @@ def test_the_readme_trains_and_scores(capsys):
 
 
 @pytest.mark.slow
-def test_the_shapes_of_the_page_on_your_images_are_segmented(tmp_path, monkeypatch):
+def test_the_shapes_of_the_tutorial_are_segmented(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run(blocks_of("docs/custom_data.md")[0])
+    run(code_of("docs/shapes.md"))
     with Image.open(tmp_path / "shapes" / "masks" / "7.png") as mask:
         assert set(np.unique(np.asarray(mask))) == {0, 80, 160, 255}
-    (command,) = (c for c in blocks_of("docs/custom_data.md", "sh") if "shapes/images" in c)
-    arguments = command.replace("\\\n", " ").split()
-    subprocess.run(
-        [sys.executable, *arguments[1:], "--workdir", tmp_path / "run"], check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}, capture_output=True,
-    )  # fmt: skip
-    finished = RunDirectory(tmp_path / "run")
-    test = finished.finished_summary()["test"]
+    train, predict = (
+        command.replace("\\\n", " ").split() for command in blocks_of("docs/shapes.md", "sh")
+    )
+    for arguments in (train, predict):
+        subprocess.run(
+            [sys.executable, *arguments[1:]], check=True, capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        )  # fmt: skip
+    with Image.open(tmp_path / "shapes" / "predicted" / "7_mask.png") as mask:
+        assert set(np.unique(np.asarray(mask))) == {0, 80, 160}
+    test = RunDirectory(tmp_path / "runs" / "shapes").finished_summary()["test"]
     assert test["images"] == 20, "as many as the table says"
     for name in ("disc", "square"):
         assert test["classes"][name]["dice_mean"] > 0.9
@@ -71,7 +123,7 @@ def test_the_shapes_of_the_page_on_your_images_are_segmented(tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_the_python_of_the_page_on_your_images_trains_and_scores(tmp_path, monkeypatch, capsys):
+def test_the_page_on_your_folders_trains_and_scores(tmp_path, monkeypatch, capsys):
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
     for n in range(60):
@@ -79,7 +131,7 @@ def test_the_python_of_the_page_on_your_images_trains_and_scores(tmp_path, monke
         Image.fromarray(sample.image).save(tmp_path / "images" / f"{n}.png")
         Image.fromarray(sample.mask > 127).save(tmp_path / "masks" / f"{n}.png")  # 1 bit.
     monkeypatch.chdir(tmp_path)
-    space = run(blocks_of("docs/custom_data.md")[1])
+    space = run(code_of("docs/folders_in_python.md"))
     steps = 20 * (len(space["rows"]["train"]) // 8)
     assert int(space["state"].step) == steps > 60
     assert (tmp_path / "checkpoints" / str(steps)).is_dir()
@@ -88,12 +140,12 @@ def test_the_python_of_the_page_on_your_images_trains_and_scores(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_the_page_on_many_devices_takes_a_step():
+def test_the_page_on_many_devices_in_code_takes_a_step():
     batch = {
         "images": np.zeros((jax.device_count(), 16, 16, 1), np.uint8),
         "labels": np.zeros((jax.device_count(), 16, 16), np.int32),
     }
-    code = narrower(code_of("docs/many_devices.md"))
+    code = narrower(code_of("docs/parallel_code.md"))
     space = run(code, my_rows_of_every_batch=lambda: [batch])
     assert int(space["state"].step) == 1
     assert np.isfinite(parallel.gather_to_host(space["metrics"]["loss"]))
@@ -131,6 +183,14 @@ def test_the_site_builds_without_a_warning(tmp_path):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    # The script of the search, and what it searches when the site is opened from disk.
+    assert "javascripts/iframe-worker.js" in (tmp_path / "index.html").read_text()
+    assert "soft_dice" in (tmp_path / "search/search_index.js").read_text()
+    commands = (tmp_path / "reference/commands.html").read_text()
+    assert "--near-duplicate-bits INT" in commands
+    assert "\x1b" not in commands
+    # A link between two pages that are made from files outside docs/.
+    assert 'href="changelog.html"' in (tmp_path / "contributing.html").read_text()
     losses = (tmp_path / "reference/losses.html").read_text()
     assert 'id="jaxseg.losses.soft_dice"' in losses
     assert "<math" in losses

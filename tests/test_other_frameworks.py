@@ -1,4 +1,4 @@
-"""The how-to page on your own networks: Flax Linen, Flax NNX and Equinox."""
+"""The how-to pages on your own networks: Flax Linen, Flax NNX and Equinox."""
 
 import functools
 import re
@@ -14,13 +14,14 @@ from jaxseg import losses
 from jaxseg.inference import make_predict
 from jaxseg.training import make_train_step
 
-PAGE = Path(__file__).parents[1] / "docs/own_model.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.S | re.M)
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = "".join((DOCS / page).read_text() for page in ("own_model.md", "nnx_equinox.md"))
+BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.S | re.M)
 
 
 @functools.cache
 def namespace() -> dict[str, Any]:
-    """Returns what the page defines, without its training runs."""
+    """Returns what the pages define, without its training runs."""
     space: dict[str, Any] = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for block in BLOCKS:

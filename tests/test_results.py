@@ -133,7 +133,7 @@ def test_the_readme_says_what_a_report_of_the_published_runs_says(group):
         if len({recipe for recipe, where in table if where == name}) > 1:
             recipes = ("`baseline`", "`lungs`")
             worse, better = (1 - numbers(table[recipe, name][0])[0] for recipe in recipes)
-            assert f"{1 - better / worse:.0%}".replace("%", " % fewer") in text
+            assert f"{1 - better / worse:.0%}".replace("%", " % lower") in text
 
 
 @pytest.mark.parametrize("where", ["test images", "JSRT"])
