@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -72,20 +72,6 @@ def fitting_batch_size(optimization: Optimization, images: int, mesh: Mesh) -> i
     return size
 
 
-class InputPath(Protocol):
-    """Gives batches on the devices to the train step."""
-
-    name: str
-
-    def batches(self, order: np.ndarray) -> contextlib.AbstractContextManager[Batches]:
-        """Opens the batches of an epoch.
-
-        Args:
-            order: The images of every step, int32 ``[steps, batch_size]``.
-        """
-        ...
-
-
 class DeviceResident:
     """All images on every device; only indices are copied for each step."""
 
@@ -100,7 +86,7 @@ class DeviceResident:
 
     @contextlib.contextmanager
     def batches(self, order: np.ndarray) -> Iterator[Batches]:
-        """See `InputPath`."""
+        """Opens the batches of an epoch, see `epoch_order`."""
         yield (self._take(self._arrays, parallel.replicate(rows, self._mesh)) for rows in order)
 
 
@@ -117,7 +103,7 @@ class Streaming:
 
     @contextlib.contextmanager
     def batches(self, order: np.ndarray) -> Iterator[Batches]:
-        """See `InputPath`."""
+        """Opens the batches of an epoch, see `epoch_order`."""
         local = parallel.local_rows(order.shape[1], self._mesh)
         with stream_batches(self._stored, order[:, local], self._sampling) as decoded:
             yield self._on_devices(decoded)
@@ -128,6 +114,9 @@ class Streaming:
         while ahead:
             yield ahead.popleft()
             ahead.extend(itertools.islice(placed, 1))
+
+
+InputPath = DeviceResident | Streaming
 
 
 def choose(data: Data, images: Dataset, mesh: Mesh) -> InputPath:

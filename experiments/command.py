@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -24,6 +24,9 @@ from jaxseg.errors import InputError
 
 BAD_INPUT = 2
 DIVERGED = 3
+
+LISTED = 20
+"""At most this many skipped files are printed."""
 
 MIN_COLUMNS = 60
 """Help is not wrapped at fewer columns than this."""
@@ -153,6 +156,14 @@ def say(line: str) -> None:
     """Prints a line at once, in process 0 only."""
     if jax.process_index() == 0:
         print(line, flush=True)
+
+
+def say_skipped(messages: Sequence[str]) -> None:
+    """Prints why files were skipped, of many only the first."""
+    for message in messages[:LISTED]:
+        say(f"skipped {message}")
+    if len(messages) > LISTED:
+        say(f"and {len(messages) - LISTED} more")
 
 
 def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:

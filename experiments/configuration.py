@@ -18,7 +18,7 @@ from experiments.options import PATHS, Data, Network, Optimization
 from jaxseg import losses
 from jaxseg.augment import UNCHANGED, Strengths
 from jaxseg.errors import InputError
-from jaxseg.training import Loss
+from jaxseg.training import Loss, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +69,11 @@ class Configuration:
         """Returns the random key of the run, which does not depend on JAX's default generator."""
         return jax.random.key(self.optimization.seed, impl="threefry2x32")
 
-    def image_spec(self) -> jax.ShapeDtypeStruct:
-        """Returns shape and dtype of a batch of one image."""
-        shape = (1, self.data.size, self.data.size, self.data.channels)
-        return jax.ShapeDtypeStruct(shape, np.uint8)
+    def state(self, tx: optax.GradientTransformation, **options: Any) -> TrainState:
+        """Returns the state before the first step, see `jaxseg.TrainState.create`."""
+        size, has_ema = self.data.size, self.optimization.ema_decay is not None
+        images = jax.ShapeDtypeStruct((1, size, size, self.data.channels), np.uint8)
+        return TrainState.create(self.model(), tx, self.key(), images, ema=has_ema, **options)
 
     def with_seed(self, seed: int) -> "Configuration":
         """Returns the same configuration with another random seed."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.command import bar, say
+from experiments.command import bar, say, say_skipped
 from experiments.configuration import Configuration
 from experiments.options import FOLD, SOURCE, Data
 from jaxseg.data import phantom
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from jaxseg.data.covid_radiography import Builder
 
 PHANTOM_SEED = 0
-
-LISTED = 20
-"""At most this many skipped files are listed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +97,8 @@ def load(configuration: Configuration) -> Dataset:
                 f"{source}: the {name} split is empty ({count} images in {groups} groups). Add "
                 "images, or lower --near-duplicate-bits if unrelated images are grouped"
             )
+    if configuration.optimization.patience and not len(dataset.validation):
+        raise InputError(f"--patience: the split {data.split} has no validation images")
     return dataset
 
 
@@ -204,10 +203,7 @@ def _load_folders(data: Data, images: Path, masks: Path) -> Dataset:
         skip_bad=data.skip_bad,
         progress=bar("reading images"),
     )
-    for message in folders.skipped[:LISTED]:
-        say(f"skipped {message}")
-    if len(folders.skipped) > LISTED:
-        say(f"and {len(folders.skipped) - LISTED} more")
+    say_skipped(folders.skipped)
     arrays = folders.arrays
     if not arrays.labels.any():
         raise InputError(f"{masks}: every mask is empty; there is nothing to train on")

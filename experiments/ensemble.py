@@ -3,8 +3,7 @@
     python -m experiments.ensemble RUN RUN ... --out DIR [--images DIR --masks DIR] [options]
 
 The runs' probabilities are averaged. Writes ``ensemble.json``, ``per_image.csv`` with a column
-``disagreement``, ``ensemble.png`` with the worst images and ``uncertainty.png`` with those of the
-largest disagreement.
+``disagreement``, and ``ensemble.png`` with the worst images.
 """
 
 import dataclasses
@@ -18,20 +17,17 @@ import numpy as np
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from experiments import command, dataset, evaluate, figures, files, scores
+from experiments import command, dataset, evaluate
 from experiments.examples import draw_examples
 from experiments.runs import Trained, find_run, load_trained
 from experiments.scores import number
 from experiments.scoring import score
-from jaxseg import inference, metrics, parallel
+from jaxseg import inference, parallel
 from jaxseg.errors import InputError
 from jaxseg.types import Images, Logits
 
 WORST, UNCERTAIN = 0.1, 0.2
 """How many of the worst tenth of images are among the fifth with the largest disagreement?"""
-
-DRAWN = 4
-"""Images in ``uncertainty.png``."""
 
 SHARED = ("size", "channels", "image_resize", "preprocessing", "classes")
 """Options that members must share."""
@@ -59,8 +55,8 @@ def ensemble(options: Options) -> None:
     Raises:
         InputError: The runs do not fit together, or a run, an image or an option is invalid.
     """
-    options.external.check()
     external = options.external
+    external.check()
     members = load_members(options.runs, same_test_images=external.images is None)
     first, configuration = find_run(options.runs[0]), members[0].configuration
     arrays, indices = evaluate.images_to_score(first, external, subset="test", moved=options.moved)
@@ -85,44 +81,19 @@ def ensemble(options: Options) -> None:
         class_names=configuration.data.class_names(),
         measures={"disagreement": disagreement_of},
     )
-    disagreement = scored.columns["disagreement"]
-    options.out.mkdir(parents=True, exist_ok=True)
-    scored.write(options.out / "per_image.csv")
-    summary = scored.summary()
-    found = finds_bad_masks(disagreement, scored.columns["dice"])
-    files.write_json(
-        options.out / "ensemble.json",
-        {
-            "runs": [path.name for path in options.runs],
-            "images": str(external.images or "test images of the runs"),
-            "test": summary,
-            "disagreement": found,
-            **command.machine(),
-        },
-    )
+    found = finds_bad_masks(scored.columns["disagreement"], scored.columns["dice"])
+    made = {
+        "runs": [path.name for path in options.runs],
+        "images": str(external.images or "test images of the runs"),
+        "disagreement": found,
+    }
+    evaluate.write_scores(options.out / "ensemble.json", scored, made)
     draw_examples(options.out / "ensemble.png", predict, states, arrays, indices, scored)
-    chosen = np.argsort(-disagreement, kind="stable")[:DRAWN]
-    images = np.stack([arrays.images[i] for i in indices[chosen]])
-    logits = jax.jit(logits_of_each)(parallel.local_copy(states), images)
-    drawn = figures.uncertainty(
-        list(images),
-        np.stack([metrics.predicted_labels(own) for own in logits]),
-        np.asarray(inference.mutual_information(logits)),
-        [
-            f"{scored.ids[row]}\ndisagreement {disagreement[row]:.3f}\n"
-            f"Dice {scored.columns['dice'][row]:.3f}"
-            for row in chosen
-        ],
-        [path.name for path in options.runs],
-    )
-    files.write_bytes(options.out / "uncertainty.png", drawn)
-    print(scores.one_line(summary))
     print(
         f"disagreement and 1 - Dice: rank correlation {number(found['rank_correlation'])}; "
         f"{number(found['worst_found'], 2)} of the worst {WORST:.0%} of images are among the "
         f"{UNCERTAIN:.0%} with the largest disagreement"
     )
-    print(f"written: {options.out / 'ensemble.json'}, per_image.csv, ensemble.png, uncertainty.png")
 
 
 def finds_bad_masks(disagreement: np.ndarray, dice: np.ndarray) -> dict[str, float]:

@@ -6,8 +6,9 @@ Writes ``evaluation.json``, ``per_image.csv`` and ``evaluation.png``.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -18,7 +19,8 @@ from experiments.configuration import Configuration
 from experiments.examples import draw_examples
 from experiments.options import check_both_folders
 from experiments.postprocessing import Postprocessing
-from experiments.runs import PretrainedLungs, RunDirectory, find_run, load_trained
+from experiments.runs import RunDirectory, find_run, load_trained
+from experiments.scores import Scores
 from experiments.scoring import score
 from jaxseg.data.arrays import ImageArrays
 from jaxseg.data.folders import load_folders
@@ -76,13 +78,13 @@ def evaluate(options: Options) -> None:
     Raises:
         InputError: The run, an image or an option is invalid.
     """
-    options.external.check()
-    options.postprocessing.check()
-    run, external = find_run(options.run), options.external
-    if options.out is None and isinstance(run, PretrainedLungs):
-        raise InputError("--out: needed, because the pretrained network has no run directory")
+    external, postprocessing = options.external, options.postprocessing
+    external.check()
+    postprocessing.check()
+    run = find_run(options.run)
+    out = options.out or run.evaluation(options.subset)
     trained = load_trained(run)
-    configuration, postprocessing = trained.configuration, options.postprocessing
+    configuration = trained.configuration
     postprocessing.check_fits(configuration)
     arrays, indices = images_to_score(run, external, subset=options.subset, moved=options.moved)
     mesh = make_mesh()
@@ -99,29 +101,33 @@ def evaluate(options: Options) -> None:
         class_names=configuration.data.class_names(),
         postprocess=postprocess,
     )
-    summary = scored.summary()
-    default = options.run if options.subset == "test" else options.run / options.subset
-    out = options.out or default
-    out.mkdir(parents=True, exist_ok=True)
-    scored.write(out / "per_image.csv")
-    files.write_json(
-        out / "evaluation.json",
-        {
-            "run": options.run.name,
-            "images": str(external.images or f"{options.subset} images of the run"),
-            "subset": None if external.images else options.subset,
-            "mask_values": external.mask_values,
-            "postprocessing": dataclasses.asdict(postprocessing)
-            | {"tta_flips": sorted(postprocessing.tta_flips)},
-            "test": summary,
-            **command.machine(),
-        },
-    )
+    made = {
+        "run": options.run.name,
+        "images": str(external.images or f"{options.subset} images of the run"),
+        "subset": None if external.images else options.subset,
+        "mask_values": external.mask_values,
+        "postprocessing": dataclasses.asdict(postprocessing)
+        | {"tta_flips": sorted(postprocessing.tta_flips)},
+    }
+    write_scores(out / "evaluation.json", scored, made)
     picture = out / "evaluation.png"
     draw_examples(picture, predict, state, arrays, indices, scored, postprocess=postprocess)
+
+
+def write_scores(path: Path, scored: Scores, made: Mapping[str, Any]) -> None:
+    """Writes the means and, in the same folder, ``per_image.csv``; prints the means.
+
+    Args:
+        path: The JSON file.
+        scored: The scores.
+        made: What else the file says.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scored.write(path.with_name("per_image.csv"))
+    summary = scored.summary()
+    files.write_json(path, {**made, "test": summary, **command.machine()})
     print(scores.one_line(summary))
-    drawn = ", evaluation.png" if picture.exists() else ""
-    print(f"written: {out / 'evaluation.json'}, per_image.csv{drawn}")
+    print(f"written: {path} and per_image.csv")
 
 
 def images_to_score(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from experiments import figures, files
+from experiments.postprocessing import Postprocessing
 from experiments.scores import Scores
 from experiments.scoring import Postprocess, Predict
 from jaxseg import parallel
@@ -65,10 +66,5 @@ def draw_predictions(
     resized = [
         resize_logits_on_host(own, truth.shape) for own, truth in zip(logits, truths, strict=True)
     ]
-    predicted = [(postprocess or _largest_logit)(own) for own in resized]
+    predicted = [(postprocess or Postprocessing().labels)(own) for own in resized]
     return figures.examples(list(images), truths, predicted, captions, names=names)
-
-
-def _largest_logit(logits: np.ndarray) -> np.ndarray:
-    labels = logits[..., 0] > 0 if logits.shape[-1] == 1 else logits.argmax(axis=-1)
-    return np.where(np.isnan(logits).any(axis=-1), 0, labels).astype(np.int32)

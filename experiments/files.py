@@ -1,4 +1,4 @@
-"""Files that are complete or absent, JSON that is checked, and locks."""
+"""JSON that is checked, tables, and locks; files are complete or absent."""
 
 import csv
 import errno
@@ -6,40 +6,17 @@ import io
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from jaxseg.errors import InputError
+from jaxseg.files import write_bytes
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
-
-# Files get the permissions that `open` gives them.
-os.umask(_UMASK := os.umask(0))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file that is complete or absent, also after a power cut."""
-    temporary = None
-    try:
-        # The temporary name is short, because the file's own may have the largest length.
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_UMASK)
-        temporary.replace(path)
-    except OSError as error:
-        # The error of a full disk names no file.
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,15 +8,13 @@ size and ``<stem>_overlay.png``. ``predictions.csv`` has a row per image and cla
 repeat a command that was killed. An image that cannot be read is listed; the exit status is then 2.
 """
 
-import collections
 import dataclasses
 import errno
-import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -29,15 +27,10 @@ from jaxseg.data import dicom
 from jaxseg.data.images import find_images, image_stem, printable
 from jaxseg.data.splits import natural_key
 from jaxseg.errors import InputError
+from jaxseg.types import Array
 
 THREADS = min(8, max(2, (os.cpu_count() or 2) // 2))
 """Threads that read images, and as many that write masks."""
-
-LISTED = 20
-"""At most this many unreadable images are listed; the table has all."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +98,10 @@ def _predict(segmenter: Segmenter, paths: dict[str, Path], predictions: Predicti
 def _segmented(
     segmenter: Segmenter, paths: dict[str, Path], predictions: Predictions
 ) -> Iterator[list[Row]]:
-    """Yields each image's rows once its masks are written; writes at most two batches at once."""
+    """Yields each image's rows once its masks are written.
+
+    While the network computes a batch, the next one is read and the one before is written.
+    """
 
     def read(stem: str) -> Loaded | Row:
         try:
@@ -114,36 +110,7 @@ def _segmented(
             message = str(error).removeprefix(f"{paths[stem]}: ")
             return Row(image=printable(paths[stem].name), error=" ".join(message.split()))
 
-    readers, writers = ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS)
-    writing: collections.deque[list[Future[list[Row]]]] = collections.deque()
-    try:
-        batch: list[Loaded] = []
-        for loaded in _ahead(readers, read, list(paths), 2 * segmenter.images_per_batch):
-            if isinstance(loaded, Row):
-                yield [loaded]
-                continue
-            batch.append(loaded)
-            if len(batch) == segmenter.images_per_batch:
-                writing.append(_write(segmenter, batch, writers, predictions))
-                batch = []
-            if len(writing) == 2:
-                yield from (future.result() for future in writing.popleft())
-        if batch:
-            writing.append(_write(segmenter, batch, writers, predictions))
-        for future in itertools.chain.from_iterable(writing):
-            yield future.result()
-    finally:
-        readers.shutdown(cancel_futures=True)
-        writers.shutdown(cancel_futures=True)
-
-
-def _write(
-    segmenter: Segmenter, batch: list[Loaded], writers: ThreadPoolExecutor, predictions: Predictions
-) -> list[Future[list[Row]]]:
-    """Starts the network; writers wait for it."""
-    logits = segmenter.logits(batch)
-
-    def write(image: Loaded, index: int) -> list[Row]:
+    def write(image: Loaded, logits: Array, index: int) -> list[Row]:
         try:
             return segmenter.write(image, logits, index, predictions)
         except OSError as error:
@@ -152,20 +119,23 @@ def _write(
             too_long = "its name is too long for the file of its mask. Rename it"
             return [Row(image=printable(image.path.name), error=too_long)]
 
-    return [writers.submit(write, image, index) for index, image in enumerate(batch)]
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], count: int
-) -> Iterator[Result]:
-    """Maps in order, with at most ``count`` results that nobody has taken yet."""
-    waiting: collections.deque[Future[Result]] = collections.deque()
-    for item in items:
-        if len(waiting) == count:
-            yield waiting.popleft().result()
-        waiting.append(pool.submit(function, item))
-    while waiting:
-        yield waiting.popleft().result()
+    stems, size = list(paths), segmenter.images_per_batch
+    batches = [stems[start : start + size] for start in range(0, len(stems), size)]
+    reading: list[Future[Loaded | Row]] = []
+    writing: list[Future[list[Row]]] = []
+    with ThreadPoolExecutor(THREADS) as readers, ThreadPoolExecutor(THREADS) as writers:
+        for batch in [*batches, []]:
+            loaded = [future.result() for future in reading]
+            reading = [readers.submit(read, stem) for stem in batch]
+            yield from ([row] for row in loaded if isinstance(row, Row))
+            written, writing = writing, []
+            if images := [image for image in loaded if isinstance(image, Loaded)]:
+                logits = segmenter.logits(images)
+                writing = [
+                    writers.submit(write, image, logits, i) for i, image in enumerate(images)
+                ]
+            yield from (future.result() for future in written)
+        yield from (future.result() for future in writing)
 
 
 def _find(given: tuple[Path, ...], out: Path) -> dict[str, Path]:
@@ -198,10 +168,7 @@ def _report_unreadable(unreadable: list[Row], predictions: Predictions) -> None:
     first = unreadable[0]
     if len(unreadable) == 1:
         raise InputError(f"{first.image}: {first.error}")
-    for row in unreadable[:LISTED]:
-        command.say(f"skipped {row.image}: {row.error}")
-    if len(unreadable) > LISTED:
-        command.say(f"and {len(unreadable) - LISTED} more, see {predictions.csv}")
+    command.say_skipped([f"{row.image}: {row.error}" for row in unreadable])
     raise InputError(
         f"{len(unreadable)} images could not be read and were skipped, {first.image} the first. "
         f"See the column error of {predictions.csv}"

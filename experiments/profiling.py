@@ -5,43 +5,37 @@
 xprof. Each process traces its own devices.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from experiments import command
 
-STEPS = range(3, 6)
-"""The traced steps of this process, counted from 1. The first step compiles."""
+FIRST, LAST = 3, 5
+"""The traced calls, counted from 1. The first call compiles."""
 
 
-class Trace:
-    """Traces a few steps; does nothing without a directory."""
+def traced(step: Callable[..., Any], directory: Path | None) -> Callable[..., Any]:
+    """Returns a step that traces some of its calls and waits for their results."""
+    if directory is None:
+        return step
+    directory.mkdir(parents=True, exist_ok=True)
+    calls = itertools.count(1)
 
-    def __init__(self, directory: Path | None):
-        self._directory, self._step, self.is_running = directory, 0, False
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-
-    @contextmanager
-    def step(self, number: int) -> Iterator[None]:
-        """Wraps a step, whose result the caller waits for within the block if it `is_running`."""
-        self._step += 1
-        if self._directory is not None and self._step == STEPS.start:
-            jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
-            self.is_running = True
-        with jax.profiler.StepTraceAnnotation("train", step_num=number):
-            yield
-        if self._step == STEPS.stop - 1:
-            self.close()
-
-    def close(self) -> None:
-        """Ends the trace, if one is running."""
-        if self.is_running:
-            self.is_running = False
+    def traced_step(*arguments: Any) -> Any:
+        call = next(calls)
+        if not FIRST <= call <= LAST:
+            return step(*arguments)
+        if call == FIRST:
+            jax.profiler.start_trace(str(directory), create_perfetto_trace=True)
+        with jax.profiler.StepTraceAnnotation("train", step_num=call):
+            result = jax.block_until_ready(step(*arguments))
+        if call == LAST:
             jax.profiler.stop_trace()
-            command.say(f"traced {self._step - STEPS.start + 1} train steps: {self._directory}")
-        elif self._directory is not None and self._step < STEPS.start:
-            command.say(f"--profile: fewer than {STEPS.start} steps, so none was traced")
+            command.say(f"traced train steps {FIRST} to {LAST}: {directory}")
+        return result
+
+    return traced_step

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class Progress:
     train_seconds: float = 0.0
     """Time in train steps."""
     timed_images: int = 0
-    """Images of the steps that `images_per_second` uses."""
+    """Images of the steps that ``images_per_second`` uses."""
     timed_seconds: float = 0.0
     """Time of these steps."""
     skipped: int = 0
@@ -40,10 +41,6 @@ class Progress:
         """Leaves the time since the latest step out, such as that of validation."""
         self._clock = time.perf_counter()
 
-    def start_epoch(self) -> None:
-        """Resets the sums of the epoch."""
-        self.epoch_loss, self.epoch_images = 0.0, 0
-
     def add(self, metrics: Mapping[str, np.ndarray]) -> None:
         """Adds the metrics of the next step."""
         now = time.perf_counter()
@@ -61,8 +58,9 @@ class Progress:
             self.timed_seconds += seconds
         self._is_first = False
 
-    def add_validation(self, dice: float | None) -> None:
-        """Adds the mean validation Dice of the next epoch; None or NaN is not better than any."""
+    def end_epoch(self, dice: float | None) -> None:
+        """Adds the epoch's mean validation Dice; None or NaN is not better than any."""
+        self.epoch_loss, self.epoch_images = 0.0, 0
         is_better = dice is not None and dice > (-1.0 if self.best_dice is None else self.best_dice)
         if is_better:
             self.best_dice = dice
@@ -72,9 +70,14 @@ class Progress:
         """Returns the mean loss over this epoch's images, without skipped updates."""
         return self.epoch_loss / max(self.epoch_images, 1)
 
-    def images_per_second(self) -> float | None:
-        """Returns the training rate, without steps that compiled."""
-        return self.timed_images / self.timed_seconds if self.timed_seconds else None
+    def rates(self) -> dict[str, Any]:
+        """Returns skipped updates, time in train steps, and images per second after compiling."""
+        rate = self.timed_images / self.timed_seconds if self.timed_seconds else None
+        return {
+            "skipped": self.skipped,
+            "train_seconds": self.train_seconds,
+            "images_per_second": rate,
+        }
 
     def divergence(self, checkpoint: int | None) -> str:
         """Returns the message that training cannot continue, with the latest checkpoint's step."""

@@ -58,7 +58,11 @@ class RunDirectory:
         held = contextlib.nullcontext()
         with parallel.all_or_none("opening the run"):
             if jax.process_index() == 0:
-                held = self._lock()
+                if self.path.exists() and not self.path.is_dir():
+                    raise InputError(f"--workdir: {self.path} is a file")
+                self.path.mkdir(parents=True, exist_ok=True)
+                message = f"--workdir: another job trains in {self.path}; wait for its end"
+                held = files.lock(self.path / ".lock", message)
         with held:
             try:
                 yield
@@ -166,6 +170,10 @@ class RunDirectory:
         """Returns ``summary.json``, or None if training has not finished."""
         return files.read_json(self.summary) if self.summary.exists() else None
 
+    def evaluation(self, subset: str) -> Path:
+        """Returns the folder for the scores of a split: the run itself, or a folder in it."""
+        return self.path if subset == "test" else self.path / subset
+
     def keep_logs(self, up_to_step: int) -> None:
         """Removes what was logged after a step, so that a resumed run logs it once."""
         for path in (self.steps, self.metrics):
@@ -207,22 +215,9 @@ class RunDirectory:
             if step is None:
                 raise InputError(no_checkpoint)
             # The number of steps changes values of the optimizer, but no shape.
-            like = TrainState.create(
-                configuration.model(),
-                configuration.optimizer(steps=1),
-                configuration.key(),
-                configuration.image_spec(),
-                ema=configuration.optimization.ema_decay is not None,
-            )
+            like = configuration.state(configuration.optimizer(steps=1))
             state, _ = checkpoints.restore(like, step)
         return state
-
-    def _lock(self) -> Any:
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--workdir: {self.path} is a file")
-        self.path.mkdir(parents=True, exist_ok=True)
-        message = f"--workdir: another job trains in {self.path}; wait for its end"
-        return files.lock(self.path / ".lock", message)
 
 
 class PretrainedLungs(RunDirectory):
@@ -237,6 +232,10 @@ class PretrainedLungs(RunDirectory):
     def read_summary(self) -> dict[str, Any]:
         """Returns the scores of its test images, as ``summary.json`` holds them."""
         return self.read_config()["summary"]
+
+    def evaluation(self, subset: str) -> Path:  # noqa: ARG002
+        """Raises InputError: scores must be written elsewhere."""
+        raise InputError("--out: needed, because the pretrained network has no run directory")
 
     def load_state(self, configuration: Configuration) -> TrainState:  # noqa: ARG002
         """Returns a state that predicts, without what only training needs."""

@@ -17,6 +17,9 @@ from jaxseg.errors import InputError
 COLUMNS = ("dice", "iou", "hd95", "assd", "pixel_accuracy", "precision", "recall")
 """Scores of an image. Distances are in pixels of the mask."""
 
+MEANS = ("iou", "hd95", "assd", "precision", "recall")
+"""Scores of which a summary has the means, beside Dice."""
+
 PER_IMAGE = "pixel_accuracy"
 """The one score that covers all classes at once."""
 
@@ -75,7 +78,7 @@ class Scores(ScoreTable):
         """Returns the means over images that ``summary.json`` holds under ``test``."""
         defined = self.columns["dice"][~np.isnan(self.columns["dice"])]
         summary = {
-            **_means(self.columns, self.groups),
+            **means(self.columns, self.groups),
             "dice_mean_network_size": mean(self.columns[NETWORK_SIZE]),
             "dice_worst": float(defined.min()) if len(defined) else None,
             "pixel_accuracy": mean(self.columns[PER_IMAGE]),
@@ -87,7 +90,7 @@ class Scores(ScoreTable):
         }
         if self.by_class:
             summary["classes"] = {
-                name: _means(
+                name: means(
                     {c: self.columns[f"{c}_{name}"] for c in COLUMNS if c != PER_IMAGE}, self.groups
                 )
                 for name in self.by_class
@@ -177,13 +180,13 @@ def short(value: float | int | None) -> str:
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _means(columns: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, Any]:
-    """Means over images, the interval of Dice, and the numbers of undefined images."""
+def means(columns: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, Any]:
+    """Returns means over images, the interval of Dice, and the numbers of undefined images."""
     interval = bootstrap_interval(columns["dice"], groups)
-    means = {"dice_mean": interval.mean, "dice_ci95": [interval.low, interval.high]}
-    for name in ("iou", "hd95", "assd", "precision", "recall"):
-        means[f"{name}_mean"] = mean(columns[name])
     counted = {"": "dice", "_distances": "hd95", "_precision": "precision", "_recall": "recall"}
-    return means | {
-        f"undefined{suffix}": int(np.isnan(columns[name]).sum()) for suffix, name in counted.items()
+    return {
+        "dice_mean": interval.mean,
+        "dice_ci95": [interval.low, interval.high],
+        **{f"{name}_mean": mean(columns[name]) for name in MEANS},
+        **{f"undefined{of}": int(np.isnan(columns[c]).sum()) for of, c in counted.items()},
     }

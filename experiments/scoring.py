@@ -152,20 +152,13 @@ def _is_inside(sizes: Array, canvas: tuple[int, int]) -> jax.Array:
 
 def _resize_each(logits: Array, sizes: Array, canvas: tuple[int, int]) -> jax.Array:
     """Resizes each image's logits to its own size as `resize_logits`, on a canvas."""
+    shape = (*canvas, logits.shape[-1])
 
     def resize(logits: jax.Array, size: jax.Array) -> jax.Array:
-        for axis, length in enumerate(canvas):
-            given = logits.shape[axis]
-            scale = given / size[axis].astype(jnp.float32)
-            position = (jnp.arange(length, dtype=jnp.float32) + 0.5) * scale - 0.5
-            position = jnp.clip(position, 0.0, given - 1.0)
-            before = position.astype(jnp.int32)
-            after = jnp.minimum(before + 1, given - 1)
-            weight = jnp.expand_dims(position - before.astype(jnp.float32), (1, 2))
-            weight = weight.swapaxes(0, axis)
-            first = jnp.take(logits, before, axis)
-            logits = first + weight * (jnp.take(logits, after, axis) - first)
-        return logits
+        scale = size.astype(jnp.float32) / jnp.array(logits.shape[:2], jnp.float32)
+        return jax.image.scale_and_translate(
+            logits, shape, (0, 1), scale, jnp.zeros(2), "linear", antialias=False
+        )
 
     return jax.vmap(resize)(jnp.asarray(logits), jnp.asarray(sizes))
 

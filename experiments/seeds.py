@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import command, comparison, comparison_page, files
+from experiments import command, comparison, comparison_table, files
 from experiments.command import say
 from experiments.configuration import Configuration
 from experiments.runs import RunDirectory
@@ -40,34 +40,32 @@ def train_seeds(
         Stopped: A signal came; the seed that was being trained is saved.
     """
     first = configuration.optimization.seed
-    numbers = range(first, first + seeds)
-    runs = [RunDirectory(workdir / f"seed-{seed}") for seed in numbers]
-    configurations = [configuration.with_seed(seed) for seed in numbers]
+    runs = {seed: RunDirectory(workdir / f"seed-{seed}") for seed in range(first, first + seeds)}
     is_finished = np.zeros(seeds, bool)
     # Process 0 looks before any process starts a run.
     with parallel.all_or_none("opening the runs"):
         if jax.process_index() == 0:
-            _check_workdir(workdir, numbers)
-            for i, (configured, run) in enumerate(zip(configurations, runs, strict=True)):
-                has_run = run.check_usable(configured, resume=resume)
+            _check_workdir(workdir, runs)
+            for i, (seed, run) in enumerate(runs.items()):
+                has_run = run.check_usable(configuration.with_seed(seed), resume=resume)
                 # A run writes its report last.
                 is_finished[i] = has_run and run.read_summary() is not None and run.report.exists()
     is_finished = parallel.broadcast(is_finished)
     diverged: command.Diverged | None = None
-    for seed, configured, run, skip in zip(numbers, configurations, runs, is_finished, strict=True):
+    for (seed, run), skip in zip(runs.items(), is_finished, strict=True):
         say(f"seed {seed} is already trained" if skip else f"seed {seed}:")
         if skip:
             continue
         try:
-            train(configured, run, mesh)
+            train(configuration.with_seed(seed), run, mesh)
         except command.Diverged as error:
             say(f"seed {seed}: {error}")
             diverged = error.with_traceback(None)  # The traceback would keep the run's arrays.
     if diverged is not None:
         raise diverged
     if jax.process_index() == 0:
-        files.write_json(workdir / "summary.json", comparison.across_seeds(runs))
-        comparison_page.write(runs, workdir / "comparison.html")
+        files.write_json(workdir / "summary.json", comparison.across_seeds(list(runs.values())))
+        comparison_table.show(list(runs.values()))
 
 
 def _check_workdir(workdir: Path, seeds: Iterable[int]) -> None:

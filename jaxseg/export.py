@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxseg.errors import InputError
+from jaxseg.files import write_bytes
 from jaxseg.training import Model, TrainState
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -94,13 +95,7 @@ def save(path: Path | str, program: jax.export.Exported, metadata: Mapping[str, 
         # A ZipInfo has a fixed date, so the same network gives the same file.
         archive.writestr(zipfile.ZipInfo(METADATA), json.dumps(metadata, indent=2) + "\n")
         archive.writestr(zipfile.ZipInfo(PROGRAM), _with_flatbuffers(program.serialize))
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_bytes(content.getvalue())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_bytes(Path(path), content.getvalue())
 
 
 def load(path: Path | str) -> tuple[jax.export.Exported, dict[str, Any]]:

@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import sys
+import warnings
 from importlib import metadata
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -47,6 +49,69 @@ def restored_signal_handlers():
         signal.set_wakeup_fd(-1)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.fixture
+def called(capsys, monkeypatch):
+    """Runs a command in this process: exit status, standard output and standard error."""
+    from experiments import command
+
+    def call(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with jax.numpy_dtype_promotion("standard"), pytest.raises(SystemExit) as stopped:
+            command.run(module.main)
+        return (stopped.value.code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def succeeds(called):
+    """Runs a command that must end with status 0; returns its standard output."""
+
+    def call(*arguments):
+        code, out, error = called(*arguments)
+        assert code == 0, error
+        return out
+
+    return call
+
+
+@pytest.fixture
+def refused(called):
+    """Runs a command that must end with status 2 and one line of error; returns that line."""
+
+    def call(*arguments):
+        code, _, error = called(*arguments)
+        lines = [line for line in error.splitlines() if not line.startswith("warning: ")]
+        assert code == 2, error
+        assert len(lines) == 1, error
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def untrained_run(tmp_path_factory):
+    """A run with an untrained network, whose masks are as good as any here."""
+    from experiments import configuration, files, options, runs
+    from jaxseg.checkpoint import Checkpoints
+
+    run = runs.RunDirectory(tmp_path_factory.mktemp("runs") / "run")
+    run.path.mkdir()
+    untrained = configuration.Configuration(
+        "phantom",
+        options.Data(size=32),
+        options.Network(widths=(4, 8)),
+        options.Optimization(batch_size=4),
+    )
+    values = {"configuration": untrained.as_json(), "data_fingerprint": "fingerprint"}
+    files.write_json(run.config, values)
+    with jax.numpy_dtype_promotion("standard"), Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(untrained.state(untrained.optimizer(steps=1)), {})
+    return run
 
 
 @pytest.fixture

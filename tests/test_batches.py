@@ -10,13 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from fake_archive import write_folder
-from flax import linen as nn
-from PIL import Image
 
 from experiments import batches, command, dataset, train
 from experiments.batches import DeviceResident, Streaming
@@ -24,7 +20,7 @@ from experiments.configs import CONFIGURATIONS
 from experiments.dataset import Dataset
 from experiments.options import Data, Network, Optimization
 from experiments.runs import RunDirectory
-from jaxseg import losses, parallel
+from jaxseg import parallel
 from jaxseg.data import phantom
 from jaxseg.data.arrays import load_arrays
 from jaxseg.data.covid_radiography import prepare
@@ -32,7 +28,6 @@ from jaxseg.data.sampling import Sampling
 from jaxseg.data.stored import StoredImages
 from jaxseg.data.stream import stream_batches
 from jaxseg.errors import InputError
-from jaxseg.training import TrainState, make_train_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
 
@@ -93,7 +88,7 @@ def test_both_paths_give_the_images_of_the_order_from_any_step_on(
 
 
 @pytest.mark.parametrize(("asked", "side"), [(None, 16), (8, 16), (24, 24)])
-def test_every_path_has_labels_of_the_size_that_was_asked_for(asked, side, builder, tmp_path):
+def test_every_path_has_labels_of_the_size_that_was_asked_for(asked, side, builder):
     mesh = parallel.make_mesh(jax.devices()[:1])
     data = Data(size=SIZE, label_size=asked, input_path="stream")
     loaded = dataset.of_database(data, builder)
@@ -102,16 +97,6 @@ def test_every_path_has_labels_of_the_size_that_was_asked_for(asked, side, build
     path = batches.choose(data, loaded, mesh)
     with path.batches(np.array([[7, 2, 5, 0]], np.int32)) as given:
         assert next(given)["labels"].shape == (4, side, side)
-    for part, kind in enumerate(("images", "masks")):
-        (tmp_path / kind).mkdir()
-        for i in range(20):
-            pixels = np.random.default_rng([i, part]).integers(0, 256, (64, 64), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / kind / f"{i}.png")
-    images, masks = tmp_path / "images", tmp_path / "masks"
-    folders = CONFIGURATIONS["custom"].with_data(
-        images=images, masks=masks, size=SIZE, label_size=asked
-    )
-    assert dataset.load(folders).arrays.labels.shape[1] == side
 
 
 def test_a_resumed_stream_decodes_nothing_of_what_came_before(stored, arrays, monkeypatch):
@@ -152,31 +137,6 @@ def test_two_processes_stream_their_own_rows(stored, arrays, monkeypatch):
         with Streaming(stored, Sampling(SIZE), mesh).batches(order) as given:
             whole += [next(given)["images"]]
     np.testing.assert_array_equal(np.concatenate(whole), arrays["images"][order[0]])
-
-
-class OneLayer(nn.Module):
-    """The smallest network."""
-
-    @nn.compact
-    def __call__(self, images, *, train=False):
-        del train
-        return nn.Conv(1, (3, 3))(images.astype(jnp.float32) / 255.0)
-
-
-def test_both_paths_train_the_same(stored, arrays):
-    mesh, model, tx = parallel.make_mesh(jax.devices()[:1]), OneLayer(), optax.sgd(0.5)
-    step = parallel.jit_step(make_train_step(model, tx, losses.cross_entropy), mesh)
-    order, trained = np.array([[7, 2, 5, 0], [3, 8, 1, 6]], np.int32), {}
-    for kind in KINDS:
-        state = TrainState.create(model, tx, jax.random.key(0), arrays["images"])
-        state, measured = parallel.replicate(state, mesh), {}
-        with opened(kind, stored, arrays, mesh).batches(order) as given:
-            for batch in given:
-                state, measured = step(state, batch)
-        trained[kind] = {"loss": measured["loss"], "params": jax.device_get(state.params)}
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-7), *trained.values()
-    )
 
 
 def test_images_on_the_device_are_copied_to_it_once(arrays):

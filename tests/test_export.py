@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -19,13 +18,10 @@ from flax import linen as nn
 from PIL import Image
 
 from benchmarks import tpu_programs
-from experiments import command
 from experiments import export as export_command
-from experiments.configuration import Configuration, from_json
-from experiments.options import Data, Network
-from experiments.runs import RunDirectory, load_trained
+from experiments.configuration import from_json
+from experiments.runs import load_trained
 from jaxseg import UNet, export, pretrained
-from jaxseg.checkpoint import Checkpoints
 from jaxseg.data import phantom
 from jaxseg.errors import InputError
 from jaxseg.inference import make_predict, resize_logits
@@ -159,31 +155,15 @@ def test_an_export_that_fails_leaves_the_old_file(exported, tmp_path, monkeypatc
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run directory as after training."""
-    directory = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
-    configuration = Configuration("phantom", Data(size=32), Network(widths=(4, 8)))
-    values = {"configuration": configuration.as_json(), "data_fingerprint": "fingerprint"}
-    directory.path.mkdir()
-    directory.config.write_text(json.dumps(values))
-    images = jax.ShapeDtypeStruct((1, 32, 32, 1), np.uint8)
-    tx, key = configuration.optimizer(1), jax.random.key(3)
-    state = TrainState.create(configuration.model(), tx, key, images)
-    with Checkpoints(directory.checkpoints) as checkpoints:
-        checkpoints.save(state, {})
-    return directory
-
-
-@pytest.fixture(scope="module")
-def written(run, tmp_path_factory):
+def written(untrained_run, tmp_path_factory):
     """The file that the export command writes."""
     path = tmp_path_factory.mktemp("written") / "folder" / "lungs"
-    export_command.write(export_command.Options(run=run.path, out=path))
+    export_command.write(export_command.Options(run=untrained_run.path, out=path))
     return path
 
 
 @pytest.mark.slow
-def test_the_script_of_the_docs_segments_an_image_without_jaxseg(run, written, tmp_path):
+def test_the_script_of_the_docs_segments_an_image_without_jaxseg(untrained_run, written, tmp_path):
     image = phantom.generate(3, "Normal", 1, image_size=75, mask_size=64).image
     Image.fromarray(image).save(tmp_path / "image.png")
     (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.S)
@@ -193,7 +173,7 @@ def test_the_script_of_the_docs_segments_an_image_without_jaxseg(run, written, t
         cwd=tmp_path, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    loaded = load_trained(run)
+    loaded = load_trained(untrained_run)
     small = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR))
     logits = jax.jit(make_predict(loaded.model))(loaded.state, small[None, ..., None])
     expected = np.asarray(resize_logits(logits, image.shape))[0, ..., 0]
@@ -217,34 +197,30 @@ def test_the_metadata_describes_the_run(written):
     assert metadata["versions"]["jax"] == jax.__version__
 
 
-def test_the_weights_of_a_run_are_written_with_its_configuration_and_scores(run, tmp_path):
-    options = export_command.Options(run=run.path, out=tmp_path / "weights", weights=True)
+def test_the_weights_of_a_run_are_written_with_its_configuration_and_scores(
+    untrained_run, tmp_path
+):
+    options = export_command.Options(run=untrained_run.path, out=tmp_path / "weights", weights=True)
     with pytest.raises(InputError, match="training has not finished"):
         export_command.write(options)
-    run.summary.write_text(json.dumps({"test": {"dice_mean": 0.5}, "checkpoint_step": 0}))
+    untrained_run.summary.write_text(json.dumps({"test": {"dice_mean": 0.5}, "checkpoint_step": 0}))
     try:
         export_command.write(options)
     finally:
-        run.summary.unlink()
+        untrained_run.summary.unlink()
     written = json.loads((tmp_path / "weights.json").read_text())
     assert from_json(written["configuration"]).model() == UNet(widths=(4, 8))
     assert written["summary"]["test"] == {"dice_mean": 0.5}
-    expected = load_trained(run).state.variables()
+    expected = load_trained(untrained_run).state.variables()
     jax.tree.map(np.testing.assert_array_equal, pretrained.load(tmp_path / "weights"), expected)
 
 
-def test_invalid_input_of_the_command_is_one_line(run, tmp_path, capsys, monkeypatch):
+def test_invalid_input_of_the_command_is_one_line(untrained_run, tmp_path, refused):
     for arguments, word in (
         ([tmp_path / "absent", "--out", tmp_path / "file"], "absent"),
-        ([run.path, "--out", tmp_path], "is a folder"),
+        ([untrained_run.path, "--out", tmp_path], "is a folder"),
     ):
-        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit) as stopped:
-            command.run(export_command.main)
-        error = capsys.readouterr().err
-        assert stopped.value.code == 2
-        assert len(error.splitlines()) == 1
+        error = refused(export_command, *arguments)
         assert word in error
 
 

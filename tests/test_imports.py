@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxseg"
 BELOW = {
     "types": set(),
     "errors": set(),
+    "files": set(),
     "models": {"types"},
     "surface": {"types"},
     "metrics": {"types"},
@@ -20,7 +21,7 @@ BELOW = {
     "data": {"types", "errors"},
     "losses": {"types", "surface"},
     "training": {"types", "metrics", "resizing"},
-    "pretrained": {"errors", "models"},
+    "pretrained": {"errors", "files", "models"},
 }
 ABOVE = {*BELOW} - {"data", "pretrained"}
 BELOW |= {part: ABOVE for part in ("parallel", "checkpoint", "inference", "export")}

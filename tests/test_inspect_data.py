@@ -2,8 +2,6 @@
 
 import csv
 import io
-import sys
-import warnings
 import zipfile
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from fake_archive import FOLDER
 from PIL import Image
 
-from experiments import command, dataset, inspect_data
+from experiments import dataset, inspect_data
 from experiments.configs import CONFIGURATIONS
 from experiments.runs import RunDirectory
 from jaxseg.data import phantom
@@ -51,28 +49,11 @@ def configured(archive, data_dir, split="grouped"):
     )
 
 
-def run(arguments, capsys, monkeypatch):
-    """The command in this process: its exit status, standard output and standard error."""
-    monkeypatch.setattr(sys, "argv", ["inspect_data", *map(str, arguments)])
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    with pytest.raises(SystemExit) as stopped:
-        command.run(inspect_data.main)
-    return (stopped.value.code, *capsys.readouterr())
-
-
-def test_the_report_the_leaks_and_the_sheets_are_shown(
-    archive, data_dir, tmp_path, capsys, monkeypatch
-):
-    options = ["--manual-dir", archive, "--data-dir", data_dir, "--out", tmp_path / "sheets"]
-    code, out, error = run(options, capsys, monkeypatch)
-    assert code == 0, error
+def test_the_report_and_the_leaks_are_shown(archive, data_dir, succeeds):
+    options = ["--manual-dir", archive, "--data-dir", data_dir]
+    out = succeeds(inspect_data, *options)
     assert "## Groups (5)" in out
     assert "- COVID-1, Normal-3, " in out
-    names = {path.name for path in (tmp_path / "sheets").iterdir()}
-    assert names == {"identical-1.png", "near-duplicates-1.png", "next-closest-1.png"}
-    with Image.open(tmp_path / "sheets/near-duplicates-1.png") as sheet:
-        assert min(sheet.size) > 100
-        assert np.asarray(sheet.convert("L")).std() > 10
     # The leaks of the random split, counted by hand.
     ids = [f"{name}-{number}" for name in phantom.CLASSES for number in range(1, 9)]
     test = {ids[i] for i in np.random.RandomState(42).permutation(32)[:10]}
@@ -88,14 +69,13 @@ def test_the_report_the_leaks_and_the_sheets_are_shown(
 
 @pytest.mark.slow
 def test_dice_is_reported_with_and_without_the_images_that_leaked(
-    archive, data_dir, tmp_path, capsys, monkeypatch
+    archive, data_dir, tmp_path, succeeds, refused
 ):
     configuration = configured(archive, data_dir, split="random")
     loaded = dataset.load(configuration)
     directory = RunDirectory(tmp_path / "run")
     directory.start(configuration, loaded)
-    code, _, error = run([directory.path], capsys, monkeypatch)
-    assert code == 2
+    error = refused(inspect_data, directory.path)
     assert "test_per_image.csv: the table of scores does not exist" in error
     copied = leaked(loaded.arrays.groups, loaded.train, loaded.test)
     with directory.test_scores.open("w") as file:
@@ -103,11 +83,9 @@ def test_dice_is_reported_with_and_without_the_images_that_leaked(
         rows.writerow(["id", "class", "group", "dice"])
         for image, copy in zip(loaded.test, copied, strict=True):
             rows.writerow([loaded.arrays.ids[image], "", "", 0.75 if copy else 0.5])
-    code, out, error = run([directory.path], capsys, monkeypatch)
-    assert code == 0, error
+    out = succeeds(inspect_data, directory.path)
     assert f"all (10) {0.5 + 0.25 * copied.mean():.6f}" in out
     assert f"without leaked ({10 - copied.sum()}) 0.500000" in out
-    assert (directory.path / "identical-1.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -117,26 +95,22 @@ def test_dice_is_reported_with_and_without_the_images_that_leaked(
         ("half", ["--split: must be grouped"]),
     ],
 )
-def test_a_split_that_does_not_exist_is_named(archive, data_dir, capsys, monkeypatch, split, words):
+def test_a_split_that_does_not_exist_is_named(archive, data_dir, refused, split, words):
     options = ["--manual-dir", archive, "--data-dir", data_dir, "--split", split]
-    code, _, error = run(options, capsys, monkeypatch)
-    assert code == 2
-    assert error.count("\n") == 1
+    error = refused(inspect_data, *options)
     assert all(word in error for word in words)
 
 
-def test_skip_bad_skips_an_image_and_the_report_lists_it(archive, tmp_path, capsys, monkeypatch):
+def test_skip_bad_skips_an_image_and_the_report_lists_it(archive, tmp_path, succeeds, refused):
     name = f"{FOLDER}/Normal/masks/Normal-7.png"
     there = tmp_path / "archive.zip"
     with zipfile.ZipFile(archive / "archive.zip") as whole, zipfile.ZipFile(there, "w") as packed:
         for entry in whole.namelist():
             packed.writestr(entry, b"scribble" if entry == name else whole.read(entry))
     options = ["--manual-dir", tmp_path, "--data-dir", tmp_path / "data", "--data-config", "normal"]
-    code, _, error = run(options, capsys, monkeypatch)
-    assert code == 2
+    error = refused(inspect_data, *options)
     assert "Normal/masks/Normal-7.png: cannot be read as an image" in error
-    code, out, error = run([*options, "--skip-bad"], capsys, monkeypatch)
-    assert code == 0, error
+    out = succeeds(inspect_data, *options, "--skip-bad")
     assert "- Normal/masks/Normal-7.png: cannot be read as an image" in out
     # Every command that uses the images says so.
     assert "skipped 1 files that cannot be used: see " in out

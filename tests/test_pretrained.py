@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
@@ -37,6 +38,18 @@ def test_a_file_of_weights_gives_the_same_arrays_and_its_checksum(trained, tmp_p
     read = pretrained.load(path, sha256=checksum)
     assert jax.tree.structure(read) == jax.tree.structure(jax.device_get(trained))
     jax.tree.map(np.testing.assert_array_equal, read, trained)
+
+
+def test_a_file_that_a_full_disk_refuses_leaves_the_old_one(trained, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "weights").write_text("before")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        pretrained.save(tmp_path / "weights", trained)
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+    assert (tmp_path / "weights").read_text() == "before"
 
 
 def test_damaged_and_other_files_are_refused_by_name(trained, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import comparison_page, scores
+from experiments import comparison_table, scores
 from experiments.runs import RunDirectory
 from jaxseg import pretrained
 
@@ -107,40 +107,28 @@ def test_every_published_run_is_in_a_table():
 
 
 @pytest.fixture(scope="module", params=TABLES)
-def group(request, tmp_path_factory):
+def group(request):
     """Published runs of one split and size: their section of the README and what a report says."""
     _, split, size = request.param.split("-")
     runs = [run for run in RUNS if f"-{request.param}-" in run.name]
     baseline_first = sorted(runs, key=lambda run: run.name)
-    page, said = tmp_path_factory.mktemp("report") / "comparison.html", io.StringIO()
-    with contextlib.redirect_stdout(said):
-        comparison_page.write([RunDirectory(run) for run in baseline_first], page)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        comparison_table.show([RunDirectory(run) for run in baseline_first])
     text, table = sections_of(EXPERIMENTS / "README.md")[f"Split `{split}`, {size} x {size}"]
-    return text, table, said.getvalue().splitlines()
+    lines = [line for line in printed.getvalue().splitlines() if line.startswith("| ")]
+    return text, table, [line.strip("| ").split(" | ") for line in lines]
 
 
 def test_the_readme_says_what_a_report_of_the_published_runs_says(group):
-    _, table, said = group
-    rows = [line for line in said if " interval " in line]
-    assert rows
-    for line in rows:
-        name, recipe, scores = line.split(": ", 2)
-        dice, low, high, *_, worst, iou, hd95, assd, _ = numbers(scores)
-        cells = table[f"`{recipe.split(',')[0]}`", IMAGES.get(name, "test images")]
-        assert_says(cells, [dice, low, high, iou, hd95, assd, worst], ROW)
-
-
-def test_the_readme_has_the_differences_of_the_published_recipes(group):
-    text, table, said = group
-    for line in (line for line in said if " - " in line):
-        name, difference, scores = line.split(": ", 2)
-        recipes, where = difference.rsplit(", ", 1)
-        first, second = (recipe.split(",")[0] for recipe in recipes.split(" - "))
-        label = f"`{first}` - `{second}`, {where}"
-        expected = [part for each in re.findall(r"[^,:]+\(.*?\)", scores) for part in numbers(each)]
-        assert len(expected) == 12
-        cells = table[label, IMAGES.get(name, "test images")]
-        assert_says(cells, expected, np.repeat([4, 4, 2, 2], 3))
+    text, table, (headers, _, *rows) = group
+    assert list(table["recipe", "images"]) == headers[2:]
+    assert any(", over images" in recipe for recipe, *_ in rows)
+    for recipe, images, *cells in rows:
+        label, name = re.sub("(baseline|lungs)", r"`\1`", recipe), images.rsplit(" (", 1)[0]
+        published = table[label, IMAGES.get(name, "test images")]
+        digits = [len(decimals) for decimals in re.findall(r"\.(\d+)", " ".join(published))]
+        assert_says(published, numbers(" ".join(cells)), digits)
     for name in ("test images", "JSRT"):
         if len({recipe for recipe, where in table if where == name}) > 1:
             recipes = ("`baseline`", "`lungs`")

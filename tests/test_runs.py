@@ -241,10 +241,11 @@ def test_progress_leaves_out_skipped_updates_and_the_step_that_compiles(monkeypa
         metrics = {"images": 4, "loss": np.float32(i), "skipped": skipped}
         progress.add(jax.tree.map(np.asarray, metrics))
         assert progress.skipped_in_a_row == [0, 1, 2, 0][i]
-    assert (progress.step, progress.skipped) == (4, 2)
+    assert progress.step == 4
     assert progress.loss() == 1.5
-    assert progress.images_per_second() == 2.0
-    assert progress.train_seconds == 8.0
+    assert progress.rates() == {"skipped": 2, "train_seconds": 8.0, "images_per_second": 2.0}
     assert Progress(**json.loads(json.dumps(dataclasses.asdict(progress)))) == progress
-    progress.start_epoch()
+    for dice, without_gain in ((None, 1), (0.0, 0), (0.5, 0), (float("nan"), 1), (0.5, 2)):
+        progress.end_epoch(dice)
+        assert progress.epochs_without_gain == without_gain
     assert progress.loss() == 0.0

@@ -31,6 +31,16 @@ def blobs(rng: np.random.Generator, size: tuple[int, int], classes: int) -> np.n
     return coarse[np.ix_(rows, columns)].astype(np.uint8)
 
 
+def arrays_of(images, labels, masks, where=None) -> ImageArrays:
+    """Images that are each a group of their own."""
+    names = [f"image{i}" for i in range(len(images))]
+    empty = [""] * len(names)
+    return ImageArrays(
+        images=images, labels=labels, masks=masks, ids=names, classes=empty, sources=empty,
+        split=empty, groups=names, where=where,
+    )  # fmt: skip
+
+
 def dataset(classes: int, *, ignore: bool = False) -> ImageArrays:
     rng = np.random.default_rng(0)
     masks = [blobs(rng, size, classes) for size in SIZES]
@@ -40,18 +50,8 @@ def dataset(classes: int, *, ignore: bool = False) -> ImageArrays:
     if ignore:
         for mask in masks:
             mask[rng.random(mask.shape) < 0.2] = IGNORED
-    names = [f"image-{i}" for i in range(count)]
-    return ImageArrays(
-        images=rng.integers(0, 256, (count, 16, 16, 1), np.uint8),
-        labels=labels,
-        masks=MaskFiles(SIZES, masks.__getitem__),
-        ids=names,
-        classes=[""] * count,
-        sources=[""] * count,
-        split=["test"] * count,
-        groups=names,
-        where=where,
-    )
+    images = rng.integers(0, 256, (count, 16, 16, 1), np.uint8)
+    return arrays_of(images, labels, MaskFiles(SIZES, masks.__getitem__), where)
 
 
 def predict(state: Any, images: Any) -> Any:
@@ -69,20 +69,20 @@ def keep_upper_half(logits: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("channels", "ignore", "postprocess"), [(1, False, None), (3, True, None), (1, True, "half")]
+    ("channels", "ignore", "postprocess", "i"),
+    [(1, False, None, 4), (3, True, None, 1), (1, True, keep_upper_half, 4)],
 )
-def test_images_of_many_sizes_have_the_scores_of_each_alone(channels, ignore, postprocess):
+def test_images_of_many_sizes_have_the_scores_of_each_alone(channels, ignore, postprocess, i):
     arrays = dataset(max(1, channels - 1), ignore=ignore)
     mesh = parallel.make_mesh(jax.devices()[:1])
     state = parallel.replicate({"k": np.zeros(channels, np.float32)}, mesh)
-    options: Any = {"rows": 4, "postprocess": keep_upper_half if postprocess else None}
+    options: Any = {"rows": 4, "postprocess": postprocess}
     together = score(predict, state, arrays, np.arange(len(SIZES)), mesh, **options)
-    for i in (1, 4):
-        alone = score(predict, state, arrays, np.array([i]), mesh, **options)
-        for name in (*COLUMNS, "dice_network_size"):
-            np.testing.assert_allclose(
-                together.columns[name][i], alone.columns[name][0], rtol=1e-6, err_msg=name
-            )
+    alone = score(predict, state, arrays, np.array([i]), mesh, **options)
+    for name in (*COLUMNS, "dice_network_size"):
+        np.testing.assert_allclose(
+            together.columns[name][i], alone.columns[name][0], rtol=1e-6, err_msg=name
+        )
     assert np.isfinite(together.columns["hd95"]).any()
 
 
@@ -141,25 +141,12 @@ def test_scores_of_several_classes_are_each_classes_own(tmp_path):
     predicted[1][predicted[1] == 2] = 1
     # A heart that is missed.
     predicted[4][predicted[4] == 2] = 1
-    names = [f"image{i}" for i in range(5)]
-    arrays = ImageArrays(
-        images=predicted.astype(np.uint8)[..., None], labels=truth, masks=truth, ids=names,
-        classes=[""] * 5, sources=[""] * 5, split=["test"] * 5, groups=names,
-    )  # fmt: skip
+    arrays = arrays_of(predicted.astype(np.uint8)[..., None], truth, truth)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    state = TrainState(
-        step=0, params={"scale": jnp.float32(1)}, collections={}, opt_state=(), key=0
-    )
+    state = TrainState(0, {"scale": jnp.float32(1)}, {}, (), 0)
     chosen = np.array([3, 1, 0, 4])
-    scored = score(
-        make_predict(FromGray()),
-        state,
-        arrays,
-        chosen,
-        mesh,
-        rows=3,
-        class_names=("lungs", "heart"),
-    )
+    classes: Any = {"rows": 3, "class_names": ("lungs", "heart")}
+    scored = score(make_predict(FromGray()), state, arrays, chosen, mesh, **classes)
     dice, pair = np.full((4, 2), np.nan), (predicted, truth)
     for row, image in enumerate(chosen):
         for label in (1, 2):
@@ -210,19 +197,14 @@ def test_an_image_with_logits_that_are_nan_has_no_scores():
     truth[:, 3:8, 4:9] = 1
     predicted = truth.copy()
     predicted[1, 0, :2] = 9
-    arrays = ImageArrays(
-        images=predicted[..., None], labels=truth, masks=truth, ids=["whole", "partly"],
-        classes=[""] * 2, sources=[""] * 2, split=["test"] * 2, groups=["whole"] * 2,
-    )  # fmt: skip
+    arrays = arrays_of(predicted[..., None], truth, truth)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    state = TrainState(
-        step=0, params={"scale": jnp.float32(1)}, collections={}, opt_state=(), key=0
-    )
+    state = TrainState(0, {"scale": jnp.float32(1)}, {}, (), 0)
     scored = score(make_predict(FromGray()), state, arrays, np.arange(2), mesh, rows=2)
     for name, best in {"dice": 1, "precision": 1, "hd95": 0, "assd": 0}.items():
         np.testing.assert_array_equal(scored.columns[name], [best, np.nan])
     summary = scored.summary()
-    assert (summary["images"], summary["groups"]) == (2, 1)
+    assert (summary["images"], summary["groups"]) == (2, 2)
     assert (summary["undefined"], summary["undefined_distances"]) == (1, 1)
 
 
@@ -231,11 +213,7 @@ def test_validation_of_a_network_that_gives_nan_on_an_image_is_no_score(broken, 
     state = TrainState(jnp.int32(0), {}, {}, (), jax.random.key(0))
     truth = np.zeros((5, 8, 8), np.uint8)
     truth[:4, 2:5, 2:5] = 1
-    names = [f"image{i}" for i in range(5)]
-    arrays = ImageArrays(
-        images=truth[..., None] * 255, labels=truth, masks=truth, ids=names, classes=[""] * 5,
-        sources=[""] * 5, split=["validation"] * 5, groups=names,
-    )  # fmt: skip
+    arrays = arrays_of(truth[..., None] * 255, truth, truth)
     if broken:
         arrays.images[2] = 7
     dataset = Dataset(arrays, np.arange(0), np.arange(5), np.arange(0), "")
@@ -256,8 +234,3 @@ def test_validation_of_a_network_that_gives_nan_on_an_image_is_no_score(broken, 
     found = validate(eval_step, state, dataset, 2, mesh)
     np.testing.assert_equal(found["validation_dice"], expected)
     assert np.isnan(found["validation_loss"]) == broken
-
-
-def test_the_background_is_no_object():
-    assert scores.foreground(np.array([[1, 2, 3]])).tolist() == [[2, 3]]
-    assert scores.foreground(np.array([[1]])).tolist() == [[1]]

@@ -14,6 +14,7 @@ import jax
 from flax import serialization
 
 from jaxseg.errors import InputError
+from jaxseg.files import write_bytes
 from jaxseg.models import UNet
 
 FOLDER = Path(__file__).parent
@@ -61,12 +62,14 @@ def lungs() -> Pretrained:
 def save(path: Path | str, variables: Mapping[str, Any]) -> str:
     """Writes variables to a file in Flax's msgpack format and returns its SHA-256.
 
+    The file is complete or absent, also after a power cut.
+
     Args:
         path: The file.
         variables: What ``model.apply`` takes, such as `jaxseg.TrainState.variables` returns.
     """
     written = serialization.msgpack_serialize(jax.device_get(dict(variables)))
-    Path(path).write_bytes(written)
+    write_bytes(Path(path), written)
     return hashlib.sha256(written).hexdigest()
 
 

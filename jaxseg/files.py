@@ -1,0 +1,26 @@
+"""Files that are complete or absent."""
+
+import os
+import threading
+from pathlib import Path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file that is complete or absent, also after a power cut.
+
+    Raises:
+        OSError: The file cannot be written. The error names it, and an older one is kept.
+    """
+    # The temporary name is short, because the file's own may have the largest length.
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        # The error of a full disk names no file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
