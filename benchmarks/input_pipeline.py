@@ -1,10 +1,10 @@
 """Images a second of jaxseg's input paths and of PyTorch's DataLoader.
 
-    python -m benchmarks.input_pipeline --manual-dir DIR [--data-config NAME] [--batch 16]
+    python -m benchmarks.input_pipeline --manual-dir DIR [--data-config NAME]
 
 The stream and the DataLoader (two processes) decode the same PNG pairs in the same order, resize
-them and make uint8 batches. "on device" gathers batches from cached arrays. The exit status is 1 if
-two of them read different images.
+them and make uint8 batches of 16. "on device" gathers batches from cached arrays. The exit status
+is 1 if two of them read different images.
 """
 
 import sys
@@ -15,12 +15,11 @@ from typing import Any
 
 from benchmarks import loaders, protocol, report
 from benchmarks.protocol import Implementation
-from experiments import command
 
 IMPLEMENTATIONS = (
-    Implementation("PyTorch DataLoader", "benchmarks.loaders:data_loader", "torch"),
-    Implementation("stream", "benchmarks.loaders:stream", "jaxseg"),
-    Implementation("on device", "benchmarks.loaders:on_device", "jaxseg"),
+    Implementation("PyTorch DataLoader", "benchmarks.loaders:data_loader"),
+    Implementation("stream", "benchmarks.loaders:stream"),
+    Implementation("on device", "benchmarks.loaders:on_device"),
 )
 COLUMNS = ("name", "images_per_second", "slowest_rate", "fastest_rate", "relative_time", "peak_MB")
 
@@ -30,6 +29,7 @@ def write_pictures(dataset: Sequence[str], folder: Path) -> int:
     from jaxseg.data.stored import StoredImages
 
     stored = StoredImages(loaders.prepared(*dataset))
+    folder.mkdir()
     for number in range(len(stored)):
         for name, content in zip(("image", "mask"), stored.files(number), strict=True):
             (folder / f"{name}-{number}.png").write_bytes(content)
@@ -52,27 +52,17 @@ def main() -> None:
     parser = protocol.parser(__doc__, IMPLEMENTATIONS)
     parser.add_argument("--manual-dir", type=Path, required=True, help="folder of the archive")
     parser.add_argument("--data-config", default="all", help="which classes (all)")
-    parser.add_argument("--data-dir", type=Path, help="prepared data; default: temporary")
-    parser.add_argument("--size", type=int, default=256, help="height and width in pixels (256)")
-    parser.add_argument("--batch", type=int, default=16, help="images per batch (16)")
     options = parser.parse_args()
-    implementations = protocol.chosen(IMPLEMENTATIONS, options)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        data_dir = options.data_dir or folder / "data"
-        dataset = [str(options.manual_dir), options.data_config, str(data_dir)]
-        (folder / "pictures").mkdir()
-        images = write_pictures(dataset, folder / "pictures")
-        settings = {
-            "images": images, "size": options.size, "batch": options.batch, "workers": 2,
-            "dataset": dataset, "pictures": str(folder / "pictures"),
-        }  # fmt: skip
-        rows = protocol.measure(implementations, settings, options.rounds)
+    implementations = protocol.named(IMPLEMENTATIONS, options.implementations)
+    settings: dict[str, Any] = {"size": 256, "batch": 16, "workers": 2}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = [str(options.manual_dir), options.data_config, f"{folder}/data"]
+        settings["images"] = images = write_pictures(dataset, Path(folder, "pictures"))
+        paths = {"dataset": dataset, "pictures": f"{folder}/pictures"}
+        rows = protocol.measure(implementations, settings | paths, options.rounds)
     for row in rows:
         row["images_per_second"] = images / row["seconds"]
         row["slowest_rate"], row["fastest_rate"] = images / row["slowest"], images / row["fastest"]
-    for name in ("dataset", "pictures"):
-        del settings[name]
     settings["data_config"] = options.data_config
     report.publish(report.make("input_pipeline", settings, rows), COLUMNS, options.json)
     if line := difference(rows):
@@ -80,4 +70,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # Not above: the DataLoader's process must not load JAX.
+    from experiments import command
+
     command.run(main)

@@ -18,7 +18,6 @@ def settings(tmp_path):
     """Seven images in batches of three, prepared and as PNG files."""
     write_folder(tmp_path, {"COVID": range(1, 8)})
     dataset = [str(tmp_path), "covid", str(tmp_path / "data")]
-    (tmp_path / "pictures").mkdir()
     assert input_pipeline.write_pictures(dataset, tmp_path / "pictures") == 7
     return {
         "images": 7, "batch": 3, "size": 16, "workers": 0, "dataset": dataset,
