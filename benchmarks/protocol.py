@@ -46,7 +46,7 @@ def parser(
     lines = (doc or "").splitlines()
     found = argparse.ArgumentParser(description=lines[0] if lines else None)
     found.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file")
-    found.add_argument("--rounds", type=int, default=rounds, help=f"timed rounds ({rounds})")
+    found.add_argument("--rounds", type=_positive, default=rounds, help=f"timed rounds ({rounds})")
     if implementations:
         names = [implementation.name for implementation in implementations]
         found.add_argument(
@@ -56,6 +56,12 @@ def parser(
     return found
 
 
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
 def named(implementations: Sequence[Implementation], names: Sequence[str]) -> list[Implementation]:
     """Returns the implementations of these names, in the order of the names."""
     by_name = {each.name: each for each in implementations}
@@ -63,18 +69,12 @@ def named(implementations: Sequence[Implementation], names: Sequence[str]) -> li
 
 
 def process() -> ProcessPoolExecutor:
-    """Returns a new process, which imports nothing but what it is asked for."""
+    """Returns a new process. It imports the command's module and what it is asked for."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
 def alternate(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
-    """Calls the functions in alternation; returns what each call returned.
-
-    Raises:
-        SystemExit: ``rounds`` is less than 1.
-    """
-    if rounds < 1:
-        raise SystemExit(f"--rounds: must be at least 1, got {rounds}")
+    """Calls the functions in alternation; returns what each call returned."""
     results: dict[str, list[Any]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():

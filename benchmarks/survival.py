@@ -143,7 +143,8 @@ class Stops:
             name: end(start(name, *arguments[name], self.folder / name)) for name in arguments
         }
         for name, sent in itertools.product(("train", *arguments), STATUS):
-            training, stopped, slowest, resumed = name == "train", [], 0.0, 0
+            training = name == "train"
+            statuses, slowest, resumed = [], 0.0, 0
             for number in range(count):
                 run = RunDirectory(self.folder / f"{name}-{sent.name}-{number}")
                 process = self.train(run) if training else start(name, *arguments[name], run.path)
@@ -153,14 +154,14 @@ class Stops:
                 process.send_signal(sent)
                 began = time.monotonic()
                 output, _ = process.communicate(timeout=600)
-                stopped.append(process.returncode)
+                statuses.append(process.returncode)
                 if process.returncode:
                     slowest = max(slowest, time.monotonic() - began)
                 if process.returncode not in (0, STATUS[sent]):
                     print(f"{name}, {sent.name}: exit status {process.returncode}:\n{output}")
                 resumed += training and self.resumed(run)
-            finished = stopped.count(0)
-            wrong = count - finished - stopped.count(STATUS[sent])
+            finished = statuses.count(0)
+            wrong = count - finished - statuses.count(STATUS[sent])
             good = not wrong and slowest < LIMIT and resumed == count * training
             yield {
                 "name": f"{name}, {sent.name}", "count": count, "ended_before": finished,

@@ -57,6 +57,7 @@ def test_every_command_has_help(name, monkeypatch, capsys):
     assert "--json FILE" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiles", [False, True])
 def test_both_forms_of_the_warp_change_images(tiles):
     cases, _ = augment.prepare(images=2, size=16, tiles=tiles)
