@@ -14,8 +14,8 @@ from benchmarks import protocol
 from benchmarks.protocol import Implementation
 
 IMPLEMENTATIONS = (
-    Implementation("jaxseg", "benchmarks.augment:prepare", "jaxseg"),
-    Implementation("jaxseg, tiles", "benchmarks.augment:prepare", "jaxseg", {"tiles": True}),
+    Implementation("jaxseg", "benchmarks.augment:prepare"),
+    Implementation("jaxseg, tiles", "benchmarks.augment:prepare", {"tiles": True}),
 )
 MOVES = ("rotation", "scale", "shift", "shear")
 COLUMNS = ("case", "name", "images_per_second", "relative_time", "device")
@@ -50,7 +50,4 @@ def prepare(*, images: int, size: int, tiles: bool = False) -> Any:
 
 
 if __name__ == "__main__":
-    protocol.main(
-        "augment", __doc__, IMPLEMENTATIONS, COLUMNS, images=32, size=256,
-        derive=lambda row, settings: {"images_per_second": settings["images"] / row["seconds"]},
-    )  # fmt: skip
+    protocol.main("augment", __doc__, IMPLEMENTATIONS, COLUMNS, count="images", images=32, size=256)

@@ -8,7 +8,6 @@ it is there. Needs 1 GB of disk, and 4 GB more with ``--arrays 256``.
 """
 
 import os
-import sys
 import tempfile
 import time
 import zlib
@@ -20,8 +19,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import protocol, report
-from benchmarks.protocol import Implementation, Worker
-from benchmarks.worker import peak_bytes
+from benchmarks.worker import peak_megabytes
 from experiments.command import bar
 from jaxseg.data import phantom
 from jaxseg.data.archive import RELEASE_COUNTS
@@ -45,8 +43,8 @@ def write_release(folder: Path, counts: dict[str, int]) -> None:
         phantom.write_archive(folder, images=counts, progress=bar("writing the release"))
 
 
-def rehearse(*, archive: str, data_dir: str, size: int | None) -> Any:
-    """Prepares the release in this process. The rows and the report are metadata."""
+def rehearse(archive: str, data_dir: str, size: int | None) -> dict[str, Any]:
+    """Prepares the release in this process; returns rows and what the report found."""
     from jaxseg.data.arrays import load_arrays
     from jaxseg.data.covid_radiography import prepare
 
@@ -56,7 +54,7 @@ def rehearse(*, archive: str, data_dir: str, size: int | None) -> Any:
         began, used = time.perf_counter(), time.process_time()
         result = call()
         row = {"name": name, "seconds": time.perf_counter() - began}
-        row |= {"processor_seconds": time.process_time() - used, "peak_MB": peak_bytes() / 1e6}
+        row |= {"processor_seconds": time.process_time() - used, "peak_MB": peak_megabytes()}
         rows.append(row)
         return result
 
@@ -67,7 +65,7 @@ def rehearse(*, archive: str, data_dir: str, size: int | None) -> Any:
             timed(name, lambda: load_arrays(builder, size=size))
     found = builder.report
     names = ("images", "duplicates", "near_duplicates", "unusual", "skipped")
-    return {}, {"rows": rows, **{name: found[name] for name in names}}
+    return {"rows": rows, **{name: found[name] for name in names}}
 
 
 def check(found: dict[str, Any], counts: dict[str, int]) -> None:
@@ -95,10 +93,8 @@ def main() -> None:
         folder, data_dir = options.archive or Path(scratch, "release"), Path(scratch, "data")
         if not (folder / "archive.zip").exists():
             write_release(folder, counts)
-        settings = {"archive": str(folder), "data_dir": str(data_dir), "size": options.arrays}
-        process = Implementation("release", "benchmarks.full_release:rehearse", "jaxseg")
-        with Worker(process, settings, sys.executable) as worker:
-            found = worker.answer()["metadata"]
+        with protocol.process() as process:
+            found = process.submit(rehearse, str(folder), str(data_dir), options.arrays).result()
         files = [path for path in data_dir.rglob("*") if path.is_file()]
         sizes = {"archive": os.path.getsize(folder / "archive.zip")}
         sizes["prepared"] = sum(path.stat().st_size for path in files)

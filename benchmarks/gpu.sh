@@ -42,10 +42,12 @@ fi
 XLA_FLAGS="" JAX_DEFAULT_MATMUL_PRECISION=highest \
     part tests python -m pytest -n 0 -q -m "not slow" -k "not eight_devices" $tests
 
-# shellcheck disable=SC2086
-part train_step python -m benchmarks.train_step --dtype bfloat16 --batch $batches --size "$size" \
-    --widths $widths --rounds "$rounds" --implementations jaxseg "plain Flax" torch.compile \
-    --json "$out/train_step.json"
+for batch in $batches; do
+    # shellcheck disable=SC2086
+    part "train_step_$batch" python -m benchmarks.train_step --dtype bfloat16 --batch "$batch" \
+        --size "$size" --widths $widths --rounds "$rounds" \
+        --implementations jaxseg "plain Flax" torch.compile --json "$out/train_step_$batch.json"
+done
 
 archive=(--manual-dir "${ARCHIVE:-$out/archive}")
 if [ -z "${ARCHIVE:-}" ]; then

@@ -5,7 +5,7 @@
 Dropout is off, and the default batch is 4.
 """
 
-from benchmarks.train_step import run
+from benchmarks.train_step import main
 
 if __name__ == "__main__":
-    run("inference", "predict", batch=4, doc=__doc__)
+    main("inference", __doc__, work="predict", batch=4)

@@ -8,6 +8,7 @@ runs that are done. It writes ``curve.csv`` and ``curve.png``.
 """
 
 import dataclasses
+import itertools
 import math
 import os
 import subprocess
@@ -17,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import tyro
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments import command, files, scores
@@ -26,7 +26,6 @@ from jaxseg.data.images import find_images
 from jaxseg.data.splits import natural_key
 
 STARTS = {"pretrained": ["--init", "lungs"], "random": []}
-STYLES = {"pretrained": ("#d55e00", "-"), "random": ("#0072b2", "--")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,60 +94,44 @@ def train(options: Options, run: RunDirectory, split: dict[str, str], start: str
 def curve(options: Options) -> list[dict[str, Any]]:
     """Trains all runs; returns a row for each start, number of images and class."""
     tested, draws = draw_images(options)
+    names = [name.partition("=")[0] for name in options.classes]
     rows = []
-    for count in options.counts:
-        for start in STARTS:
-            runs = [
-                RunDirectory(options.out / f"{start}-{count}-{draw}") for draw in range(len(draws))
-            ]
-            for run, order in zip(runs, draws, strict=True):
-                split = dict.fromkeys(tested, "test") | dict.fromkeys(order[:count], "train")
-                train(options, run, split, start)
-            tables = [scores.read(run.test_scores) for run in runs]
-            names = [name.partition("=")[0] for name in options.classes]
-            for name in names:
-                column = "dice" if len(names) == 1 else f"dice_{name}"
-                by_draw = np.stack([table.columns[column] for table in tables])
-                interval = scores.bootstrap_interval(by_draw.mean(axis=0), tables[0].groups)
-                means = by_draw.mean(axis=1)
-                rows.append(
-                    {
-                        "class": name,
-                        "start": start,
-                        "training_images": count,
-                        "dice": interval.mean,
-                        "low": interval.low,
-                        "high": interval.high,
-                        "lowest_draw": means.min(),
-                        "highest_draw": means.max(),
-                        "test_images": by_draw.shape[1],
-                    }
-                )
-                print(", ".join(f"{key} {scores.short(value)}" for key, value in rows[-1].items()))
+    for count, start in itertools.product(options.counts, STARTS):
+        tables = []
+        for number, order in enumerate(draws):
+            run = RunDirectory(options.out / f"{start}-{count}-{number}")
+            split = dict.fromkeys(tested, "test") | dict.fromkeys(order[:count], "train")
+            train(options, run, split, start)
+            tables.append(scores.read(run.test_scores))
+        for name in names:
+            column = "dice" if len(names) == 1 else f"dice_{name}"
+            by_draw = np.stack([table.columns[column] for table in tables])
+            interval = scores.bootstrap_interval(by_draw.mean(axis=0), tables[0].groups)
+            means = by_draw.mean(axis=1)
+            row = {"class": name, "start": start, "training_images": count, "dice": interval.mean}
+            row |= {"low": interval.low, "high": interval.high, "test_images": by_draw.shape[1]}
+            rows.append(row | {"lowest_draw": means.min(), "highest_draw": means.max()})
+            print(", ".join(f"{key} {scores.short(value)}" for key, value in rows[-1].items()))
     return rows
 
 
 def draw_curve(rows: list[dict], path: Path) -> None:
-    """Draws Dice by number of training images, a panel for each class."""
+    """Draws Dice with its interval by number of training images, a panel for each class."""
     names = list(dict.fromkeys(row["class"] for row in rows))
     figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for start, (color, style) in STYLES.items():
-            own = [row for row in rows if row["class"] == name and row["start"] == start]
-            x = [row["training_images"] for row in own]
-            panel.plot(x, [row["dice"] for row in own], style, color=color, marker="o", ms=3)
-            panel.fill_between(
-                x, [row["low"] for row in own], [row["high"] for row in own],
-                color=color, alpha=0.2, lw=0,
-            )  # fmt: skip
-            above = {"xytext": (0, 16), "textcoords": "offset points", "ha": "right"}
-            panel.annotate(start, (x[-1], own[-1]["dice"]), color=color, **above)
+        for start in STARTS:
+            points = [row for row in rows if row["class"] == name and row["start"] == start]
+            x, dice, low, high = (
+                np.array([row[key] for row in points])
+                for key in ("training_images", "dice", "low", "high")
+            )
+            panel.errorbar(x, dice, [dice - low, high - dice], label=f"{start} weights", capsize=3)
         panel.set(xscale="log", xlabel="training images", ylabel="Dice", title=name)
         counts = sorted({row["training_images"] for row in rows})
         panel.set_xticks(counts, map(str, counts))
         panel.minorticks_off()
-        panel.margins(y=0.15)
+        panel.legend()
     figure.savefig(path, dpi=120)
 
 

@@ -1,12 +1,9 @@
-"""Value and gradient of losses, by jaxseg, textbook formulas and MONAI.
+"""Value and gradient of losses, by jaxseg and MONAI.
 
-    python -m benchmarks.losses [--batch 16] [--size 256] [--classes 1 4]
-
-The textbook formulas are Optax's cross entropy, and Dice written with softmax and sums.
+python -m benchmarks.losses [--batch 16] [--size 256] [--classes 1 4]
 """
 
 import importlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,14 +12,10 @@ import numpy as np
 from benchmarks import protocol
 from benchmarks.protocol import Implementation
 
-MODULE = "benchmarks.losses"
 IMPLEMENTATIONS = (
-    Implementation("jaxseg", f"{MODULE}:by_jaxseg", "jaxseg"),
-    Implementation("textbook", f"{MODULE}:by_textbook", "optax"),
-    Implementation("MONAI", f"{MODULE}:by_monai", "monai"),
+    Implementation("jaxseg", "benchmarks.losses:by_jaxseg"),
+    Implementation("MONAI", "benchmarks.losses:by_monai"),
 )
-NAMES = ("cross_entropy", "soft_dice", "focal", "tversky", "generalized_dice", "jaccard")
-
 COLUMNS = ("case", "name", "seconds", "fastest", "slowest", "relative_time", "device")
 
 
@@ -33,55 +26,24 @@ def arrays(batch: int, size: int, classes: int) -> tuple[np.ndarray, np.ndarray]
     return logits, rng.integers(0, max(classes, 2), (batch, size, size), np.int32)
 
 
-def _jax_cases(losses_of: Callable[[int], dict[str, Any]], classes: list[int], **shape: int) -> Any:
-    import jax
-
-    cases = {}
-    for count in classes:
-        logits, labels = jax.device_put(arrays(**shape, classes=count))
-        for name, loss in losses_of(count).items():
-            step = jax.jit(jax.value_and_grad(lambda z, y, loss=loss: loss(z, y).mean()))
-            cases[f"{name}, K = {count}"] = partial(_waited, step, logits, labels)
-    return cases, {"device": jax.devices()[0].device_kind}
-
-
-def _waited(step: Callable[..., Any], *arguments: Any) -> Any:
-    import jax
-
-    return jax.block_until_ready(step(*arguments))
-
-
-def by_jaxseg(**settings: Any) -> Any:
+def by_jaxseg(*, batch: int, size: int, classes: list[int]) -> Any:
     """The losses that MONAI has, too, and cross entropy."""
+    import jax
+
     from jaxseg import losses
 
-    def of(classes: int) -> dict[str, Any]:
-        names = NAMES if classes > 1 else (*NAMES, "hausdorff_dt")
-        return {name: getattr(losses, name) for name in names}
+    def run(step: Any, logits: Any, labels: Any) -> Any:
+        return jax.block_until_ready(step(logits, labels))
 
-    return _jax_cases(of, **settings)
-
-
-def by_textbook(**settings: Any) -> Any:
-    """Cross entropy and Dice as textbooks have them."""
-    import jax
-    import optax
-
-    def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        if logits.shape[-1] == 1:
-            return optax.sigmoid_binary_cross_entropy(logits[..., 0], labels.astype(logits.dtype))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-    def soft_dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        binary = logits.shape[-1] == 1
-        p = jax.nn.sigmoid(logits) if binary else jax.nn.softmax(logits)
-        t = labels[..., None] if binary else jax.nn.one_hot(labels, logits.shape[-1])
-        overlap, total = (p * t).sum((1, 2)), p.sum((1, 2)) + t.sum((1, 2))
-        return 1 - (2 * overlap + 1) / (total + 1)
-
-    return _jax_cases(
-        lambda _: {"cross_entropy": cross_entropy, "soft_dice": soft_dice}, **settings
-    )
+    names = ["cross_entropy", "soft_dice", "focal", "tversky", "generalized_dice", "jaccard"]
+    cases = {}
+    for count in classes:
+        logits, labels = jax.device_put(arrays(batch, size, count))
+        for name in names if count > 1 else [*names, "hausdorff_dt"]:
+            loss = getattr(losses, name)
+            step = jax.jit(jax.value_and_grad(lambda z, y, loss=loss: loss(z, y).mean()))
+            cases[f"{name}, K = {count}"] = partial(run, step, logits, labels)
+    return cases, {"device": jax.devices()[0].device_kind}
 
 
 def by_monai(*, batch: int, size: int, classes: list[int]) -> Any:

@@ -1,5 +1,6 @@
 """The JSON format of all benchmarks, and their tables."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -17,15 +18,18 @@ CPUINFO = Path("/proc/cpuinfo")
 VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
 """Vector extensions as Linux names them, widest first."""
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "OMP_NUM_THREADS", "JAX_PLATFORMS")
+LIBRARIES = ("jax", "libtpu", "flax", "torch", "keras", "tensorflow", "monai")
+LIBRARIES += ("surface-distance-based-measures", "pillow")
 
 Row = dict[str, Any]
 
 
 def make(benchmark: str, settings: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     """Returns the report of a benchmark: what was measured, when, on what, and the rows."""
-    versions = {"python": platform.python_version(), "jax": importlib.metadata.version("jax")}
-    for row in rows:
-        versions |= row.pop("versions", {})
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     flags = _listed("flags", "Features").split()
     return {
         "benchmark": benchmark,

@@ -1,8 +1,9 @@
-"""Time before the first train step: imports, compilation with and without a cache, the default run.
+"""Time before the first train step: imports, and the default run without and with a cache.
 
-    python -m benchmarks.startup [--rounds N]
+    python -m benchmarks.startup [--rounds 3]
 
-Every measurement is a new process. Imports alternate for ``--rounds``; the others run once.
+Every measurement is a new process. The first step of the default run is timed twice in a round:
+with an empty cache of compiled programs, and with the cache that this filled.
 """
 
 import os
@@ -10,46 +11,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from benchmarks import protocol, report
 
-STEP = """
-from benchmarks.peers.jax_unets import ours
-cases, _ = ours({settings})
-cases["train"]()
-"""
-COLUMNS = ("name", "seconds", "fastest", "slowest")
 
-
-def python_seconds(code: str, cache: str | None = None) -> float:
-    """Returns the seconds of ``python -c code``; ``cache`` is a folder of compiled programs."""
-    environment = {
-        key: value for key, value in os.environ.items() if "COMPILATION_CACHE" not in key
-    }
-    if cache is not None:
-        environment |= {
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+def import_seconds(module: str) -> float:
+    """Returns the seconds of a process that imports a module."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
     return time.perf_counter() - began
 
 
-def default_run_seconds() -> float:
+def first_step_seconds(cache: Path) -> float:
     """Returns the seconds from the start of ``experiments.train`` until its first step is logged.
+
+    Args:
+        cache: Folder of compiled programs.
 
     Raises:
         SystemExit: The command ended without a step.
     """
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        steps, began = Path(folder, "run", "steps.jsonl"), time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.train", "--workdir", f"{folder}/run"],
+            [sys.executable, "-m", "experiments.train", "--workdir", str(steps.parent)],
+            env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)},
             stdout=subprocess.DEVNULL,
         )
-        steps = Path(folder, "run", "steps.jsonl")
         while not (steps.exists() and steps.stat().st_size):
             if process.poll() is not None:
                 raise SystemExit(f"experiments.train ended with status {process.returncode}")
@@ -62,28 +52,22 @@ def default_run_seconds() -> float:
 
 def main() -> None:
     """Measures and publishes."""
-    parser = protocol.parser(__doc__)
-    parser.add_argument("--settings", default="work='train'", help="of the train step, as Python")
-    parser.add_argument("--no-default-run", action="store_true", help="leave the default run out")
-    options = parser.parse_args()
-    imports = {
-        f"import {name}": lambda name=name: python_seconds(f"import {name}")
-        for name in ("flax.linen", "jaxseg")
-    }
-    seconds = protocol.alternate(imports, options.rounds)
-    code = STEP.format(settings=options.settings)
-    with tempfile.TemporaryDirectory() as cache:
-        once = {
-            "first step, no cache": lambda: python_seconds(code),
-            "first step, empty cache": lambda: python_seconds(code, cache),
-            "first step, full cache": lambda: python_seconds(code, cache),
-        }
-        if not options.no_default_run:
-            once["first step of the default run"] = default_run_seconds
-        seconds |= protocol.alternate(once, 1)
-    rows = [{"name": name, **protocol.summary(each)} for name, each in seconds.items()]
-    settings = {"train_step": options.settings}
-    report.publish(report.make("startup", settings, rows), COLUMNS, options.json)
+    options = protocol.parser(__doc__, rounds=3).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        caches = [Path(folder, str(number)) for number in range(options.rounds)]
+        empty, full = iter(caches), iter(caches)
+        timings = protocol.alternate(
+            {
+                "import flax.linen": partial(import_seconds, "flax.linen"),
+                "import jaxseg": partial(import_seconds, "jaxseg"),
+                "first step, empty cache": lambda: first_step_seconds(next(empty)),
+                "first step, full cache": lambda: first_step_seconds(next(full)),
+            },
+            options.rounds,
+        )
+    columns = ("name", "seconds", "fastest", "slowest")
+    rows = protocol.rows_of(timings)
+    report.publish(report.make("startup", {}, rows), columns, options.json)
 
 
 if __name__ == "__main__":

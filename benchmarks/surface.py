@@ -6,7 +6,6 @@ All three metrics of a batch of pairs of masks together, in the convention of ea
 """
 
 import importlib
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,17 +14,18 @@ import numpy as np
 from benchmarks import losses, protocol
 from benchmarks.protocol import Implementation
 
-MODULE = "benchmarks.surface"
 IMPLEMENTATIONS = (
-    Implementation("jaxseg", f"{MODULE}:by_jaxseg", "jaxseg"),
-    Implementation("MONAI", f"{MODULE}:by_monai", "monai"),
-    Implementation("surface-distance", f"{MODULE}:by_surface_distance", "surface_distance"),
+    Implementation("jaxseg", "benchmarks.surface:by_jaxseg"),
+    Implementation("MONAI", "benchmarks.surface:by_monai"),
+    Implementation("surface-distance", "benchmarks.surface:by_surface_distance"),
 )
+Masks = tuple[np.ndarray, np.ndarray]
+"""Predicted and actual masks, bool ``[N, H, W]``."""
 TOLERANCE = 2.0
 """Pixels, of the surface Dice."""
 
 
-def lungs(pairs: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+def lungs(pairs: int, size: int) -> Masks:
     """Returns masks of two ellipses with wavy outlines, and predictions a few pixels away."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:size, :size] / size
@@ -47,18 +47,20 @@ def lungs(pairs: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return masks[0], masks[1]
 
 
-def squares(pairs: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+def squares(pairs: int, size: int) -> Masks:
     """Returns small squares, and the same 3 columns away; the peers crop to their box."""
     predicted, side = np.zeros((pairs, size, size), bool), max(1, 40 * size // 256)
     predicted[:, size // 2 : size // 2 + side, size // 3 : size // 3 + side] = True
     return predicted, np.roll(predicted, 3, axis=2)
 
 
-def masks(pairs: int, size: int) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Yields a name and predicted and actual masks bool ``[N, H, W]``."""
-    yield f"two lungs, {size} x {size}", lungs(pairs, size)
-    yield f"small square in {size} x {size}", squares(pairs, size)
-    yield f"two lungs, {2 * size} x {2 * size}", lungs(pairs, 2 * size)
+def masks(pairs: int, size: int) -> dict[str, Masks]:
+    """Returns masks by name."""
+    return {
+        f"two lungs, {size} x {size}": lungs(pairs, size),
+        f"small square in {size} x {size}": squares(pairs, size),
+        f"two lungs, {2 * size} x {2 * size}": lungs(pairs, 2 * size),
+    }
 
 
 def by_jaxseg(**settings: int) -> Any:
@@ -81,7 +83,7 @@ def by_jaxseg(**settings: int) -> Any:
     cases = {}
     for convention in ("monai", "surface-distance"):
         program = jax.jit(partial(surface.measure, read, convention=convention))
-        for name, pair in masks(**settings):
+        for name, pair in masks(**settings).items():
             cases[f"{name}, {convention} convention"] = partial(run, program, jax.device_put(pair))
     return cases, {"device": jax.devices()[0].device_kind}
 
@@ -102,7 +104,7 @@ def by_monai(**settings: int) -> Any:
         return [result.cpu() for result in results]
 
     cases = {}
-    for name, pair in masks(**settings):
+    for name, pair in masks(**settings).items():
         tensors = [torch.from_numpy(mask)[:, None].to(device) for mask in pair]
         cases[f"{name}, monai convention"] = partial(run, *tensors)
     return cases, {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
@@ -120,7 +122,7 @@ def by_surface_distance(**settings: int) -> Any:
             library.compute_surface_dice_at_tolerance(distances, TOLERANCE)
 
     cases = {}
-    for name, pair in masks(**settings):
+    for name, pair in masks(**settings).items():
         cases[f"{name}, surface-distance convention"] = partial(run, *pair)
     return cases, {}
 

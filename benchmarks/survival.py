@@ -1,15 +1,16 @@
 """Stops commands at random moments: do they end in time, and do runs resume bit for bit?
 
-    python -m benchmarks.survival [signals] [kill] [processes] [--count 20] [--seed 0]
+    python -m benchmarks.survival [signals] [processes] [--count 20]
 
-- ``signals``: SIGTERM and Ctrl-C in train, evaluate and predict. The exit status must be 75 or 130
-  within 10 s. Each stopped run is resumed and compared with an unbroken one.
-- ``kill``: kill -9 in train, every second time while a checkpoint is being written.
+- ``signals``: SIGTERM, Ctrl-C and kill -9 in train, evaluate and predict. The exit status must be
+  75, 130 or that of a killed process, within 10 s. Every second signal to train is sent while a
+  checkpoint is being written. Each stopped run is resumed and compared with an unbroken one.
 - ``processes``: SIGTERM to one of two processes with four devices each.
 
 It uses synthetic images and a small network. The exit status is 1 if anything fails.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,12 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from benchmarks import protocol, report
 from experiments.command import INTERRUPTED, PREEMPTED
 from experiments.runs import CLOCKED, RunDirectory, load_trained
 from jaxseg.data import phantom
+from jaxseg.data.archive import FOLDER_NAME
 
 IMAGES = {"COVID": 10, "Lung_Opacity": 6, "Normal": 14, "Viral Pneumonia": 10}
 RUN = ["--size", "32", "--widths", "4", "8", "--epochs", "12", "--batch-size", "8"]
@@ -38,7 +40,11 @@ RUN += ["--dropout", "0.3", "--norm", "batch"]
 
 LIMIT = 10.0
 """Seconds in which a command must end after a signal."""
-STATUS = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
+STATUS = {
+    signal.SIGTERM: PREEMPTED,
+    signal.SIGINT: INTERRUPTED,
+    signal.SIGKILL: -signal.SIGKILL,
+}
 COLUMNS = ("name", "count", "ended_before", "wrong_status", "longest_seconds", "resumed")
 Process = subprocess.Popen[str]
 
@@ -102,9 +108,10 @@ def is_saving(run: RunDirectory) -> bool:
 class Stops:
     """A folder with data, an unbroken run, and random moments."""
 
-    def __init__(self, folder: Path, seed: int):
-        self.folder, self.random = folder, random.Random(seed)
-        phantom.write_archive(folder, images=IMAGES, seed=1)
+    def __init__(self, folder: Path):
+        self.folder, self.random = folder, random.Random(0)
+        archive = phantom.write_archive(folder, images=IMAGES, seed=1)
+        zipfile.ZipFile(archive).extractall(folder / "unpacked")
         self.options = ["phantom", *RUN, "--manual-dir", folder, "--data-dir", folder / "data"]
         self.unbroken = RunDirectory(folder / "unbroken")
         self.seconds = end(self.train(self.unbroken))
@@ -118,64 +125,50 @@ class Stops:
         cache = self.folder / "compiled" if cached else None
         return start("train", *options, devices=devices, cache=cache)
 
-    def resumed(self, run: RunDirectory, unbroken: RunDirectory) -> bool:
-        """Resumes a run; returns whether it equals an unbroken one, and prints a difference."""
+    def resumed(self, run: RunDirectory) -> bool:
+        """Resumes a run; returns whether it equals the unbroken one, and prints a difference."""
         end(self.train(run, cached=True))
-        if differs := difference(run, unbroken):
+        if differs := difference(run, self.unbroken):
             print(f"{run.path.name}: {differs} differs", flush=True)
         return differs is None
 
-    def signals(self, count: int, names: list[str]) -> Iterator[dict[str, Any]]:
+    def signals(self, count: int) -> Iterator[dict[str, Any]]:
         """Sends signals to commands at random moments, from the start of the process on."""
-        images = self.folder / "images"
-        images.mkdir()
-        for i in range(1, 41):
-            image = phantom.generate(0, "Normal", i, image_size=256, mask_size=256).image
-            Image.fromarray(image).save(images / f"{i}.png")
-        commands = {
+        images = self.folder / "unpacked" / FOLDER_NAME / "Normal" / "images"
+        arguments = {
             "evaluate": [self.unbroken.path, "--out"],
             "predict": [self.unbroken.path, images, "--out"],
         }
-        seconds = {"train": self.seconds}
-        for name in set(names) & set(commands):
-            seconds[name] = end(start(name, *commands[name], self.folder / name))
-        for name, sent in [(name, sent) for name in names for sent in STATUS]:
-            row = {"name": f"{name}, {sent.name}", "count": count, "ended_before": 0}
-            row |= {"wrong_status": 0, "longest_seconds": 0.0, "resumed": 0}
+        seconds = {
+            name: end(start(name, *arguments[name], self.folder / name)) for name in arguments
+        }
+        for name, sent in itertools.product(("train", *arguments), STATUS):
+            training = name == "train"
+            statuses, slowest, resumed = [], 0.0, 0
             for number in range(count):
                 run = RunDirectory(self.folder / f"{name}-{sent.name}-{number}")
-                training = name == "train"
-                process = self.train(run) if training else start(name, *commands[name], run.path)
-                time.sleep(self.random.uniform(0.5, seconds[name]))
+                process = self.train(run) if training else start(name, *arguments[name], run.path)
+                time.sleep(self.random.uniform(0.5, seconds.get(name, self.seconds)))
+                if training and number % 2:
+                    wait_for(lambda run=run: is_saving(run), process)
                 process.send_signal(sent)
                 began = time.monotonic()
                 output, _ = process.communicate(timeout=600)
-                taken = time.monotonic() - began if process.returncode else 0.0
-                row["longest_seconds"] = max(row["longest_seconds"], taken)
-                row["ended_before"] += process.returncode == 0
+                statuses.append(process.returncode)
+                if process.returncode:
+                    slowest = max(slowest, time.monotonic() - began)
                 if process.returncode not in (0, STATUS[sent]):
-                    row["wrong_status"] += 1
-                    print(f"{row['name']}: exit status {process.returncode}:\n{output}")
-                row["resumed"] += training and self.resumed(run, self.unbroken)
-            good = row["wrong_status"] == 0 and row["longest_seconds"] < LIMIT
-            yield row | {"good": good and (name != "train" or row["resumed"] == count)}
+                    print(f"{name}, {sent.name}: exit status {process.returncode}:\n{output}")
+                resumed += training and self.resumed(run)
+            finished = statuses.count(0)
+            wrong = count - finished - statuses.count(STATUS[sent])
+            good = not wrong and slowest < LIMIT and resumed == count * training
+            yield {
+                "name": f"{name}, {sent.name}", "count": count, "ended_before": finished,
+                "wrong_status": wrong, "longest_seconds": slowest, "resumed": resumed, "good": good,
+            }  # fmt: skip
 
-    def kill(self, count: int) -> Iterator[dict[str, Any]]:
-        """Kills runs at random moments and resumes them."""
-        equal = 0
-        for number in range(count):
-            run = RunDirectory(self.folder / f"killed-{number}")
-            process = self.train(run)
-            wait_for(run.read_metrics, process)
-            time.sleep(self.random.uniform(0.0, self.seconds / 2))
-            if number % 2:
-                wait_for(lambda run=run: is_saving(run), process)
-            process.kill()
-            process.communicate()
-            equal += self.resumed(run, self.unbroken)
-        yield {"name": "train, SIGKILL", "count": count, "resumed": equal, "good": equal == count}
-
-    def processes(self) -> Iterator[dict[str, Any]]:
+    def processes(self, _: int) -> Iterator[dict[str, Any]]:
         """Sends SIGTERM to one of two processes and resumes."""
 
         def start_two(run: RunDirectory) -> list[Process]:
@@ -197,11 +190,9 @@ class Stops:
 def main() -> None:
     """Runs what the command line names, or everything."""
     parser = protocol.parser(__doc__)
-    kinds, commands = ("signals", "kill", "processes"), ("train", "evaluate", "predict")
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(kinds))
+    kinds = ("signals", "processes")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=" or ".join(kinds))
     parser.add_argument("--count", type=int, default=20, help="signals of each kind (20)")
-    parser.add_argument("--commands", nargs="+", choices=commands, default=commands)
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
     options = parser.parse_args()
     if unknown := set(options.kinds) - set(kinds):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
@@ -209,18 +200,12 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        stops = Stops(Path(folder), options.seed)
-        run = {
-            "signals": lambda: stops.signals(options.count, list(options.commands)),
-            "kill": lambda: stops.kill(options.count),
-            "processes": stops.processes,
-        }
+        stops = Stops(Path(folder))
         for kind in options.kinds or kinds:
-            for row in run[kind]():
+            for row in getattr(stops, kind)(options.count):
                 rows.append(row)
                 print(row, flush=True)
-    settings = {"count": options.count, "seed": options.seed}
-    report.publish(report.make("survival", settings, rows), COLUMNS, options.json)
+    report.publish(report.make("survival", {"count": options.count}, rows), COLUMNS, options.json)
     sys.exit(not all(row["good"] for row in rows))
 
 

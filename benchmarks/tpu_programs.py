@@ -1,29 +1,48 @@
-"""Programs compiled for TPU slices that are only described: memory, traffic and collectives.
+"""The train step and the augmentation, compiled for a TPU slice that is only described.
 
-This needs libtpu (``pip install -e '.[tpu]'``) but no TPU and no network. It shows that a program
-compiles, its memory and its collectives; it shows no results and no speed.
+    python -m benchmarks.tpu_programs [--topology v5e:2x4] [--batch 128 512 960] [--microbatches 1]
+    python -m benchmarks.tpu_programs --augment
+
+Needs libtpu (``pip install -e '.[tpu]'``), but no TPU and no network. It shows that a program
+compiles, its memory and its collectives; it shows no results and no speed. A program of 120 images
+a chip takes half an hour on two cores.
 """
 
+import argparse
 import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.experimental import mesh_utils, topologies
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxseg import parallel
+from benchmarks import protocol, report
+from experiments import command
+from experiments.configs import CONFIGURATIONS
+from jaxseg import augment, parallel
 from jaxseg.errors import InputError
-from jaxseg.training import Loss, Model, TrainState, make_train_step
+from jaxseg.training import Model, TrainState, make_train_step
+
+# Operations (bfloat16) and bytes a second of a chip by JAX's device_kind, from Google's pages.
+PEAKS = {
+    "TPU v5 lite": (197e12, 819e9),
+    "TPU v6 lite": (918e12, 1640e9),
+    "TPU v5": (459e12, 2765e9),
+}
+
+COLUMNS = (
+    "name", "images_per_chip", "traffic_MB_per_image", "temporary_MB_per_image", "GFLOP_per_image",
+    "collectives", "sent_MB_per_chip", "roofline_ms", "compile_seconds",
+)  # fmt: skip
 
 
-def describe(topology: str) -> list[Any]:
-    """Returns the devices of a slice such as ``v5e:2x4``, neighbors next to each other.
+def mesh_of(topology: str) -> Mesh:
+    """Returns a mesh of the devices of a slice such as ``v5e:2x4``, neighbors next to each other.
 
     Raises:
         InputError: libtpu is not installed or knows no such slice.
@@ -37,38 +56,21 @@ def describe(topology: str) -> list[Any]:
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise InputError(f"--topology: {topology}: {reason[0] if reason else error!r}") from None
-    return list(mesh_utils.create_device_mesh((len(devices),), devices).flat)
+    return parallel.make_mesh(list(mesh_utils.create_device_mesh((len(devices),), devices).flat))
 
 
-def mesh_of(topology: str) -> Mesh:
-    """Returns a mesh of a described slice."""
-    return parallel.make_mesh(describe(topology))
-
-
-def train_step_program(
-    mesh: Mesh,
-    model: Model,
-    tx: optax.GradientTransformation,
-    loss: Loss,
-    *,
-    batch: int,
-    size: int,
-    microbatches: int = 1,
-) -> dict[str, Any]:
-    """Compiles a train step for the devices of a mesh; returns `cost` of it.
+def train_step(mesh: Mesh, model: Model, *, batch: int, size: int, microbatches: int = 1) -> Any:
+    """Returns the lowered train step of the Keras baseline's optimizer and loss.
 
     Args:
         mesh: Devices, described or real.
         model: The network.
-        tx: The optimizer.
-        loss: The loss.
         batch: Global batch size; images are uint8 with one channel.
         size: Height and width of the images in pixels.
         microbatches: As in `jaxseg.make_train_step`.
-
-    Raises:
-        jax.errors.JaxRuntimeError: The compiler refuses, for example because of the memory.
     """
+    baseline = CONFIGURATIONS["baseline"]
+    tx, loss = baseline.optimizer(1000), baseline.loss()
     images = jax.ShapeDtypeStruct((batch, size, size, 1), jnp.uint8)
     labels = jax.ShapeDtypeStruct((batch, size, size), jnp.uint8)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -76,9 +78,31 @@ def train_step_program(
     state = with_sharding(state, parallel.replicated(mesh))
     arrays = with_sharding({"images": images, "labels": labels}, parallel.sharded(mesh))
     step = make_train_step(model, tx, loss, microbatches=microbatches)
-    found = cost(parallel.jit_step(step, mesh).lower(state, arrays), chips=mesh.size)
-    found["donated_fraction"] = found.pop("donated") / len(jax.tree.leaves(state))
-    return found
+    return parallel.jit_step(step, mesh).lower(state, arrays)
+
+
+def augmentations(mesh: Mesh, *, batch: int, size: int) -> dict[str, Any]:
+    """Returns the lowered warp in two forms and the robust augmentation, on one chip."""
+    sharding = NamedSharding(parallel.make_mesh([mesh.devices.flat[0]]), PartitionSpec())
+
+    def spec(shape: tuple[int, ...], dtype: Any) -> Any:
+        return with_sharding(jax.ShapeDtypeStruct(shape, dtype), sharding)
+
+    def augmented(strengths: augment.Strengths) -> Any:
+        change = augment.make_augment(strengths)
+        return lambda words, batch: change(jax.random.wrap_key_data(words), batch)
+
+    square = (batch, size, size)
+    labels, words = spec(square, jnp.uint8), spec((2,), jnp.uint32)
+    images = {"images": spec((*square, 1), jnp.uint8), "labels": labels}
+    moves = ("rotation", "scale", "shift", "shear")
+    warp = augment.Strengths(**{name: getattr(augment.ROBUST, name) for name in moves})
+    pixels = (spec((*square, 1), jnp.float32), labels, spec((batch, 2, 3), jnp.float32))
+    return {
+        "warp by pixels": jax.jit(augment.warp).lower(*pixels),
+        "warp by tiles": jax.jit(augmented(warp)).lower(words, images),
+        "robust augmentation": jax.jit(augmented(augment.ROBUST)).lower(words, images),
+    }
 
 
 def with_sharding(tree: Any, sharding: NamedSharding) -> Any:
@@ -88,23 +112,33 @@ def with_sharding(tree: Any, sharding: NamedSharding) -> Any:
     )
 
 
-def cost(lowered: Any, *, chips: int) -> dict[str, Any]:
-    """Compiles a lowered program; returns its cost per chip according to XLA, in bytes."""
+def compiled_row(name: str, lowered: Any, mesh: Mesh, images: float) -> dict[str, Any]:
+    """Compiles a program; returns its cost on a chip with this many images, according to XLA.
+
+    Raises:
+        InputError: The peak rates of the chip are not recorded.
+        jax.errors.JaxRuntimeError: The compiler refuses, for example because of the memory.
+    """
+    kind = mesh.devices.flat[0].device_kind
+    if kind not in PEAKS:
+        raise InputError(f"--topology: no peak rates are recorded for {kind}")
+    flops_per_second, bytes_per_second = PEAKS[kind]
     began = time.perf_counter()
     compiled = lowered.compile()
-    seconds, text = time.perf_counter() - began, compiled.as_text()
-    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
-    found = collectives(text)
+    seconds = time.perf_counter() - began
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    found = collectives(compiled.as_text())
+    roofline = max(cost["flops"] / flops_per_second, cost["bytes accessed"] / bytes_per_second)
     return {
+        "name": name,
+        "images_per_chip": images,
+        "traffic_MB_per_image": cost["bytes accessed"] / images / 1e6,
+        "temporary_MB_per_image": memory.temp_size_in_bytes / images / 1e6,
+        "GFLOP_per_image": cost["flops"] / images / 1e9,
+        "collectives": ", ".join(f"{count} {kind}" for kind, (count, _) in found.items()),
+        "sent_MB_per_chip": sent(found, chips=mesh.size) / 1e6,
+        "roofline_ms": 1e3 * roofline,
         "compile_seconds": seconds,
-        "arguments": memory.argument_size_in_bytes,
-        "temporary": memory.temp_size_in_bytes,
-        "flops": analysis["flops"],
-        "traffic": analysis["bytes accessed"],
-        "gathers": text.count(" gather("),
-        "collectives": found,
-        "sent": sent(found, chips=chips),
-        "donated": len(_ALIAS.findall(text.splitlines()[0])),
     }
 
 
@@ -112,7 +146,6 @@ _OPERATION = re.compile(
     r"= (?P<result>.+?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all"
     r"|collective-permute)(?P<start>-start)?\("
 )
-_ALIAS = re.compile(r"\{\}, (?:may|must)-alias\)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+(?:e\d\w+)?)\[([\d,]*)\]")
 
 
@@ -144,3 +177,37 @@ def sent(found: Mapping[str, tuple[int, int]], *, chips: int) -> float:
 def _bytes(dtype: str, shape: str) -> int:
     bits = 8 if dtype == "pred" else int(re.sub(r"^[a-z]+", "", dtype).split("e")[0])
     return math.prod(int(side) for side in shape.split(",") if side) * bits // 8
+
+
+def programs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields the row of each program that the command line asks for."""
+    mesh = mesh_of(options.topology)
+    if options.augment:
+        for name, lowered in augmentations(mesh, batch=16, size=256).items():
+            yield compiled_row(name, lowered, mesh, 16)
+        return
+    model = CONFIGURATIONS["baseline"].model().clone(dtype=jnp.bfloat16)
+    for batch in options.batch:
+        if batch % (mesh.size * options.microbatches):
+            divisor = mesh.size * options.microbatches
+            raise InputError(f"--batch: {batch} is not a multiple of {divisor}")
+        lowered = train_step(mesh, model, batch=batch, size=256, microbatches=options.microbatches)
+        yield compiled_row("train step, bfloat16", lowered, mesh, batch / mesh.size)
+
+
+def main() -> None:
+    """Compiles and publishes."""
+    parser = protocol.parser(__doc__)
+    parser.add_argument("--topology", default="v5e:2x4", help="slice (v5e:2x4)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[128], help="global sizes (128)")
+    parser.add_argument("--microbatches", type=int, default=1, help="equal parts of a batch (1)")
+    parser.add_argument("--augment", action="store_true", help="augmentation on one chip instead")
+    options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    settings = {name: getattr(options, name) for name in ("topology", "microbatches", "augment")}
+    rows = list(programs(options))
+    report.publish(report.make("tpu_programs", settings, rows), COLUMNS, options.json)
+
+
+if __name__ == "__main__":
+    command.run(main)

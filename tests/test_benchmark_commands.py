@@ -1,7 +1,6 @@
 """The other benchmarks' commands, on tiny sizes or at the first thing that they refuse."""
 
 import dataclasses
-import json
 import runpy
 import signal
 import subprocess
@@ -17,7 +16,6 @@ from benchmarks import (
     augment,
     full_release,
     learning_curve,
-    mask_sizes,
     predict,
     report,
     run,
@@ -33,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("near_duplicates", ["--manual-dir", "/nowhere"]),
         ("input_pipeline", ["--manual-dir", "/nowhere"]),
         ("predict", ["/nowhere", "--images", "/nowhere"]),
     ],
@@ -51,7 +48,7 @@ def test_an_absent_folder_is_one_line(name, arguments, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: /nowhere")
 
 
-@pytest.mark.parametrize("name", [*run.NAMES, "tpu_compile", "survival", "mask_sizes"])
+@pytest.mark.parametrize("name", [*run.NAMES, "tpu_programs", "survival"])
 def test_every_command_has_help(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as ended:
@@ -60,6 +57,7 @@ def test_every_command_has_help(name, monkeypatch, capsys):
     assert "--json FILE" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiles", [False, True])
 def test_both_forms_of_the_warp_change_images(tiles):
     cases, _ = augment.prepare(images=2, size=16, tiles=tiles)
@@ -71,8 +69,7 @@ def test_both_forms_of_the_warp_change_images(tiles):
 def test_a_rehearsal_finds_what_was_written(tmp_path):
     counts = {"COVID": 3, "Lung_Opacity": 1, "Normal": 6, "Viral Pneumonia": 1}
     full_release.write_release(tmp_path, counts)
-    folders = {"archive": str(tmp_path), "data_dir": str(tmp_path / "data")}
-    _, found = full_release.rehearse(**folders, size=16)
+    found = full_release.rehearse(str(tmp_path), str(tmp_path / "data"), 16)
     names = ["build", "open what is built", "arrays at 16", "open the arrays"]
     assert [row["name"] for row in found["rows"]] == names
     # This process holds JAX and more.
@@ -82,26 +79,11 @@ def test_a_rehearsal_finds_what_was_written(tmp_path):
         full_release.check(found, {**counts, "Normal": 7})
 
 
-def test_images_of_many_sizes_and_of_one_are_written(tmp_path):
-    mask_sizes.write_images(tmp_path, [(20, 30), (40, 10)])
-    assert len(list((tmp_path / "images").iterdir())) == 2
-    assert len({height * width for height, width in mask_sizes.SIZES}) > 6
-
-
-def test_the_ratio_of_mask_sizes_is_to_one_size(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(mask_sizes, "write_images", lambda *_: None)
-    monkeypatch.setattr(mask_sizes, "seconds", lambda _, folder: 2.0 + ("12" in folder.name))
-    monkeypatch.setattr(sys, "argv", ["mask_sizes", str(tmp_path), "--repeats", "2"])
-    mask_sizes.main()
-    assert "| 12 sizes | 3 | 3 | 3 | 1.5 |" in capsys.readouterr().out
-
-
 def test_the_rate_of_predict_is_relative_to_its_network_alone(tmp_path, monkeypatch):
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"")
-    seconds = {True: 4.0, False: 2.0}
-    monkeypatch.setattr(predict, "upper_bound", lambda *_: 4.0)
-    monkeypatch.setattr(predict, "predict", lambda _, images, *__: (seconds[images == tmp_path], 5))
+    monkeypatch.setattr(predict, "upper_bound", lambda _: 4.0)
+    monkeypatch.setattr(predict, "seconds", lambda _, images, *__: 2 + 2 * (images == tmp_path))
     file = tmp_path / "report.json"
     arguments = ["RUN", "--images", str(tmp_path), "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["predict", *arguments])
@@ -112,18 +94,13 @@ def test_the_rate_of_predict_is_relative_to_its_network_alone(tmp_path, monkeypa
     assert rows[0]["fraction_of_upper_bound"] == 0.25
 
 
-def test_start_times_alternate_and_the_cache_is_filled_before_it_is_used(monkeypatch, tmp_path):
+def test_the_cache_of_a_first_step_is_empty_and_then_full(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        startup, "python_seconds", lambda code, cache=None: seen.append((code, cache)) or 1.0
-    )
-    arguments = ["--rounds", "2", "--no-default-run", "--json", str(tmp_path / "report.json")]
-    monkeypatch.setattr(sys, "argv", ["startup", *arguments])
+    monkeypatch.setattr(startup, "import_seconds", lambda _: 1.0)
+    monkeypatch.setattr(startup, "first_step_seconds", lambda cache: seen.append(cache) or 2.0)
+    monkeypatch.setattr(sys, "argv", ["startup", "--rounds", "2"])
     startup.main()
-    assert [code for code, _ in seen[:4]] == 2 * ["import flax.linen", "import jaxseg"]
-    assert seen[4][1] is None
-    assert seen[5][1] == seen[6][1] is not None
-    compile(seen[4][0], "step", "exec")
+    assert seen[0] == seen[1] != seen[2] == seen[3]
 
 
 def test_survival_waits_for_a_status_and_says_what_came(tmp_path):
@@ -156,7 +133,6 @@ def test_a_coarse_image_has_the_sizes_of_the_release():
     assert (sample.image.shape, sample.mask.shape) == ((299, 299), (256, 256))
     assert set(np.unique(sample.mask)) == {0, 255}
     assert phantom.generate(0, "Normal", 1).image.shape == sample.image.shape
-    json.dumps(survival.RUN)
 
 
 @pytest.fixture

@@ -5,20 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import losses, report, run, surface, tpu_compile, train_step
+from benchmarks import losses, report, run, surface, tpu_programs, train_step
 
 ROOT = Path(__file__).parents[1]
 RECORDED = report.read(run.RECORDED)
 AVX2, AVX512 = "avx2", "avx512f"
 
 
-def figures(benchmark, index=0, **wanted):
-    """Rows of a recorded report by case (if there are several) and name."""
-    found = [
+def reports(benchmark, **wanted):
+    """The recorded reports of a benchmark with these values."""
+    return [
         each for each in RECORDED
         if each["benchmark"] == benchmark and all(each[k] == v for k, v in wanted.items())
     ]  # fmt: skip
-    rows = found[index]["rows"]
+
+
+def figures(benchmark, **wanted):
+    """Rows of a recorded report by case (if there are several) and name."""
+    rows = reports(benchmark, **wanted)[0]["rows"]
     cases = {row.get("case") for row in rows}
     return {(row["case"], row["name"]) if len(cases) > 1 else row["name"]: row for row in rows}
 
@@ -34,7 +38,8 @@ def tables(page):
     return found
 
 
-PAGE = tables("benchmarks/README.md")
+PAGE = tables("benchmarks/RESULTS.md")
+HEADLINE = tables("benchmarks/README.md")["time of others relative to jaxseg"]
 
 
 def same(cells, values):
@@ -55,32 +60,18 @@ def get(rows, key, value="relative_time"):
     return rows.get(key, {}).get(value)
 
 
-def test_the_headline_ratios_are_recorded():
-    shown = PAGE["time of others relative to jaxseg 0.1"]
-    for line, cells in shown.items():
+def test_the_headline_ratios_are_recorded_with_their_version():
+    for line, (version, *cells) in HEADLINE.items():
         what, _, name = line.partition(", ")
-        values = []
-        for vectors in (AVX2, AVX512):
-            if what.startswith("surface"):
-                convention = "surface-distance" if name == "surface-distance" else "monai"
-                key: object = (f"two lungs, 512 x 512, {convention} convention", name)
-                values.append(get(figures("surface", vectors=vectors), key))
-            else:
-                benchmark = what.replace(" ", "_")
-                values.append(get(figures(benchmark, vectors=vectors), name))
-        same(cells, values)
-    assert len(shown) == 8
-
-
-def test_the_train_steps_are_recorded():
-    rows = figures("train_step", vectors=AVX2)
-    shown = PAGE["16 images, AVX2"]
-    assert list(shown) == list(rows)
-    for name, row in rows.items():
-        spread = (row["fastest"], row["slowest"])
-        memory = row["peak_MB"] / 1000
-        values = [row["seconds"], spread, row["relative_time"], row["compile_seconds"], memory]
-        same(shown[name], values)
+        benchmark = what.split(" 512")[0].replace("surface distances", "surface").replace(" ", "_")
+        convention = "surface-distance" if name == "surface-distance" else "monai"
+        case = f"two lungs, 512 x 512, {convention} convention"
+        key: object = (case, name) if benchmark == "surface" else name
+        both = [(benchmark, {"vectors": vectors}) for vectors in (AVX2, AVX512)]
+        same(cells, [get(figures(of, **wanted), key) for of, wanted in both])
+        versions = {each["version"] for of, wanted in both for each in reports(of, **wanted)}
+        assert version == ", ".join(sorted(versions))
+    assert len(HEADLINE) == 8
 
 
 def test_inference_is_recorded():
@@ -96,9 +87,6 @@ def test_losses_are_recorded():
     for case, cells in PAGE["loss with gradient, 16 x 256 x 256"].items():
         ours, theirs = rows[case, "jaxseg"], rows[case, "MONAI"]
         same(cells, [1e3 * ours["seconds"], theirs["relative_time"]])
-    text = (ROOT / "benchmarks/README.md").read_text()
-    for (_, name), row in figures("losses", vectors=AVX512).items():
-        assert name == "jaxseg" or f"{row['relative_time']:.2f}" in text
 
 
 def test_surface_distances_are_recorded():
@@ -112,58 +100,65 @@ def test_surface_distances_are_recorded():
         same(cells, values)
 
 
-def test_the_input_pipeline_is_recorded():
-    rows = figures("input_pipeline")
-    assert list(PAGE["1,100 images of 256 x 256"]) == list(rows)
-    for name, cells in PAGE["1,100 images of 256 x 256"].items():
-        row, loader = rows[name], rows["PyTorch DataLoader"]
-        relative = row["images_per_second"] / loader["images_per_second"]
-        spread = (row["slowest_rate"], row["fastest_rate"])
-        same(cells, [row["images_per_second"], spread, relative, row["peak_MB"]])
-
-
 def test_tpu_programs_are_recorded():
-    keys = ("traffic_MB_per_image", "temporary_MB_per_image", "collectives", "sent_MB_per_chip")
-    for version, cells in PAGE["v5e:2x4, bfloat16, 120 images a chip"].items():
-        (row,) = figures("tpu_compile", version=version.removeprefix("version ")).values()
-        assert row["images_per_chip"] == 120
-        values = [row.get(key) for key in keys]
-        assert cells.pop(2) == (values.pop(2) or "")
-        same(cells, values)
-    rows = figures("tpu_compile", 1, version="0.1")
-    keys = ("traffic_MB_per_image", "GFLOP_per_image", "temporary_MB_per_image", "gathers")
-    for name, cells in PAGE["v5e, 16 images of 256 x 256"].items():
-        same(cells, [rows[name][key] for key in keys])
+    recorded = {}
+    for each in reports("tpu_programs"):
+        slice_ = each["settings"]["topology"].removeprefix("v5e:")
+        for row in each["rows"] if not each["settings"]["augment"] else ():
+            name = f"{slice_}, {row['images_per_chip']:.0f} images a chip"
+            recorded[name] = (each["version"], row)
+    shown = PAGE["v5e, bfloat16"]
+    assert shown.keys() == recorded.keys()
+    for name, (version, traffic, temporary, collectives, sent) in shown.items():
+        assert (version, collectives) == (recorded[name][0], recorded[name][1]["collectives"])
+        keys = ("traffic_MB_per_image", "temporary_MB_per_image", "sent_MB_per_chip")
+        same([traffic, temporary, sent], [recorded[name][1][key] for key in keys])
+    documented = tables("docs/many_devices.md")["v5e, bfloat16"]
+    assert documented == {name: cells[1:] for name, cells in shown.items()}
 
 
 @pytest.mark.parametrize(
     ("benchmark", "header", "keys"),
     [
+        ("train_step", "16 images, AVX2",
+         ["seconds", ("fastest", "slowest"), "relative_time", "compile_seconds", "peak_MB"]),
+        ("input_pipeline", "1,100 images of 256 x 256",
+         ["images_per_second", ("slowest_rate", "fastest_rate"), "relative_time", "peak_MB"]),
         ("startup", "process", ["seconds"]),
         ("predict", "1,100 images",
          ["seconds", "start_seconds", "images_per_second", "upper_bound",
           "fraction_of_upper_bound"]),
         ("full_release", "step", ["seconds", "processor_seconds", "peak_MB"]),
-        ("near_duplicates", "change of 1,100 chest X-rays",
-         ["median_bits", "largest_bits", "found_percent"]),
     ],
 )  # fmt: skip
-def test_other_tables_are_recorded(benchmark, header, keys):
+def test_tables_of_a_row_for_each_name_are_recorded(benchmark, header, keys):
     rows = figures(benchmark)
+    assert list(PAGE[header]) == list(rows)
     for name, cells in PAGE[header].items():
-        same(cells, [rows[name][key] for key in keys])
+        values = [
+            tuple(rows[name][each] for each in key) if isinstance(key, tuple) else rows[name][key]
+            for key in keys
+        ]
+        same(cells, values)
+
+
+def test_the_augmentation_for_tpus_is_recorded():
+    (rows,) = [each["rows"] for each in reports("tpu_programs") if each["settings"]["augment"]]
+    keys = ("traffic_MB_per_image", "GFLOP_per_image", "temporary_MB_per_image")
+    for row, (name, cells) in zip(rows, PAGE["v5e, 16 images of 256 x 256"].items(), strict=True):
+        assert row["name"] == name
+        same(cells, [row[key] for key in keys])
 
 
 def test_the_readmes_table_is_recorded():
-    shown = tables("README.md")["time of others relative to jaxseg 0.1"]
-    headline = PAGE["time of others relative to jaxseg 0.1"]
-    assert {line: cells for line, cells in shown.items() if line in headline} == headline
+    shown = tables("README.md")["time of others relative to jaxseg"]
+    assert {line: cells for line, cells in shown.items() if line in HEADLINE} == HEADLINE
     rows = figures("losses", vectors=AVX2)
     for line, case in (
         ("Dice loss with gradient, MONAI", "soft_dice, K = 1"),
         ("Hausdorff loss with gradient, MONAI", "hausdorff_dt, K = 1"),
     ):
-        same(shown[line], [rows[case, "MONAI"]["relative_time"], None])
+        same(shown[line][1:], [rows[case, "MONAI"]["relative_time"], None])
 
 
 def test_every_report_says_what_was_measured_when_and_with_which_version():
@@ -186,11 +181,11 @@ def test_recorded_rows_have_the_names_of_what_is_measured():
         if each["benchmark"] in known:
             assert names <= {implementation.name for implementation in known[each["benchmark"]]}
             assert run.ratios(each)
-        elif each["benchmark"] == "tpu_compile":
-            assert set().union(*each["rows"]) <= {*tpu_compile.COLUMNS, "donated_fraction"}
+        elif each["benchmark"] == "tpu_programs":
+            assert set().union(*each["rows"]) <= set(tpu_programs.COLUMNS)
 
 
 def test_the_page_names_every_command():
     text = (ROOT / "benchmarks/README.md").read_text()
-    for name in (*run.NAMES, "input_pipeline", "predict", "mask_sizes", "tpu_compile", "survival"):
+    for name in (*run.NAMES, "input_pipeline", "predict", "tpu_programs", "survival"):
         assert f"benchmarks.{name}" in text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_archive import write_folder
 
-from benchmarks import input_pipeline, loaders, protocol
+from benchmarks import input_pipeline, protocol
 from jaxseg.data.arrays import load_arrays
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
@@ -18,7 +18,6 @@ def settings(tmp_path):
     """Seven images in batches of three, prepared and as PNG files."""
     write_folder(tmp_path, {"COVID": range(1, 8)})
     dataset = [str(tmp_path), "covid", str(tmp_path / "data")]
-    (tmp_path / "pictures").mkdir()
     assert input_pipeline.write_pictures(dataset, tmp_path / "pictures") == 7
     return {
         "images": 7, "batch": 3, "size": 16, "workers": 0, "dataset": dataset,
@@ -30,15 +29,15 @@ def settings(tmp_path):
 def test_every_path_reads_every_image_once(name, settings):
     if name == "data_loader":
         pytest.importorskip("torch", reason="PyTorch is not installed (extra: peers)")
-    cases, metadata = getattr(loaders, name)(**settings)
+    cases, metadata = getattr(input_pipeline, name)(**settings)
     cases["one pass"]()
-    arrays = load_arrays(loaders.prepared(*settings["dataset"]), size=16)
+    arrays = load_arrays(input_pipeline.prepared(*settings["dataset"]), size=16)
     sums = [int(np.asarray(array, np.int64).sum()) for array in (arrays.images, arrays.labels)]
     assert metadata["read"] == {"images": 7, "image_sum": sums[0], "label_sum": sums[1]}
 
 
 def test_the_order_has_every_image_once():
-    batches = loaders.order(7, 3)
+    batches = input_pipeline.order(7, 3)
     assert [len(batch) for batch in batches] == [3, 3, 1]
     assert sorted(itertools.chain(*batches)) == list(range(7))
 

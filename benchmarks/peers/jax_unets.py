@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from flax.training.train_state import TrainState
 
 import jaxseg
 from benchmarks.peers.setting import DECODER_DROPOUT, EPSILON, LEARNING_RATE, Setting
@@ -44,36 +45,32 @@ class PlainUNet(nn.Module):
 
 
 def plain(**settings: Any) -> Any:
-    """Plain Flax: the whole batch at once, and Optax alone."""
+    """Plain Flax: the whole batch at once, and Flax's train state."""
     setting = Setting(**settings)
     model = PlainUNet(setting.widths, setting.dropout, jnp.dtype(setting.dtype))
     tx = optax.adam(LEARNING_RATE, eps=EPSILON)
     params = model.init(jax.random.key(0), jnp.zeros((1, setting.size, setting.size, 1)))["params"]
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
 
-    def train(state: Any, images: jax.Array, labels: jax.Array) -> Any:
-        params, opt_state, key = state
-        key, dropout_key = jax.random.split(key)
+    def train(state: TrainState, images: jax.Array, labels: jax.Array) -> Any:
+        rngs = {"dropout": jax.random.fold_in(jax.random.key(1), state.step)}
 
         def mean_loss(params: Any) -> jax.Array:
-            rngs = {"dropout": dropout_key}
             logits: Any = model.apply({"params": params}, images, train=True, rngs=rngs)
             targets = labels.astype(jnp.float32)
             return optax.sigmoid_binary_cross_entropy(logits[..., 0], targets).mean()
 
-        loss, gradients = jax.value_and_grad(mean_loss)(params)
-        updates, opt_state = tx.update(gradients, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state, key), loss
+        loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+        return state.apply_gradients(grads=gradients), loss
 
-    def predict(params: Any, images: jax.Array, _: jax.Array) -> Any:
-        return params, model.apply({"params": params}, images)
+    def predict(state: TrainState, images: jax.Array, _: jax.Array) -> Any:
+        return state, model.apply({"params": state.params}, images)
 
-    if setting.work == "predict":
-        return _compiled(predict, params, params, setting)
-    return _compiled(train, (params, tx.init(params), jax.random.key(1)), params, setting)
+    return _compiled(train if setting.work == "train" else predict, state, setting)
 
 
 def ours(**settings: Any) -> Any:
-    """The network and step of jaxseg. Works with other versions of jaxseg, too."""
+    """The network and step of jaxseg."""
     setting = Setting(**settings)
     model = jaxseg.UNet(
         widths=setting.widths,
@@ -93,13 +90,13 @@ def ours(**settings: Any) -> Any:
     def predict(state: Any, images: jax.Array, _: jax.Array) -> Any:
         return state, logits(state, images)
 
-    work = train if setting.work == "train" else predict
-    return _compiled(work, state, state.params, setting)
+    return _compiled(train if setting.work == "train" else predict, state, setting)
 
 
-def _compiled(step: Any, state: Any, params: Any, setting: Setting) -> Any:
+def _compiled(step: Any, state: Any, setting: Setting) -> Any:
     """Compiles ``step(state, images, labels) -> (state, result)`` with its state donated."""
     images, labels = jax.device_put(setting.batch_arrays())
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     began = time.perf_counter()
     program = jax.jit(step, donate_argnums=0).lower(state, images, labels).compile()
     compile_seconds = time.perf_counter() - began
@@ -109,12 +106,5 @@ def _compiled(step: Any, state: Any, params: Any, setting: Setting) -> Any:
         state, result = program(state, images, labels)
         jax.block_until_ready((state, result))
 
-    cost = program.cost_analysis() or {}
-    return setting.prepared(
-        run,
-        sum(leaf.size for leaf in jax.tree.leaves(params)),
-        compile_seconds=compile_seconds,
-        flops=cost.get("flops"),
-        bytes=cost.get("bytes accessed"),
-        device=jax.devices()[0].device_kind,
-    )
+    device = jax.devices()[0].device_kind
+    return setting.prepared(run, parameters, compile_seconds=compile_seconds, device=device)

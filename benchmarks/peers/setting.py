@@ -27,7 +27,7 @@ class Setting:
     """Dtype of the computation; parameters are float32."""
 
     def __post_init__(self) -> None:
-        """Makes a tuple of the widths, which JSON gives as a list."""
+        """Makes a tuple of the widths, which the command line gives as a list."""
         object.__setattr__(self, "widths", tuple(self.widths))
 
     @property
