@@ -27,7 +27,7 @@ COLUMNS = ("name", "images_per_second", "slowest_rate", "fastest_rate", "relativ
 
 def write_pictures(dataset: Sequence[str], folder: Path) -> int:
     """Writes every PNG pair in the order of the arrays; returns their number."""
-    from jaxseg.data.stored import StoredImages
+    from jaxseg.data.stream import StoredImages
 
     stored = StoredImages(loaders.prepared(*dataset))
     for number in range(len(stored)):

@@ -48,8 +48,7 @@ def prepared(manual_dir: str, config: str, data_dir: str) -> Any:
 def stream(*, images: int, batch: int, size: int, dataset: list[str], **_: Any) -> Any:
     """Batches in host memory, decoded by threads."""
     from jaxseg.data.sampling import Sampling
-    from jaxseg.data.stored import StoredImages
-    from jaxseg.data.stream import stream_batches
+    from jaxseg.data.stream import StoredImages, stream_batches
 
     stored, batches = StoredImages(prepared(*dataset)), order(images, batch)
     # All batches of a stream have one size; what fills the last one up is dropped.
