@@ -63,8 +63,7 @@ def prepared(manual_dir: str, config: str, data_dir: str) -> Any:
 def stream(*, images: int, batch: int, size: int, dataset: list[str], **_: Any) -> Any:
     """Batches in host memory, decoded by threads."""
     from jaxseg.data.sampling import Sampling
-    from jaxseg.data.stored import StoredImages
-    from jaxseg.data.stream import stream_batches
+    from jaxseg.data.stream import StoredImages, stream_batches
 
     stored, batches = StoredImages(prepared(*dataset)), order(images, batch)
     # All batches of a stream have one size; what fills the last one up is dropped.
@@ -131,7 +130,7 @@ def data_loader(
 
 def write_pictures(dataset: Sequence[str], folder: Path) -> int:
     """Writes every PNG pair in the order of the arrays; returns their number."""
-    from jaxseg.data.stored import StoredImages
+    from jaxseg.data.stream import StoredImages
 
     stored = StoredImages(prepared(*dataset))
     folder.mkdir()

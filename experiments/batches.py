@@ -22,8 +22,7 @@ from experiments.dataset import Dataset
 from experiments.options import Data, Optimization
 from jaxseg import parallel
 from jaxseg.data.sampling import Sampling
-from jaxseg.data.stored import StoredImages
-from jaxseg.data.stream import stream_batches
+from jaxseg.data.stream import StoredImages, stream_batches
 from jaxseg.errors import InputError
 from jaxseg.training import nearest_sizes
 

@@ -122,7 +122,7 @@ class Segmenter:
         """
         pixels, spacing = read_image_and_spacing(path, channels=self.sampling.channels)
         if self.tiling is None:
-            network_input = self.sampling.resized(pixels)
+            network_input = self.sampling.image(pixels)
         else:
             network_input = preprocess(pixels, self.sampling.preprocessing)
         return Loaded(path, stem, digest(path), pixels, network_input, spacing)

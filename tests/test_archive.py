@@ -2,20 +2,19 @@
 
 import hashlib
 import shutil
-import struct
 import zipfile
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from fake_archive import ALL_CLASSES, FOLDER, pack, write_folder, write_sheet
 
 from jaxseg.data import archive as archive_module
-from jaxseg.data.archive import ZIP_NAMES, Pair, PartialReleaseWarning, open_archive
+from jaxseg.data.archive import ZIP_NAMES, PartialReleaseWarning, open_archive
 from jaxseg.errors import InputError
 
 IMAGE, MASK, SHEET = "COVID/images/COVID-2.png", "COVID/masks/COVID-2.png", "COVID.metadata.xlsx"
-HEADING = ["FILE NAME", "FORMAT", "SIZE", "URL"]
 
 
 @pytest.fixture
@@ -102,12 +101,12 @@ def test_images_are_paired_with_their_masks_by_class_and_number(path):
         pairs, _ = archive.pairs(["Viral Pneumonia", "COVID"])
     names = [("COVID", "COVID-1"), ("COVID", "COVID-2"), ("COVID", "COVID-10")]
     names.append(("Viral Pneumonia", "Viral Pneumonia-7"))
-    assert pairs == [
-        Pair(id, name, f"{name}/images/{id}.png", f"{name}/masks/{id}.png") for name, id in names
-    ]
+    assert [(pair.class_name, pair.id) for pair in pairs] == names
+    for pair, (name, id) in zip(pairs, names, strict=True):
+        assert (pair.image, pair.mask) == (f"{name}/images/{id}.png", f"{name}/masks/{id}.png")
 
 
-@pytest.mark.parametrize("method", ["STORED", "DEFLATED", "BZIP2", "LZMA"])
+@pytest.mark.parametrize("method", ["STORED", "DEFLATED"])
 def test_zip_and_folder_give_the_bytes_of_the_files(folder, tmp_path, method):
     path = pack(folder, tmp_path / "archive.zip", getattr(zipfile, f"ZIP_{method}"))
     with open_archive(path) as packed, open_archive(folder) as unpacked:
@@ -140,12 +139,10 @@ def test_other_files_are_ignored(folder, tmp_path):
          ["COVID/images/a.png is not named COVID-NUMBER.png", f"{MASK} has no image"]),
         (IMAGE, "COVID-2\\2.png", [1, 10],
          ["COVID/images/COVID-2\\2.png is not named COVID-NUMBER.png", f"{MASK} has no image"]),
-        (MASK, "COVID-1.PNG", [1, 10],
-         ["COVID/masks/COVID-1.png has the same name as COVID/masks/COVID-1.PNG",
-          f"{IMAGE} has no mask"]),
+        (MASK, "COVID-2.PNG", [1, 10],
+         ["COVID/masks/COVID-2.PNG is not named COVID-NUMBER.png", f"{IMAGE} has no mask"]),
         (MASK, "COVID-02.png", [1, 10],
          [f"{IMAGE} has no mask", "COVID/masks/COVID-02.png has no image"]),
-        (MASK, "COVID-2.PNG", [1, 2, 10], []),
         ("Viral Pneumonia/masks/Viral Pneumonia-7.png", None, [1, 2, 10], []),
     ],
 )  # fmt: skip
@@ -193,18 +190,21 @@ def test_a_zip_cut_short_and_a_file_that_is_no_zip_say_what_to_do(path, keep):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "a.txt",
-        f"{FOLDER}\\COVID\\images\\COVID-1.png",
-        f"__MACOSX/{FOLDER}/COVID/images/COVID-1.png",
-        f"{FOLDER}/COVID/masks/COVID-1.png",
-    ],
-)
+    ["a.txt", f"{FOLDER}\\COVID\\images\\COVID-1.png", f"{FOLDER}/COVID/masks/COVID-1.png",
+     f"__MACOSX/{FOLDER}/COVID/images/COVID-1.png"],
+)  # fmt: skip
 def test_a_zip_without_images_says_what_to_put_there(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as packed:
         packed.writestr(name, b"x")
     with pytest.raises(InputError, match=r"archive\.zip: holds no images; download the"):
         open_archive(tmp_path)
+
+
+def test_a_zip_without_permission_is_named(path, monkeypatch):
+    denied = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(zipfile, "ZipFile", mock.Mock(side_effect=denied))
+    with pytest.raises(InputError, match=r"archive\.zip: cannot be read as a zip .*denied"):
+        open_archive(path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -216,47 +216,17 @@ def test_a_zip_that_holds_something_twice_is_refused(path, name):
         open_archive(path)
 
 
-def test_a_zip_without_permission_is_named(path, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(zipfile, "ZipFile", refuse)
-    with pytest.raises(InputError, match=r"archive\.zip: cannot be read as a zip .*denied"):
-        open_archive(path)
-
-
-def patch_zip(path: Path, field: str, value: int) -> None:
-    """Overwrites a 16-bit field of IMAGE's two headers in a zip."""
-    data, name = bytearray(path.read_bytes()), f"{FOLDER}/{IMAGE}".encode()
-    with zipfile.ZipFile(path) as packed:
-        local = packed.getinfo(name.decode()).header_offset
-    offset = {"version": 4, "flags": 6, "method": 8}[field]
-    for start in (local, data.rindex(name) - 46 + 2):
-        struct.pack_into("<H", data, start + offset, value)
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [("flags", 1, "encrypted"), ("method", 9, "compression")],
-    ids=["encrypted", "Deflate64"],
-)
-def test_a_member_that_python_cannot_unpack_is_named(path, field, value, message):
-    patch_zip(path, field, value)
-    with open_archive(path) as archive:
-        with pytest.raises(InputError, match=rf"{IMAGE} cannot be read .*{message}"):
-            archive.read(IMAGE)
-        assert archive.read(MASK)
-
-
 def test_a_zip_of_a_later_format_is_named(path):
-    patch_zip(path, "version", 99)
+    data, name = bytearray(path.read_bytes()), f"{FOLDER}/{IMAGE}".encode()
+    # The version needed to extract, in the entry of the zip's directory.
+    data[data.rindex(name) - 46 + 6] = 99
+    path.write_bytes(data)
     with pytest.raises(InputError, match=r"archive\.zip: .*version 9\.9"):
         open_archive(path)
 
 
 @pytest.mark.parametrize("position", ["start", "middle"])
-@pytest.mark.parametrize("method", ["STORED", "DEFLATED", "BZIP2", "LZMA"])
+@pytest.mark.parametrize("method", ["STORED", "DEFLATED"])
 def test_a_damaged_member_is_named(folder, tmp_path, method, position):
     path = pack(folder, tmp_path / "archive.zip", getattr(zipfile, f"ZIP_{method}"))
     with zipfile.ZipFile(path) as packed:
@@ -271,31 +241,26 @@ def test_a_damaged_member_is_named(folder, tmp_path, method, position):
         assert archive.read(MASK) == (folder / MASK).read_bytes()
 
 
-def test_addresses_are_found_by_image_id_in_lower_case(folder):
+@pytest.mark.parametrize("streamed", [False, True])
+def test_addresses_are_found_by_image_id_in_lower_case(folder, streamed):
     rows = [
         ["Url", "note", " File Name"],
         ["https://example.org/a?b=1&c=<2>", "x", "Covid-1"],
         [" https://example.org/ü ", None, "COVID-2"],
         [None, None, "COVID-10"],
-        ["https://example.org/other", "x", None],
+        [],
+        ["https://example.org/other", "x"],
     ]
-    write_sheet(folder / SHEET, rows)
+    write_sheet(folder / SHEET, rows, streamed=streamed)
     with open_archive(folder) as archive:
-        assert archive.sources("COVID") == {
-            "covid-1": "https://example.org/a?b=1&c=<2>",
-            "covid-2": "https://example.org/ü",
-            "covid-10": "",
-        }
+        addresses = ["https://example.org/a?b=1&c=<2>", "https://example.org/ü", ""]
+        names = ["covid-1", "covid-2", "covid-10"]
+        assert archive.sources("COVID") == dict(zip(names, addresses, strict=True))
         assert archive.sources("Viral Pneumonia") == {}
 
 
-@pytest.mark.parametrize(
-    "streamed",
-    [False, True],
-)
-def test_short_and_empty_rows_have_no_address(folder, streamed):
-    rows = [HEADING, ["COVID-1"], [], ["COVID-2", None, None, "u"]]
-    write_sheet(folder / SHEET, rows, streamed=streamed)
+def test_rows_that_are_shorter_than_the_heading_have_no_address(folder):
+    write_sheet(folder / SHEET, [["FILE NAME", "URL"], ["COVID-1"], ["COVID-2", "u"]])
     with open_archive(folder) as archive:
         assert archive.sources("COVID") == {"covid-1": "", "covid-2": "u"}
 
@@ -303,24 +268,15 @@ def test_short_and_empty_rows_have_no_address(folder, streamed):
 @pytest.mark.parametrize("rows", [[], [["FILE NAME", "FORMAT"], ["COVID-1", "PNG"]]])
 def test_a_sheet_without_the_columns_says_which_it_needs(folder, rows):
     write_sheet(folder / SHEET, rows)
-    with (
-        open_archive(folder) as archive,
-        pytest.raises(InputError, match=f"{SHEET} lacks the columns FILE NAME and URL; it has"),
-    ):
+    words = f"{SHEET} lacks the columns FILE NAME and URL; it has"
+    with open_archive(folder) as archive, pytest.raises(InputError, match=words):
         archive.sources("COVID")
 
 
-@pytest.mark.parametrize("content", ["nothing", "text", "a zip cut short", "another zip"])
-def test_a_file_that_is_no_sheet_is_named(folder, path, content):
-    data = {
-        "nothing": b"",
-        "text": b"FILE NAME,URL\n",
-        "a zip cut short": b"PK\x03\x04 cut",
-        "another zip": path.read_bytes(),
-    }
-    (folder / SHEET).write_bytes(data[content])
-    with (
-        open_archive(folder) as archive,
-        pytest.raises(InputError, match=rf"{SHEET} cannot be read as \.xlsx"),
-    ):
-        archive.sources("COVID")
+def test_a_file_that_is_no_sheet_is_named(folder, path):
+    (folder / SHEET).touch()
+    with open_archive(folder) as archive:
+        for content in (b"", b"FILE NAME,URL\n", b"PK\x03\x04 cut short", path.read_bytes()):
+            (folder / SHEET).write_bytes(content)
+            with pytest.raises(InputError, match=rf"{SHEET} cannot be read as \.xlsx"):
+                archive.sources("COVID")

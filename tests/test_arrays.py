@@ -16,8 +16,7 @@ from jaxseg.data.covid_radiography import Builder, prepare
 from jaxseg.data.phantom import write_archive
 from jaxseg.data.preprocessing import preprocess
 from jaxseg.data.sampling import Sampling
-from jaxseg.data.stored import StoredImages
-from jaxseg.data.stream import stream_batches
+from jaxseg.data.stream import StoredImages, stream_batches
 from jaxseg.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
@@ -149,18 +148,6 @@ def test_stored_files_are_those_of_the_archive(builder, folder):
         image, mask = stored.files(index)
         assert mask.startswith(b"\x89PNG")
         assert image == (folder / name / "images" / f"{name}-{number}.png").read_bytes()
-
-
-def test_a_damaged_record_is_named_in_one_line(folder, tmp_path):
-    builder = prepare(folder, tmp_path, "covid")
-    file = max(Path(builder.data_dir).glob("*array_record*"), key=lambda file: file.stat().st_size)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 255
-    file.write_bytes(content)
-    with pytest.raises(InputError, match=r"record \d+ of .* is damaged .* Remove the folder") as at:
-        StoredImages(builder)
-    assert str(builder.data_dir) in str(at.value)
-    assert "\n" not in str(at.value)
 
 
 def test_splits_classes_and_groups_are_the_builders(builder, folder, load, tmp_path):

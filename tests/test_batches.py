@@ -25,8 +25,7 @@ from jaxseg.data import phantom
 from jaxseg.data.arrays import load_arrays
 from jaxseg.data.covid_radiography import prepare
 from jaxseg.data.sampling import Sampling
-from jaxseg.data.stored import StoredImages
-from jaxseg.data.stream import stream_batches
+from jaxseg.data.stream import StoredImages, stream_batches
 from jaxseg.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxseg.data.archive.PartialReleaseWarning")
@@ -114,17 +113,6 @@ def test_a_resumed_stream_decodes_nothing_of_what_came_before(stored, arrays, mo
     assert sorted(decoded) == sorted(ORDER[1:].ravel())
 
 
-@pytest.mark.parametrize(("resize", "channels"), [("bilinear", 1), ("nearest", 3)])
-def test_a_stream_decodes_as_the_arrays_were_made(resize, channels, builder, stored):
-    sampling = Sampling(24, 40, channels, resize, "complement")
-    arrays = load_arrays(builder, **vars(sampling))
-    assert arrays.images.shape == (9, 24, 24, channels)
-    with stream_batches(stored, ORDER, sampling) as given:
-        for rows, batch in zip(ORDER, given, strict=True):
-            expected = {"images": np.asarray(arrays.images), "labels": np.asarray(arrays.labels)}
-            assert_are_the_images(batch, rows, expected)
-
-
 @pytest.mark.slow
 def test_two_processes_stream_their_own_rows(stored, arrays, monkeypatch):
     mesh = parallel.make_mesh()
@@ -157,16 +145,6 @@ def assert_threads_end():
     while threads() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not threads()
-
-
-@pytest.mark.parametrize("taken", [0, 1, len(ORDER)])
-def test_a_streams_threads_end_with_it(taken, stored):
-    assert_threads_end()  # Of the test before.
-    with stream_batches(stored, ORDER, Sampling(SIZE), threads=3) as given:
-        for _ in range(taken):
-            next(given)
-        assert bool(threads()) == bool(taken)
-    assert_threads_end()
 
 
 def test_the_threads_of_a_stream_end_if_the_run_fails(stored):

@@ -116,33 +116,27 @@ def test_the_report_says_what_was_found(release, prepared):
     count = Counter((name.rsplit("-", 1)[0], where) for name, where in splits(prepared).items())
     assert found == {
         "images": {name: {where: count[name, where] for where in SPLITS} for name in ALL_CLASSES},
-        "sources": {
-            "COVID": {"unknown": 14},
-            "Lung_Opacity": {"unknown": 1},
-            "Normal": {"https://example.org/2": 1, "unknown": 1},
-            "Viral Pneumonia": {"unknown": 1},
-        },
+        "sources": {"COVID": {"unknown": 14}, "Lung_Opacity": {"unknown": 1},
+                    "Normal": {"https://example.org/2": 1, "unknown": 1},
+                    "Viral Pneumonia": {"unknown": 1}},
         "duplicates": [["COVID-1", "COVID-2", "COVID-12"]],
         "groups": [
             {"images": ["COVID-1", "COVID-2", "COVID-12"], "split": split["COVID-1"]},
             {"images": ["COVID-4", "Normal-2"], "split": split["COVID-4"]},
         ],
-        "unusual": {"image stored as RGB": 1, "mask stored as RGB": 17, "mask without lung": 1},
+        "empty_masks": ["COVID-7"],
         "skipped": [],
-    }
+    }  # fmt: skip
     text = Path(prepared.data_dir, "report.md").read_text()
     covid = found["images"]["COVID"]
-    for line in (
+    assert {
         "- COVID: train: {train}, validation: {validation}, test: {test}".format(**covid),
         "- Normal: unknown: 1, https://example.org/2: 1",
         "- COVID-1, COVID-2, COVID-12",
-        f"- COVID-4, Normal-2, {near[2]}",
-        "## Groups (2)",
         f"- images: COVID-4, Normal-2, split: {split['COVID-4']}",
-        "- image stored as RGB: 1",
+        "## Empty-masks (1)",
         "## Skipped (0)",
-    ):
-        assert line in text.splitlines()
+    } <= {*text.splitlines()}
 
 
 def test_an_image_has_the_same_split_in_every_config_and_every_part(release, prepared, tmp_path):
@@ -209,13 +203,6 @@ def test_a_bad_file_is_named_or_skipped_and_listed(folder, name, spoil, message)
     expected = [n for n in range(1, 7) if n != 2 or name == SHEET]
     assert [image.pair.id for image in images] == [f"COVID-{n}" for n in expected]
     assert sum(metadata["images"]["COVID"].values()) == len(expected)
-
-
-def test_the_first_twenty_bad_files_are_listed(tmp_path):
-    folder = write_folder(tmp_path, {"COVID": range(1, 24)})
-    shutil.rmtree(folder / "COVID/masks")
-    with pytest.raises(InputError, match=r": 23 files cannot be used:(\n  .*){20}\n  and 3 more$"):
-        prepare(folder, tmp_path / "data", "covid")
 
 
 def test_bad_files_of_another_class_do_not_matter(folder, tmp_path):
@@ -350,9 +337,7 @@ def test_a_full_disk_is_named_and_other_errors_are_passed_on(folder, tmp_path, m
         with pytest.raises(error, match=message.split(": ")[-1]) as raised:
             prepare(folder, tmp_path / "data", "covid")
         assert raised.type is error
-
-
-def test_a_data_dir_that_is_a_file_is_named(folder, tmp_path):
+    monkeypatch.undo()
     (tmp_path / "data").write_text("")
     with pytest.raises(InputError, match=r"data.*cannot be written to"):
         prepare(folder, tmp_path / "data", "covid")
@@ -408,7 +393,7 @@ def test_the_real_images_have_their_known_counts_and_a_tenth_of_them_moves_none(
     found = builder.report
     assert (found["duplicates"], found["near_duplicates"], found["skipped"]) == (duplicates, [], [])
     assert [group["images"] for group in found["groups"]] == duplicates
-    assert found["unusual"] == {"image stored as RGB": 109, "mask stored as RGB": 1100}
+    assert found["empty_masks"] == []
     whole = splits(builder)
     assert all(whole[a] == whole[b] for a, b in duplicates)
     with open_archive(directory) as archive, zipfile.ZipFile(tmp_path / "part.zip", "w") as part:

@@ -119,20 +119,6 @@ def test_color_classes_ignored_pixels_and_a_table_load_as_pillow_and_numpy_read_
     assert (len(fingerprint), skipped, done) == (64, [], [(i, 5) for i in range(1, 6)])
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_gray_and_color_images_have_the_channels_that_are_asked_for(mode, channels, folders):
-    fill(folders, ["a", "b", "c"])
-    for seed, path in enumerate(sorted(folders[0].iterdir())):
-        noise(seed, channels=(3,)).convert(mode).save(path)
-    arrays = load_folders(*folders, size=16, channels=channels).arrays
-    for image, path in zip(arrays.images, sorted(folders[0].iterdir()), strict=True):
-        expected = read(path, mode="RGB" if channels == 3 else "L", size=16)
-        np.testing.assert_array_equal(image, expected.reshape(16, 16, channels))
-    assert arrays.where is None
-    assert "where" not in arrays.trained_on()
-
-
 def test_without_classes_values_above_127_are_object_and_255_is_not_ignored(folders):
     arrays = load_folders(*fill(folders, "abc"), size=8).arrays
     for index, name in enumerate("abc"):
@@ -411,16 +397,6 @@ def test_the_same_folder_for_images_and_masks_is_refused(way, folders, tmp_path)
     other = {"same": folders[0], "relative": tmp_path / "masks/../images", "link": "link"}[way]
     with pytest.raises(InputError, match="images and masks are in the same folder"):
         load_folders(str(folders[0]), tmp_path / other, size=8)
-
-
-@pytest.mark.parametrize("missing", [0, 1])
-def test_a_missing_or_empty_folder_is_named(missing, folders):
-    (fill(folders, "abc")[missing]).rename(folders[missing].with_name("elsewhere"))
-    with pytest.raises(InputError, match=rf"{folders[missing].name}: cannot be read \(No such"):
-        load_folders(*folders, size=8)
-    folders[missing].mkdir()
-    with pytest.raises(InputError, match=f"{folders[missing].name}: holds no PNG"):
-        load_folders(*folders, size=8)
 
 
 def test_a_class_that_no_mask_has_is_named(folders):

@@ -21,8 +21,6 @@ from jaxseg.data.images import (
     read_image,
     read_mask,
     resize_image,
-    resize_mask,
-    size_and_mode,
     to_gray,
 )
 from jaxseg.data.preprocessing import stretch
@@ -96,12 +94,6 @@ def test_color_stays_with_three_channels_and_becomes_luminance_with_one(kind):
     np.testing.assert_array_equal(to_gray(gray), gray[..., 0])
 
 
-@pytest.mark.parametrize("channels", [0, 2, 4])
-def test_other_numbers_of_channels_are_refused(channels):
-    with pytest.raises(InputError, match=f"channels={channels}: must be 1"):
-        read_image(encoded(GRAY), channels=channels)
-
-
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparent_pixels_are_black_and_half_transparent_ones_half_as_bright(mode):
     picture = Image.fromarray(GRAY).convert(mode)
@@ -119,8 +111,7 @@ def test_the_gray_value_that_a_png_declares_transparent_is_black():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32), ("TIFF", np.float32)],
+    ("kind", "dtype"), [("PNG", "u2"), ("TIFF", "u2"), ("TIFF", "i4"), ("TIFF", "f4")]
 )
 def test_gray_of_more_than_8_bits_is_stretched(kind, dtype, channels):
     image = read_image(encoded(DEEP.astype(dtype), kind), channels=channels)
@@ -136,17 +127,10 @@ def test_of_16_bit_color_the_upper_8_bits_are_used(channels):
 
 @pytest.mark.parametrize(
     ("orientation", "upright"),
-    [
-        (1, lambda a: a),
-        (2, np.fliplr),
-        (3, lambda a: np.rot90(a, 2)),
-        (4, np.flipud),
-        (5, lambda a: np.swapaxes(a, 0, 1)),
-        (6, lambda a: np.rot90(a, -1)),
-        (7, lambda a: np.swapaxes(np.rot90(a, 2), 0, 1)),
-        (8, np.rot90),
-    ],
-)
+    [(1, lambda a: a), (2, np.fliplr), (3, lambda a: np.rot90(a, 2)), (4, np.flipud),
+     (5, lambda a: np.swapaxes(a, 0, 1)), (6, lambda a: np.rot90(a, -1)),
+     (7, lambda a: np.swapaxes(np.rot90(a, 2), 0, 1)), (8, np.rot90)],
+)  # fmt: skip
 def test_the_orientation_that_a_camera_noted_is_applied(orientation, upright):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -269,8 +253,8 @@ def test_in_a_palette_image_the_index_names_the_class_and_not_the_color():
 
 def test_16_bit_and_1_bit_values_name_classes():
     deep = encoded(np.array([[0, 1000], [65535, 1]], np.uint16))
-    assert read_mask(deep, classes=[[65535], [1000]]).labels.tolist() == [[0, 2], [1, 0]]
-    assert read_mask(deep, classes=[[65535], [1000]]).unnamed_values == (1,)
+    mask = read_mask(deep, classes=[[65535], [1000]])
+    assert (mask.labels.tolist(), mask.unnamed_values) == ([[0, 2], [1, 0]], (1,))
     assert read_mask(encoded(BINARY > 0), classes=[[255]]).labels.sum() == (BINARY > 0).sum()
 
 
@@ -288,12 +272,11 @@ def test_a_jpeg_of_class_ids_or_of_noise_around_black_is_not_told_to_name_them()
             read_mask(noisy, name="mask")
 
 
-def test_a_jpeg_cannot_name_classes_or_ignored_values_but_shows_white_on_black():
+@pytest.mark.parametrize("named", [{"classes": [[150]]}, {"ignore": [255]}])
+def test_a_jpeg_cannot_name_classes_or_ignored_values_but_shows_white_on_black(named):
     bright = encoded(np.full((8, 8), 150, np.uint8), "JPEG")
     with pytest.raises(InputError, match="mask: JPEG changes values"):
-        read_mask(bright, classes=[[150]], name="mask")
-    with pytest.raises(InputError, match="mask: JPEG changes values"):
-        read_mask(bright, ignore=[255], name="mask")
+        read_mask(bright, **named, name="mask")
     assert read_mask(bright).labels.all()
 
 
@@ -303,14 +286,11 @@ HIDDEN = 255 * np.eye(4, dtype=np.uint8)
 
 @pytest.mark.parametrize(
     ("picture", "classes", "words"),
-    [
-        (RED, None, "is colored"),
-        (RED, [[255]], "is colored"),
-        (Image.new("RGB", (4, 4), (0, 200, 100)).convert("P"), None, "is colored"),
-        (np.dstack([np.zeros((4, 4, 3), np.uint8), HIDDEN]), None, "is black wherever"),
-        (Image.merge("LA", [Image.new("L", (4, 4)), Image.fromarray(HIDDEN)]), None, "is black"),
-    ],
-)
+    [(RED, None, "is colored"), (RED, [[255]], "is colored"),
+     (Image.new("RGB", (4, 4), (0, 200, 100)).convert("P"), None, "is colored"),
+     (np.dstack([np.zeros((4, 4, 3), np.uint8), HIDDEN]), None, "is black wherever"),
+     (Image.merge("LA", [Image.new("L", (4, 4)), Image.fromarray(HIDDEN)]), None, "is black")],
+)  # fmt: skip
 def test_a_mask_whose_object_is_not_bright_is_refused(picture, classes, words):
     with pytest.raises(InputError, match=f"mask: {words}"):
         read_mask(encoded(picture), classes=classes, name="mask")
@@ -332,10 +312,8 @@ def test_a_gray_png_keeps_its_bytes_and_any_other_image_becomes_one():
     np.testing.assert_array_equal(opened(plain), GRAY)
     assert gray_png(plain, "image") == plain
     for other in (encoded(Image.fromarray(GRAY).convert("RGB")), encoded(GRAY, "BMP")):
-        converted = gray_png(other, "image")
-        assert size_and_mode(converted, "image") == ((7, 9), "L")
-        np.testing.assert_array_equal(opened(converted), GRAY)
-    assert size_and_mode(encoded(COLOR), "image") == ((7, 9), "RGB")
+        np.testing.assert_array_equal(opened(gray_png(other, "image")), GRAY)
+    np.testing.assert_array_equal(opened(png_bytes(COLOR)), COLOR)
 
 
 def triangle_weights(size: int, to: int) -> np.ndarray:
@@ -357,8 +335,6 @@ def test_bilinear_is_antialiased_and_nearest_takes_the_pixel_at_each_center(size
     rows, columns = (((np.arange(size) + 0.5) * n / size).astype(int) for n in (31, 23))
     expected = image[np.ix_(rows, columns)]
     np.testing.assert_array_equal(resize_image(image, size, "nearest"), expected)
-    if not channels:
-        np.testing.assert_array_equal(resize_mask(image // 99, size), expected // 99)
 
 
 def touch(folder, *names):
@@ -398,14 +374,11 @@ def test_names_are_composed_and_may_end_in_a_suffix(form, tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "suffix", "words"),
-    [
-        (["a.png", "a.jpg"], "", r"a\.png: has the same name as a\.jpg"),
-        (["é.png", "e\u0301.png"], "", "has the same name"),
-        ([], "", "holds no PNG, JPEG, TIFF, BMP or DICOM file$"),
-        (["a.txt"], "", "holds no PNG"),
-        (["a.png"], "_mask", "whose name ends in '_mask'"),
-    ],
-)
+    [(["a.png", "a.jpg"], "", r"a\.png: has the same name as a\.jpg"),
+     (["é.png", "e\u0301.png"], "", "has the same name"),
+     ([], "", "holds no PNG, JPEG, TIFF, BMP or DICOM file$"), (["a.txt"], "", "holds no PNG"),
+     (["a.png"], "_mask", "whose name ends in '_mask'")],
+)  # fmt: skip
 def test_a_folder_without_images_or_with_one_name_twice_is_refused(names, suffix, words, tmp_path):
     touch(tmp_path, *names)
     with pytest.raises(InputError, match=words):

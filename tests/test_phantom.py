@@ -116,16 +116,10 @@ def test_each_class_fills_the_lungs_as_its_name_says(class_name):
     assert least <= np.mean(dense) <= most
 
 
-def test_an_image_depends_on_seed_class_and_number_only():
+def test_masks_of_other_seeds_classes_and_numbers_differ():
     first = phantom.generate(5, "COVID", 7)
-    others = [
-        phantom.generate(*key) for key in ((6, "COVID", 7), (5, "Normal", 7), (5, "COVID", 8))
-    ]
-    again = phantom.generate(5, "COVID", 7)
-    np.testing.assert_array_equal(first.image, again.image)
-    np.testing.assert_array_equal(first.mask, again.mask)
-    for other in others:
-        assert np.mean(other.mask != first.mask) > 0.005
+    for key in ((6, "COVID", 7), (5, "Normal", 7), (5, "COVID", 8)):
+        assert np.mean(phantom.generate(*key).mask != first.mask) > 0.005
 
 
 @pytest.mark.parametrize(
@@ -162,14 +156,10 @@ def test_the_archive_has_the_layout_of_the_release(archive_path, files):
     assert set(files) == expected
     with zipfile.ZipFile(archive_path) as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-
-
-def test_archived_images_are_the_generated_ones(files):
     image, mask = phantom.generate(0, "Normal", 3)
-    stored = opened(files["Normal/images/Normal-3.png"])
-    np.testing.assert_array_equal(np.asarray(stored), image)
-    stored = opened(files["Normal/masks/Normal-3.png"])
-    np.testing.assert_array_equal(np.asarray(stored), np.repeat(mask[..., None], 3, axis=2))
+    for kind, pixels in (("images", image), ("masks", np.dstack([mask] * 3))):
+        stored = opened(files[f"Normal/{kind}/Normal-3.png"])
+        np.testing.assert_array_equal(np.asarray(stored), pixels)
 
 
 def test_sizes_modes_and_duplicates_are_as_in_the_release(files):
@@ -237,6 +227,6 @@ def test_write_archive_refuses_images_that_it_cannot_generate(tmp_path, images, 
 
 
 def test_write_archive_names_a_directory_that_cannot_be_made(tmp_path):
-    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "taken").touch()
     with pytest.raises(InputError, match=r"taken.*archive\.zip"):
         phantom.write_archive(tmp_path / "taken", images={"Normal": 1})

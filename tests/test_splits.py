@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from jaxseg.data.splits import (
     SPLITS,
-    fill_empty_splits,
     fold_split,
     group_images,
     grouped_split,
@@ -58,7 +57,7 @@ def test_natural_order_counts_digits_as_numbers(expected):
     assert sorted(reversed(expected), key=natural_key) == expected
 
 
-@given(st.lists(st.text(max_size=8), max_size=8))
+@given(st.lists(st.text("aZ-019²٣é ", max_size=8), max_size=8))
 def test_natural_order_is_one_order_for_any_names(names):
     assert sorted(names, key=natural_key) == sorted(reversed(names), key=natural_key)
 
@@ -102,7 +101,7 @@ def test_the_fractions_of_many_images_are_70_10_20():
 def test_filling_leaves_no_split_empty_and_moves_the_group_closest_to_the_middle(images):
     contents, pairs = images
     first = group_images(contents, pairs)
-    before, after = grouped_split(contents, first), fill_empty_splits(contents, first)
+    before, after = grouped_split(contents, first), grouped_split(contents, first, fill_empty=True)
     groups = sorted(set(first))
     assert len(set(after)) == min(3, len(groups))
     assert all(after[image] == after[start] for image, start in enumerate(first))
@@ -139,14 +138,11 @@ def test_a_held_out_source_is_tested_on_and_shares_no_group_with_train(data):
 
 @pytest.mark.parametrize(
     ("sources", "held_out", "message"),
-    [
-        (["b.org", "a.org", ""], "c.org", r"'c\.org': no image .* are a\.org, b\.org$"),
-        (["b.org", "a.org"], ".org", "every image"),
-        (["b.org", "a.org"], "", "held-out source ''"),
-        (["", ""], "a.org", "not known: the archive has no metadata sheets"),
-        ([f"{n}.org" for n in range(25)], "a", r"and 5 more$"),
-    ],
-)
+    [(["b.org", "a.org", ""], "c.org", r"'c\.org': no image .* are a\.org, b\.org$"),
+     (["b.org", "a.org"], ".org", "every image"), (["b.org", "a.org"], "", "held-out source ''"),
+     (["", ""], "a.org", "not known: the archive has no metadata sheets"),
+     ([f"{n}.org" for n in range(25)], "a", r"and 5 more$")],
+)  # fmt: skip
 def test_a_source_that_cannot_be_held_out_is_refused_with_those_that_exist(
     sources, held_out, message
 ):
@@ -171,7 +167,7 @@ def test_the_random_split_of_ten_images_is_the_known_one():
     assert train.tolist() == [0, 7, 2, 9, 4, 3, 6]
 
 
-@pytest.mark.parametrize("count", [2, 3, 7, 10, 101, 110, 330, 1100, 3616, 21165])
+@pytest.mark.parametrize("count", [2, 3, 7, 110, 3616])
 def test_the_random_split_is_that_of_scikit_learn(count):
     selection = pytest.importorskip("sklearn.model_selection", reason="needs scikit-learn")
     ids = [f"COVID-{n}" for n in range(count)]
@@ -186,7 +182,7 @@ def test_the_random_split_picks_the_same_images_from_any_order(ids):
         assert [ids[i] for i in ours] == [in_order[i] for i in expected]
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 2])
 def test_the_random_split_takes_every_image_once(count):
     train, test = random_split([f"COVID-{n}" for n in range(count)])
     assert sorted([*train, *test]) == list(range(count))

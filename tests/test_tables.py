@@ -64,7 +64,7 @@ def test_quoted_cells_may_hold_the_delimiter(tmp_path):
         ("image,group\n ,1\n", "line 2 has no image"),
         ("image,group,split\na,1, \n", "line 2 has no split"),
         ("image,group\na.png,1\nx/a.tif,1\n", r"line 3: x/a\.tif is there twice"),
-        ("image,split\na,dev\n", "a: split 'dev' must be one of train, validation, test"),
+        ("image,split\na,dev\n", "line 2: split 'dev' must be one of train, val"),
         ("image,group\nMüller,1\n".encode("latin-1"), "is not UTF-8 text. Save it as CSV UTF-8"),
         (b"\xff\xfe\x00", "is not UTF-8 text"),
         ('image,group\na,"1\nb,2\n', "cannot be read as CSV"),

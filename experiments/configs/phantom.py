@@ -1,7 +1,7 @@
 """Synthetic chest X-rays and a small U-Net: the whole path in minutes, without a download.
 
 Command: ``python -m experiments.train``
-Cost: about three minutes on two cores, 35 s of them for the images.
+Cost: three to five minutes on two cores, 35 s of them for the images.
 Expected score: Dice 0.97 on unseen phantoms.
 """
 

@@ -8,8 +8,8 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxseg.data.splits import natural_key
@@ -25,9 +25,9 @@ CLASSES = tuple(RELEASE_COUNTS)
 ZIP_NAMES = ("archive.zip", "covid19-radiography-database.zip", "COVID-19_Radiography_Dataset.zip")
 FOLDER_NAME = "COVID-19_Radiography_Dataset"
 
-IMAGE_SIZE = (299, 299)
-MASK_SIZE = (256, 256)
-"""Width and height of the release's images and masks in pixels."""
+IMAGE_SIZE = 299
+MASK_SIZE = 256
+"""Height and width of the release's images and masks in pixels."""
 
 WHERE_TO_GET_IT = (
     'download the "COVID-19 Radiography Database" by tawsifurrahman from Kaggle and put the zip '
@@ -50,15 +50,24 @@ class Pair(NamedTuple):
 
     Attributes:
         id: The image's name without suffix, such as ``Viral Pneumonia-12``.
-        class_name: The name of the class folder.
-        image: The name of the image file in the archive.
-        mask: The name of the mask file in the archive.
     """
 
     id: str
-    class_name: str
-    image: str
-    mask: str
+
+    @property
+    def class_name(self) -> str:
+        """The name of the class folder."""
+        return self.id.rpartition("-")[0]
+
+    @property
+    def image(self) -> str:
+        """The name of the image file in the archive."""
+        return f"{self.class_name}/images/{self.id}.png"
+
+    @property
+    def mask(self) -> str:
+        """The name of the mask file in the archive."""
+        return f"{self.class_name}/masks/{self.id}.png"
 
 
 class Archive:
@@ -72,24 +81,24 @@ class Archive:
         classes: The class folders with at least one image, in the release's order.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        files: Iterable[tuple[str, zipfile.ZipInfo | Path]],
-        opened: zipfile.ZipFile | None = None,
-    ):
-        """Finds the images, masks and metadata sheets among the files, and pairs them.
+    def __init__(self, path: Path):
+        """Finds the images, masks and metadata sheets, and pairs them.
 
         Args:
             path: The zip or the folder.
-            files: The name of every file, and the file.
-            opened: The zip, or None for a folder.
 
         Raises:
-            InputError: There are no images, or a file is there twice.
+            InputError: The zip cannot be read. Or there are no images, or a file is there twice.
         """
         self.path = path
-        self._zip: Any = opened
+        self._zip: Any = _open_zip(path) if path.is_file() else None
+        if self._zip is not None:
+            files = ((entry.filename, entry) for entry in self._zip.infolist())
+        else:
+            # A glob of fixed depth follows symbolic links to folders; rglob does not.
+            patterns = ("*.xlsx", "*/*/*", "*/*.xlsx", "*/*/*/*")
+            found = (file for pattern in patterns for file in path.glob(pattern) if file.is_file())
+            files = ((file.relative_to(path).as_posix(), file) for file in found)
         self._files: dict[str, zipfile.ZipInfo | Path] = {}
         for name, file in files:
             match = _IN_PLACE.fullmatch(name)
@@ -99,7 +108,6 @@ class Archive:
         if not present:
             raise InputError(f"{path}: holds no images; {WHERE_TO_GET_IT}")
         self.classes = tuple(name for name in CLASSES if name in present)
-        self._pairs, self._faults = _paired(sorted(self._files))
 
     def __enter__(self) -> "Archive":
         return self
@@ -144,8 +152,8 @@ class Archive:
             classes: Names of class folders.
 
         Returns:
-            The pairs, sorted by class and number, and a message for every file without a partner,
-            of another name than its class and a number, or with the name of another file.
+            The pairs, sorted by class and number, and a message for every file without a partner
+            or of another name than its class and a number.
 
         Raises:
             InputError: A class is absent.
@@ -155,8 +163,20 @@ class Archive:
                 f"{self.path}: holds no images of {', '.join(absent)}. The classes present are "
                 f"{', '.join(self.classes)}"
             )
-        pairs = [pair for pair in self._pairs if pair.class_name in classes]
-        return pairs, [fault for fault in self._faults if fault.split("/")[0] in classes]
+        ids: dict[str, set[str]] = {"images": set(), "masks": set()}
+        faults = []
+        for name in sorted(self._files):
+            class_name, *kind_and_file = name.split("/")
+            if class_name in classes:
+                kind, file = kind_and_file
+                if re.fullmatch(rf"{class_name}-[0-9]+\.png", file):
+                    ids[kind].add(file.removesuffix(".png"))
+                else:
+                    faults.append(f"{name} is not named {class_name}-NUMBER.png")
+        images, masks = ids["images"], ids["masks"]
+        faults += [f"{Pair(id).image} has no mask" for id in sorted(images - masks)]
+        faults += [f"{Pair(id).mask} has no image" for id in sorted(masks - images)]
+        return [Pair(id) for id in sorted(images & masks, key=natural_key)], faults
 
     def sources(self, class_name: str) -> dict[str, str]:
         """Reads the source of every image of a class from the class's metadata sheet.
@@ -185,9 +205,9 @@ class Archive:
             shown = ", ".join(heading) or "none"
             raise InputError(f"{name} lacks the columns FILE NAME and URL; it has {shown}")
         # Rows may be shorter than the heading.
-        cells = (dict(zip(heading, row, strict=False)) for row in rows[1:])
-        named = ((row.get("FILE NAME", ""), row.get("URL", "")) for row in cells)
-        return {image.lower(): url for image, url in named if image}
+        images = [dict(zip(heading, row, strict=False)) for row in rows[1:]]
+        named = [image for image in images if image.get("FILE NAME")]
+        return {image["FILE NAME"].lower(): image.get("URL", "") for image in named}
 
     def warn_if_partial(self, classes: Sequence[str]) -> None:
         """Warns with both counts if one of some classes has fewer images than the release.
@@ -206,25 +226,6 @@ class Archive:
             warnings.warn(message, PartialReleaseWarning, stacklevel=3)
 
 
-def _paired(names: Sequence[str]) -> tuple[list[Pair], list[str]]:
-    """Pairs images and masks by name, and says which files have no partner."""
-    images: dict[str, str] = {}
-    masks: dict[str, str] = {}
-    faults = []
-    for name in names:
-        class_name, _, file = name.partition("/")
-        stem = PurePosixPath(file).stem
-        found = images if file.startswith("images/") else masks
-        if file and not re.fullmatch(f"{class_name}-[0-9]+", stem):
-            faults.append(f"{name} is not named {class_name}-NUMBER.png")
-        elif file and (other := found.setdefault(stem, name)) != name:
-            faults.append(f"{name} has the same name as {other}")
-    faults += [f"{images[stem]} has no mask" for stem in images if stem not in masks]
-    faults += [f"{masks[stem]} has no image" for stem in masks if stem not in images]
-    stems = sorted(images.keys() & masks.keys(), key=natural_key)
-    return [Pair(s, s.rpartition("-")[0], images[s], masks[s]) for s in stems], faults
-
-
 def open_archive(manual_dir: Path | str) -> Archive:
     """Opens the archive in a directory.
 
@@ -241,17 +242,14 @@ def open_archive(manual_dir: Path | str) -> Archive:
     """
     path = Path(manual_dir).expanduser()
     inside = (path / name for name in (*ZIP_NAMES, FOLDER_NAME))
-    path = next((file for file in inside if file.exists()), path)
-    if not path.is_file():
-        # A glob of fixed depth follows symbolic links to folders; rglob does not.
-        patterns = ("*.xlsx", "*/*/*", "*/*.xlsx", "*/*/*/*")
-        files = (file for pattern in patterns for file in path.glob(pattern) if file.is_file())
-        return Archive(path, ((file.relative_to(path).as_posix(), file) for file in files))
+    return Archive(next((file for file in inside if file.exists()), path))
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
-        opened = zipfile.ZipFile(path)
+        return zipfile.ZipFile(path)
     # zipfile raises NotImplementedError for later formats, ValueError for names that are not text.
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read as a zip ({error}). If it is cut short, download it again"
         ) from error
-    return Archive(path, ((entry.filename, entry) for entry in opened.infolist()), opened)

@@ -19,15 +19,12 @@ from jaxtyping import Bool, UInt8
 from jaxseg.data.images import Resize
 from jaxseg.data.preprocessing import Preprocessing
 from jaxseg.data.sampling import Sampling
-from jaxseg.data.stored import StoredImages
-from jaxseg.data.threads import in_threads
+from jaxseg.data.stream import StoredImages
+from jaxseg.data.threads import Progress, in_threads
 from jaxseg.errors import InputError
 
 if TYPE_CHECKING:
     from jaxseg.data.covid_radiography import Builder
-
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and the number of all images."""
 
 _ARRAYS = ("images", "labels", "masks")
 
@@ -161,30 +158,25 @@ def _write(
 ) -> None:
     """Writes the cache in a temporary folder and renames that when it is complete."""
     stored = StoredImages(builder)
-    ids, classes, sources, split, _ = (list(column) for column in zip(*stored.records, strict=True))
-    first = {i: group["images"][0] for group in builder.report["groups"] for i in group["images"]}
-    groups = [first.get(id, id) for id in ids]
-    metadata = {
-        "ids": ids, "classes": classes, "sources": sources, "split": split, "groups": groups,
-    }  # fmt: skip
+    ids, classes, sources, split, groups, _ = zip(*stored.records, strict=True)
+    metadata = {"ids": ids, "classes": classes, "sources": sources, "split": split,
+                "groups": groups}  # fmt: skip
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
         complete = Path(scratch) / directory.name
         complete.mkdir()
         (complete / "images.json").write_text(json.dumps(metadata))
-        samples = in_threads(partial(stored.sample, sampling=sampling), range(len(ids)))
+        sample = partial(stored.sample, sampling=sampling)
         with contextlib.ExitStack() as stack:
             # Not a memory map: on a full disk, writing to one kills the process.
             files = [stack.enter_context((complete / f"{name}.npy").open("wb")) for name in _ARRAYS]
-            for done, sample in enumerate(samples, 1):
-                for file, array in zip(files, sample, strict=True):
-                    if done == 1:
-                        shape = (len(ids), *array.shape)
-                        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                        np.lib.format.write_array_header_1_0(file, header)
+            for file, array in zip(files, sample(0), strict=True):
+                shape = (len(stored), *array.shape)
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            for arrays in in_threads(sample, range(len(stored)), progress):
+                for file, array in zip(files, arrays, strict=True):
                     file.write(array.tobytes())
-                if progress is not None:
-                    progress(done, len(ids))
         for file in complete.iterdir():
             with file.open("rb+") as written:
                 os.fsync(written)

@@ -24,11 +24,11 @@ _PREAMBLE = 128
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 
-class DicomImage(NamedTuple):
+class ImageAndSpacing(NamedTuple):
     """An image and its scale.
 
     Attributes:
-        pixels: uint8 ``[H, W]``, 0 black, or ``[H, W, 3]`` RGB.
+        pixels: uint8 ``[H, W]``, 0 black, or ``[H, W, C]``.
         spacing_mm: Distance between pixel centers along height and width, or None if unknown.
     """
 
@@ -56,7 +56,7 @@ def check_installed() -> None:
         raise InputError("DICOM images need pydicom: pip install -e '.[dicom]'")
 
 
-def read_dicom(source: Path | str | bytes, name: str = "") -> DicomImage:
+def read_dicom(source: Path | str | bytes, name: str = "") -> ImageAndSpacing:
     """Reads a DICOM image as 8-bit gray or RGB.
 
     Stored values become modality values by rescale slope and intercept, or by the modality table.
@@ -84,7 +84,7 @@ def read_dicom(source: Path | str | bytes, name: str = "") -> DicomImage:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         dataset = pydicom.dcmread(file, force=True)
         _check_image(dataset, name)
-        return DicomImage(_shown(dataset), _spacing_mm(dataset))
+        return ImageAndSpacing(_shown(dataset), _spacing_mm(dataset))
     except InputError:
         raise
     # pydicom raises errors of many kinds for missing or senseless elements.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data.arrays import ImageArrays, MaskFiles, Progress
+from jaxseg.data.arrays import ImageArrays, MaskFiles
 from jaxseg.data.images import (
     IGNORED,
     Mask,
@@ -24,9 +24,9 @@ from jaxseg.data.images import (
 from jaxseg.data.near_duplicates import MAX_HASH_DISTANCE, near_duplicate_pairs, perceptual_hash
 from jaxseg.data.preprocessing import Preprocessing
 from jaxseg.data.sampling import Sampling
-from jaxseg.data.splits import fill_empty_splits, group_images, natural_key
+from jaxseg.data.splits import group_images, grouped_split, natural_key
 from jaxseg.data.tables import ImageTable
-from jaxseg.data.threads import in_threads
+from jaxseg.data.threads import Progress, in_threads
 from jaxseg.errors import DataWarning, InputError, refuse_files
 
 MAX_UNNAMED = 0.01
@@ -83,8 +83,9 @@ def load_folders(
 
     Images of one group share a split. A group consists of the images that ``table`` puts into it,
     identical images and near-duplicates. Splits are those of ``table``. Without them, groups are
-    split about 70/10/20 by a hash, as in `jaxseg.data.splits.fill_empty_splits`. The hash is of the
-    group's name in ``table``, or of the content of its first image. Splits do not depend on sizes.
+    split about 70/10/20 by a hash, as in `jaxseg.data.splits.grouped_split`. The hash is of the
+    group's name in ``table``, or of the content of its first image. If there are three groups or
+    more, no split is empty. Splits do not depend on sizes.
 
     Args:
         images_dir: PNG, JPEG, TIFF, BMP or DICOM images; see `jaxseg.data.images.read_image`.
@@ -122,20 +123,19 @@ def load_folders(
             class names, no image is left for validation, or the splits of ``table`` separate images
             of a group.
     """
+    table = table or ImageTable({}, {})
     sampling = Sampling(size, label_size, channels, resize, preprocessing)
     files, bad = _pair_files(images_dir, masks_dir, mask_suffix, table)
     read = partial(read_mask, classes=classes, background=background, ignore=ignore)
     loaded: dict[str, _Loaded] = {}
     names = sorted(files, key=natural_key)
     load = partial(_load, sampling=sampling, read=read)
-    results = in_threads(load, [files[name] for name in names])
-    for done, (name, result) in enumerate(zip(names, results, strict=True), 1):
+    results = in_threads(load, [files[name] for name in names], progress)
+    for name, result in zip(names, results, strict=True):
         if isinstance(result, str):
             bad.append(result)
         else:
             loaded[name] = result
-        if progress is not None:
-            progress(done, len(names))
     if not skip_bad:
         refuse_files(images_dir, bad)
     if not loaded:
@@ -162,7 +162,7 @@ def load_folders(
 
 
 def _pair_files(
-    images_dir: Path | str, masks_dir: Path | str, mask_suffix: str, table: ImageTable | None
+    images_dir: Path | str, masks_dir: Path | str, mask_suffix: str, table: ImageTable
 ) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
     """The image and the mask file by name, and a message for every file without a partner."""
     images, suffix = find_images(images_dir), unicodedata.normalize("NFC", mask_suffix)
@@ -179,7 +179,7 @@ def _pair_files(
     bad = [f"{images[name]}: has no mask in {masks_dir}" for name in images if name not in masks]
     bad += [f"{masks[name]}: has no image in {images_dir}" for name in masks if name not in images]
     names = images.keys() & masks.keys()
-    for listed in filter(None, table or ()):
+    for listed in filter(None, table):
         bad += [f"{images[name]}: is not in the table" for name in sorted(names - listed.keys())]
         names &= listed.keys()
     return {name: (images[name], masks[name]) for name in names}, bad
@@ -210,7 +210,7 @@ def _load(files: tuple[Path, Path], sampling: Sampling, read: partial[Mask]) -> 
             "other proportions. Is one of them rotated or cropped?"
         )
     return _Loaded(
-        image=sampling.resized(pixels),
+        image=sampling.image(pixels),
         label=sampling.label(mask.labels),
         size=mask.labels.shape,
         present=set(np.unique(mask.labels).tolist()),
@@ -248,7 +248,7 @@ def _check_values(
 
 
 def _groups(
-    names: list[str], items: list[_Loaded], table: ImageTable | None, max_distance: int | None
+    names: list[str], items: list[_Loaded], table: ImageTable, max_distance: int | None
 ) -> list[int]:
     """The index of the first image of every image's group."""
     pairs: list[tuple[int, int]] = []
@@ -256,17 +256,17 @@ def _groups(
         looks = np.stack([item.look for item in items])
         near = near_duplicate_pairs(looks, max_distance=max_distance)
         pairs = [(one, other) for one, other, _ in near]
-    if table and table.groups:
+    if table.groups:
         leader: dict[str, int] = {}
         pairs += [(leader.setdefault(table.groups[name], i), i) for i, name in enumerate(names)]
     return group_images([item.image_hash for item in items], pairs)
 
 
 def _splits(
-    names: list[str], items: list[_Loaded], first: list[int], table: ImageTable | None
+    names: list[str], items: list[_Loaded], first: list[int], table: ImageTable
 ) -> list[str]:
     """The split of every image."""
-    if table and table.splits:
+    if table.splits:
         split = [table.splits[name] for name in names]
         count = Counter(group for group, _ in {*zip(first, split, strict=True)})
         if divided := [names[group] for group in sorted(count) if count[group] > 1]:
@@ -278,17 +278,17 @@ def _splits(
     else:
         # The name of a group decides, so that its split does not depend on which images it has.
         contents = [item.image_hash for item in items]
-        if table and table.groups:
+        if table.groups:
             contents = [sha256(table.groups[name].encode()).hexdigest() for name in names]
-        split = fill_empty_splits(contents, first)
+        split = grouped_split(contents, first, fill_empty=True)
     if "validation" not in split:
         message = f"no image is left for validation: {len(names)} images in {len({*first})} groups"
         warnings.warn(message, DataWarning, stacklevel=3)
     return split
 
 
-def _fingerprint(names: list[str], items: list[_Loaded], table: ImageTable | None) -> str:
-    given = [listed for listed in table or () if listed]
+def _fingerprint(names: list[str], items: list[_Loaded], table: ImageTable) -> str:
+    given = [*filter(None, table)]
     rows = (
         (name, item.image_hash, item.mask_hash, *(listed[name] for listed in given))
         for name, item in zip(names, items, strict=True)

@@ -3,28 +3,25 @@
 PNG, JPEG, TIFF, BMP and DICOM files are read here and nowhere else.
 """
 
+import contextlib
 import io
 import unicodedata
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageChops, ImageOps
 
 from jaxseg.data import dicom
-from jaxseg.data.decoding import (
-    LOSSY,
-    Source,
-    eight_bits,
-    exact_values,
-    gray_values,
-    is_plain_gray,
-    opened,
-)
+from jaxseg.data.preprocessing import stretch
 from jaxseg.errors import DataWarning, InputError
+
+Source = Path | str | bytes
+"""A file, or its content."""
 
 Resize = Literal["bilinear", "nearest"]
 
@@ -35,18 +32,12 @@ IGNORED = 255
 """Class id of pixels that are left out of losses and metrics."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
+_DEEP_GRAY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_LOSSY = ("JPEG", "MPO")
+_MAY_CHANGE_PIXELS = {"transparency", "exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 
-
-class ImageAndSpacing(NamedTuple):
-    """An image and its scale.
-
-    Attributes:
-        pixels: uint8 ``[H, W, C]``.
-        spacing_mm: Distance between pixel centers along height and width, or None if unknown.
-    """
-
-    pixels: UInt8[np.ndarray, "H W C"]
-    spacing_mm: tuple[float, float] | None
+# The largest difference between the channels of a mask that counts as gray.
+_NEARLY_GRAY = 16
 
 
 class Mask(NamedTuple):
@@ -120,9 +111,7 @@ def image_stem(name: str) -> str:
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
-def read_image(
-    source: Source, *, channels: int = 1, name: str = "", verify: bool = True
-) -> UInt8[np.ndarray, "H W C"]:
+def read_image(source: Source, *, channels: int = 1, name: str = "") -> UInt8[np.ndarray, "H W C"]:
     """Reads an image of any kind as 8-bit gray or RGB.
 
     Color becomes luminance if ``channels`` is 1, and gray is repeated if it is 3. Transparent
@@ -134,7 +123,6 @@ def read_image(
         source: A file, or its content.
         channels: 1 for gray or 3 for RGB.
         name: The name of the content in errors.
-        verify: Whether to compare the checksums of a PNG.
 
     Returns:
         uint8 ``[H, W, channels]``, 0 to 255.
@@ -143,22 +131,22 @@ def read_image(
         InputError: The file cannot be read, is damaged, or holds several frames; or ``channels`` is
             neither 1 nor 3.
     """
-    return read_image_and_spacing(source, channels=channels, name=name, verify=verify).pixels
+    return read_image_and_spacing(source, channels=channels, name=name).pixels
 
 
 def read_image_and_spacing(
-    source: Source, *, channels: int = 1, name: str = "", verify: bool = True
-) -> ImageAndSpacing:
+    source: Source, *, channels: int = 1, name: str = ""
+) -> dicom.ImageAndSpacing:
     """Reads an image as in `read_image`, and the pixel spacing that a DICOM file states."""
     check_channels(channels)
     spacing = None
     if dicom.is_dicom(source):
         pixels, spacing = dicom.read_dicom(source, name)
-        pixels = eight_bits(Image.fromarray(pixels), channels)
+        pixels = _eight_bits(Image.fromarray(pixels), channels)
     else:
-        with opened(source, name, verify=verify) as image:
-            pixels = eight_bits(image, channels)
-    return ImageAndSpacing(pixels.reshape(*pixels.shape[:2], channels), spacing)
+        with _opened(source, name) as image:
+            pixels = _eight_bits(image, channels)
+    return dicom.ImageAndSpacing(pixels.reshape(*pixels.shape[:2], channels), spacing)
 
 
 def check_channels(channels: int) -> None:
@@ -174,7 +162,6 @@ def read_mask(
     background: Collection[int] | None = (0,),
     ignore: Collection[int] = (),
     name: str = "",
-    verify: bool = True,
 ) -> Mask:
     """Reads a mask as class ids.
 
@@ -188,7 +175,6 @@ def read_mask(
         background: Values of the background, if ``classes`` are given; None for all other values.
         ignore: Values of pixels to leave out.
         name: The name of the content in errors.
-        verify: Whether to compare the checksums of a PNG.
 
     Returns:
         Class ids, and how many pixels have a value that is not named.
@@ -199,14 +185,14 @@ def read_mask(
             has values above 0 but none above 127.
     """
     name, unnamed = name or str(source), np.zeros(0)
-    with opened(source, name, verify=verify) as image:
-        if image.format in LOSSY and (classes is not None or ignore):
+    with _opened(source, name) as image:
+        if image.format in _LOSSY and (classes is not None or ignore):
             raise InputError(f"{name}: JPEG changes values that name classes. Save as PNG")
         if classes is None:
-            values = gray_values(image, name, ignore)
+            values = _gray_values(image, name, ignore)
             labels = (values > 127).astype(np.uint8)
         else:
-            values = exact_values(image, name)
+            values = _exact_values(image, name)
             labels = np.zeros(values.shape, np.uint8)
             for label, of_class in enumerate(classes, 1):
                 labels[np.isin(values, list(of_class))] = label
@@ -214,14 +200,8 @@ def read_mask(
                 unnamed = values[(labels == 0) & ~np.isin(values, [*background, *ignore])]
     if ignore:
         labels[np.isin(values, list(ignore))] = IGNORED
-    objects = int(np.count_nonzero(labels) - np.count_nonzero(labels == IGNORED)) + unnamed.size
+    objects = int(np.count_nonzero((labels != 0) & (labels != IGNORED))) + unnamed.size
     return Mask(labels, objects, unnamed.size, tuple(np.unique(unnamed)[:5].tolist()))
-
-
-def size_and_mode(content: bytes, name: str) -> tuple[tuple[int, int], str]:
-    """Returns width and height in pixels and Pillow's mode, such as ``RGB``. Decodes no pixels."""
-    with opened(content, name, verify=False) as image:
-        return image.size, image.mode
 
 
 def resize_image(
@@ -244,20 +224,15 @@ def resize_image(
     return np.asarray(resized).reshape(size, size, *image.shape[2:])
 
 
-def resize_mask(mask: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, "S S"]:
-    """Resizes a mask to a square by nearest neighbor, so that no new value arises."""
-    return resize_image(mask, size, "nearest")
-
-
 def to_gray(image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W"]:
     """Returns the luminance of an image of 1 or 3 channels."""
     return image[..., 0] if image.shape[2] == 1 else np.asarray(Image.fromarray(image).convert("L"))
 
 
-def png_bytes(pixels: UInt8[np.ndarray, "H W"]) -> bytes:
-    """Encodes a gray image as PNG."""
+def png_bytes(pixels: UInt8[np.ndarray, "H W *C"]) -> bytes:
+    """Encodes a gray ``[H, W]`` or RGB ``[H, W, 3]`` image as PNG, fast rather than small."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG")
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
@@ -267,13 +242,111 @@ def gray_png(content: bytes, name: str) -> bytes:
     Raises:
         InputError: As `read_image`.
     """
-    with opened(content, name) as image:
+    with _opened(content, name) as image:
         image.load()
-        if image.format == "PNG" and is_plain_gray(image):
+        if image.format == "PNG" and _is_plain_gray(image):
             return content
-        return png_bytes(eight_bits(image, 1))
+        return png_bytes(_eight_bits(image, 1))
 
 
 def printable(name: str) -> str:
     """Returns a name that can be printed, whatever bytes the file system gave."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+@contextlib.contextmanager
+def _opened(source: Source, name: str) -> Iterator[Image.Image]:
+    """Opens a file with Pillow, and raises InputError for any error that Pillow raises."""
+    name = name or str(source)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with Image.open(file) as image:
+            # Pillow does not compare a PNG's checksums when it decodes the pixels.
+            if image.format == "PNG":
+                image.verify()
+        with Image.open(file) as image:
+            frames = getattr(image, "n_frames", 1)
+            # A phone's JPEG (MPO) carries a preview as its second frame.
+            if frames > 1 and image.format != "MPO":
+                raise InputError(f"{name}: holds {frames} frames. Save each as its own file")
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: there is no such file") from error
+    # Pillow raises errors of many kinds for damaged files.
+    except Exception as error:
+        reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
+        raise InputError(f"{name}: cannot be read as an image{reason}") from error
+
+
+def _is_plain_gray(image: Image.Image) -> bool:
+    """Returns whether the pixels of a loaded image are its gray values in 8 bits, upright."""
+    return image.mode == "L" and not _MAY_CHANGE_PIXELS & image.info.keys()
+
+
+def _eight_bits(image: Image.Image, channels: int) -> np.ndarray:
+    """An image in 8 bits, ``[H, W]`` or ``[H, W, 3]``."""
+    if image.mode in _DEEP_GRAY:
+        values = np.asarray(ImageOps.exif_transpose(image), dtype=np.float64)
+        image = Image.fromarray(stretch(values))
+    return np.asarray(_upright(image).convert("L" if channels == 1 else "RGB"))
+
+
+def _gray_values(image: Image.Image, name: str, ignore: Collection[int]) -> np.ndarray:
+    """Gray values of a mask whose object is bright."""
+    if image.mode in _DEEP_GRAY:
+        values = np.asarray(ImageOps.exif_transpose(image))
+    else:
+        _check_not_colored(image, name)
+        values = np.asarray(_upright(image).convert("L"))
+    seen = np.where(np.isin(values, list(ignore)), 0, values) if ignore else values
+    if 0 < (largest := seen.max(initial=0)) <= 127:
+        advice = f"If {largest} is the value of an object, name the values of each class"
+        if image.format in _LOSSY:
+            advice = "JPEG changes values, so class ids are lost; save masks as PNG"
+        raise InputError(f"{name}: has values up to {largest} but none above 127. {advice}")
+    return values
+
+
+def _exact_values(image: Image.Image, name: str) -> np.ndarray:
+    """Values of a mask whose classes are named by value."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in (*_DEEP_GRAY, "L", "P"):
+        return np.asarray(image)
+    red, green, blue = np.moveaxis(np.asarray(_upright(image).convert("RGB")), -1, 0)
+    if (red != green).any() or (green != blue).any():
+        raise InputError(
+            f"{name}: is colored. Save class ids as gray values or as indices of a palette"
+        )
+    return red
+
+
+def _check_not_colored(image: Image.Image, name: str) -> None:
+    """Refuses a colored mask: by brightness some of its colors would count as object, some not."""
+    if image.mode in ("1", "L") or image.format in _LOSSY:
+        return
+    # Pillow's arithmetic is fast: the release has 21,165 RGB masks.
+    *colors, alpha = image.convert("RGBA").split()
+    visible = alpha.point([0] + [255] * 255)
+    colors = [ImageChops.multiply(color, visible) for color in colors]
+    differences = [ImageChops.difference(*pair).getextrema() for pair in combinations(colors, 2)]
+    if np.max(differences) > _NEARLY_GRAY:
+        raise InputError(
+            f"{name}: is colored. Make the object white on black, or name the values of each class"
+        )
+    fraction = visible.histogram()[255] / (image.width * image.height)
+    if 0 < fraction < 0.5 and not any(color.getbbox() for color in colors):
+        raise InputError(f"{name}: is black wherever it is not transparent. Make the object white")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation and puts transparent images on black."""
+    image.load()  # Some chunks of a PNG follow its pixels.
+    if _is_plain_gray(image):
+        return image
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        colors = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), colors)
+    return image

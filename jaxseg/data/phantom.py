@@ -10,16 +10,17 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from jaxseg.data import radiograph
 from jaxseg.data.archive import FOLDER_NAME
+from jaxseg.data.images import png_bytes
+from jaxseg.data.threads import Progress
 from jaxseg.errors import InputError
 
 CLASSES = tuple(radiograph.FINDINGS)
@@ -86,7 +87,7 @@ def write_archive(
     *,
     images: Mapping[str, int] | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Generates images and writes them as ``archive.zip``, as Kaggle gives the release.
 
@@ -142,14 +143,9 @@ def _pair(seed: int, class_name: str, number: int) -> dict[str, bytes]:
     if number % 60 == 5:
         return _pair(seed, class_name, number - 1)
     image, mask = generate(seed, class_name, number)
-    is_rgb = class_name == "Viral Pneumonia" and number % 10 == 3
-    return {"images": _png(image, "RGB" if is_rgb else "L"), "masks": _png(mask, "RGB")}
-
-
-def _png(pixels: np.ndarray, mode: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    if class_name == "Viral Pneumonia" and number % 10 == 3:
+        image = np.dstack([image] * 3)
+    return {"images": png_bytes(image), "masks": png_bytes(np.dstack([mask] * 3))}
 
 
 def _sheet(class_name: str, count: int) -> bytes:

@@ -6,7 +6,6 @@ and 1 at the costophrenic angles. The heart is at x > 0. A layer is an array of 
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -22,13 +21,8 @@ FINDINGS = {
 }
 """By class, ranges of the patches in a lung: number, center x and y, radii, density."""
 
-_ARMS = (
-    ((1.25, 0.15), (1.55, 0.1), (1.6, 0.9), (1.8, 2.2)),
-    ((1.0, 0.05), (1.4, 0.05), (2.0, -0.05), (2.8, 0.0)),
-    ((1.0, 0.1), (1.4, 0.1), (1.5, -0.6), (1.7, -1.5)),
-)  # Hanging, held out, and (children) above the head.
-_CLAVICLE = ((0.1, 0.1), (0.4, 0.0), (0.7, 0.1), (0.9, -0.15), (1.32, -0.03))
-_TRACHEA = ((0.0, -0.8), (0.0, 0.0), (-0.03, 0.36))
+# Hanging, held out, and (children) above the head.
+_ARMS = ((1.3, 0.1), (1.7, 2.2)), ((1.0, 0.05), (2.8, 0.0)), ((1.0, 0.1), (1.6, -1.5))
 _R = (((0, 1), (0, 0), (0.5, 0), (0.65, 0.1), (0.65, 0.4), (0.5, 0.5), (0, 0.5)),
       ((0.35, 0.5), (0.65, 1)))  # fmt: skip
 
@@ -115,22 +109,6 @@ def edge(depth: np.ndarray, width: float) -> np.ndarray:
     return np.clip(depth * (1 / width) + 0.5, 0, 1)
 
 
-def blob(
-    x: np.ndarray, y: np.ndarray, center: Sequence[float], radii: tuple[float, float]
-) -> np.ndarray:
-    """Distance from a center; 1 is on an ellipse."""
-    return np.hypot((x - center[0]) / radii[0], (y - center[1]) / radii[1])
-
-
-def curve(points: Sequence[tuple[float, float]], count: int = 24) -> np.ndarray:
-    """A Bézier curve ``[count, 2]``."""
-    t = np.linspace(0, 1, count)[:, None]
-    lines = [np.array(point) for point in points]
-    while len(lines) > 1:
-        lines = [(1 - t) * one + t * other for one, other in pairwise(lines)]
-    return lines[0]
-
-
 def draw(strokes: Iterable[Stroke], size: int) -> np.ndarray:
     """A layer of lines, later ones over earlier ones."""
     picture = Image.new("L", (2 * size, 2 * size))
@@ -163,8 +141,9 @@ def lesions(rng: np.random.Generator, finding: str, x: np.ndarray, y: np.ndarray
     for side in (one_lung,) if finding == "Lung_Opacity" else (-1, 1):
         # Patches stop at the midline, and two do not fill the same air twice.
         for _ in range(rng.integers(*count)):
-            *center, width, height, density = (u(*span) for span in ranges)
-            patch = ease(1.3 - blob(x * side, y, center, (width, height)) + 0.5 * rough, 0.0, 1.2)
+            across, down, width, height, density = (u(*span) for span in ranges)
+            distance = np.hypot((x * side - across) / width, (y - down) / height)
+            patch = ease(1.3 - distance + 0.5 * rough, 0.0, 1.2)
             filled = np.maximum(filled, density * patch * (x * side > 0))
     if rng.random() < {"Normal": 0, "Lung_Opacity": 0.35}.get(finding, 0.12):
         # Fluid up to a level, which climbs along the chest wall.
@@ -172,11 +151,6 @@ def lesions(rng: np.random.Generator, finding: str, x: np.ndarray, y: np.ndarray
         fluid = ease(y - u(0.5, 0.92) + climb + 0.012 * rough, -0.03, 0.05)
         filled = np.maximum(filled, fluid * (x * one_lung > 0))
     return filled
-
-
-def bone(line: np.ndarray, width: float, value: float) -> list[Stroke]:
-    """A bone with a rim that is brighter than its middle."""
-    return [(line, width, value), (line, 0.7 * width, 0.66 * value)]
 
 
 def ribs(rng: np.random.Generator, chest: Chest) -> tuple[list[Stroke], list[Stroke]]:
@@ -194,43 +168,9 @@ def ribs(rng: np.random.Generator, chest: Chest) -> tuple[list[Stroke], list[Str
                 y = spinal + drop * (1 - np.cos(t)) / 2 - lift * min(1, index / 3) * np.sin(2 * t)
                 line = chest.place(np.column_stack([side * reach * np.sin(t), y + uneven]))
                 width = wide * chest.rib * rng.uniform(0.85, 1.15)
-                half += bone(line, width, value)
+                # The rim of a bone is brighter than its middle.
+                half += [(line, width, value), (line, 0.7 * width, 0.66 * value)]
     return halves
-
-
-def clavicles(rng: np.random.Generator, chest: Chest) -> list[Stroke]:
-    """The two clavicles."""
-    line = curve(_CLAVICLE) * (1, rng.uniform(0.7, 1.8)) + (0, rng.normal(0, 0.02))
-    return [s for side in (-1, 1) for s in bone(chest.place(line * (side, 1)), chest.rib, 1.0)]
-
-
-def spine(chest: Chest, x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
-    """A layer of vertebral bodies with two pedicles each."""
-    across, cell = np.abs(x - chest.twist), (y + 0.05) / chest.pitch
-    up = (cell - np.floor(cell) - 0.5) * chest.pitch
-    tall = 0.42 * chest.pitch
-    body = edge(0.125 - across, pixel) * edge(tall - np.abs(up), pixel)
-    pedicles = edge(1 - blob(across, up, (0.085, -0.2 * tall), (0.03, 0.4 * tall)), 1.0)
-    return np.maximum(0.7 * body, pedicles)
-
-
-def vessels(rng: np.random.Generator, chest: Chest) -> list[Stroke]:
-    """Trees of arteries and veins that fan out from the two hila."""
-    strokes: list[Stroke] = []
-    for side in (-1, 1):
-        tips = rng.normal((0.26, 0.47), (0.03, 0.05), (9, 2))
-        angle = np.linspace(-1.35, 1.45, 9) + rng.normal(0, 0.15, 9)
-        reach, width = 0.08, rng.uniform(0.0075, 0.012)
-        for _ in range(4):
-            bend = angle[:, None] + rng.normal(0, 0.22, (len(tips), 5)).cumsum(axis=1)
-            steps = reach * np.stack([1.15 * np.cos(bend), np.sin(bend)], axis=-1)
-            lines = tips[:, None] + steps.cumsum(axis=1) - steps[:, :1]
-            strokes += [(line, width, 0.24 + 55 * width) for line in chest.place(lines * (side, 1))]
-            turn = rng.uniform(0.25, 0.7, len(lines)) * rng.choice((-1, 1), len(lines))
-            tips = np.concatenate([lines[:, -1], lines[:, 2]])
-            angle = np.concatenate([bend[:, -1] - 0.4 * turn, bend[:, 1] + turn])
-            reach, width = 0.74 * reach, 0.62 * width
-    return strokes
 
 
 def attenuation(rng: np.random.Generator, chest: Chest, finding: str, size: int) -> np.ndarray:
@@ -238,9 +178,8 @@ def attenuation(rng: np.random.Generator, chest: Chest, finding: str, size: int)
     u, pixel = rng.uniform, 1 / (0.4 * chest.scale * size)
     x, y = chest.grid(size).astype(np.float32)
     far = np.abs(x)
-    arm = curve(_ARMS[rng.integers(2 if chest.is_adult else 3)])
-    thick = chest.linear[0, 0]
-    limbs = [(chest.place(arm * (side, 1)), 0.42 * thick, 1.0) for side in (-1, 1)]
+    arm, width = _ARMS[rng.integers(2 if chest.is_adult else 3)], 0.42 * chest.linear[0, 0]
+    limbs = [(chest.place(np.multiply(arm, (side, 1))), width, 1.0) for side in (-1, 1)]
     neck = 0.28 + 0.95 * ease(y, -0.3, 0.12)
     body = ease(soften(np.maximum(far < neck, draw(limbs, size)), 0.02), 0.3, 0.7)
     outer, inner, lower = chest.depths(x, y)
@@ -251,23 +190,13 @@ def attenuation(rng: np.random.Generator, chest: Chest, finding: str, size: int)
     aerated *= 1 - lesions(rng, finding, x, y)
     middle = edge(-inner, 0.12) * (1 - ease(y, 1.0, 1.2))
     posterior, anterior = (draw(half, size) for half in ribs(rng, chest))
-    trachea = draw([(chest.place(curve(_TRACHEA)), 0.1 * thick, 1.0)], size)
     path = (u(0.05, 0.22) + u(0.4, 0.5) * trunk) * (0.35 + 0.65 * soften(body, 0.03))
     path += 0.015 * clouds(rng, 7, size) + 0.007 * clouds(rng, 25, size)
     path += u(0.1, 0.2) * middle + u(0.05, 0.16) * edge(-lower, 0.15) - u(0.3, 0.42) * aerated
     path += u(0.05, 0.14) * np.exp(-np.square(np.square((x - chest.twist) / 0.14)))
-    path += u(0.05, 0.12) * spine(chest, x, y, pixel)
     path += u(0.09, 0.15) * posterior * (1 - 0.35 * middle) * (1 - ease(y, 1.0, 1.3))
     path += u(0.05, 0.1) * anterior * ease(far, 0.3, 0.75) * (1 - ease(y, 0.75, 1.1))
-    path += u(0.07, 0.13) * draw(clavicles(rng, chest), size)
-    path -= u(0.06, 0.14) * soften(trachea, 0.008)
-    for _ in range(rng.integers(1, 6)):  # Gas in stomach and bowel.
-        gas = blob(x, y, (u(-0.6, 0.8), u(1.0, 1.35)), (u(0.05, 0.25), u(0.03, 0.08)))
-        path -= u(0.03, 0.15) * (1 - ease(gas, 0.6, 1.2)) * edge(-lower, pixel)
-    hila = np.exp(-(blob(far, y, (0.24, 0.47), (0.12, 0.13)) ** 2))
-    texture = u(0.015, 0.04) * (clouds(rng, 40, size) + clouds(rng, 100, size)) / 2
-    tree = soften(draw(vessels(rng, chest), size), 0.003)
-    path += aerated * (u(0.06, 0.14) * tree + texture + u(0.03, 0.1) * hila)
+    path += aerated * u(0.015, 0.04) * (clouds(rng, 40, size) + clouds(rng, 100, size)) / 2
     return np.maximum(path, 0.02) * body
 
 
@@ -288,11 +217,6 @@ def expose(rng: np.random.Generator, path: np.ndarray) -> np.ndarray:
 def render(rng: np.random.Generator, chest: Chest, finding: str, size: int) -> np.ndarray:
     """The image of a patient, uint8 ``[size, size]``, bright where the tissue absorbs most."""
     value = expose(rng, attenuation(rng, chest, finding, size))
-    if rng.random() < 0.2:  # Shutters keep the beam off the margins.
-        left, right, top, bottom = (size * rng.uniform(0, 0.05, 4)).astype(int)
-        inside = np.zeros_like(value)
-        inside[top : size - bottom, left : size - right] = 1
-        value = value * (0.03 + 0.97 * inside)
     if rng.random() < 0.85:
         tall, corner, bright = rng.uniform(0.04, 0.1), rng.uniform((0, 0), (0.1, 0.3)), 0.9
         letter = [(np.array(line) * tall + corner, 0.13 * tall, bright) for line in _R]

@@ -5,18 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxseg.data.images import (
-    Resize,
-    Source,
-    check_channels,
-    read_image,
-    resize_image,
-    resize_mask,
-)
+from jaxseg.data.images import Resize, check_channels, resize_image
 from jaxseg.data.preprocessing import Preprocessing, preprocess
 from jaxseg.errors import InputError
-
-Pixels = UInt8[np.ndarray, "S S C"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +40,10 @@ class Sampling:
                 raise InputError(f"{name}={value}: must be 1 or more pixels")
         check_channels(self.channels)
 
-    def image(self, source: Source, *, name: str = "", verify: bool = True) -> Pixels:
-        """Reads an image, see `jaxseg.data.images.read_image`, and resizes it."""
-        return self.resized(read_image(source, channels=self.channels, name=name, verify=verify))
-
-    def resized(self, image: UInt8[np.ndarray, "H W C"]) -> Pixels:
-        """Preprocesses and resizes an image that was read."""
+    def image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "S S C"]:
+        """Preprocesses and resizes an image."""
         return resize_image(preprocess(image, self.preprocessing), self.size, self.resize)
 
     def label(self, mask: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "L L"]:
-        """Resizes a mask to the labels' size."""
-        return resize_mask(mask, self.label_size or self.size)
+        """Resizes a mask to the labels' size by nearest neighbor, so that no new value arises."""
+        return resize_image(mask, self.label_size or self.size, "nearest")

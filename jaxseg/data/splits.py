@@ -60,7 +60,9 @@ def group_images(contents: Sequence[str], pairs: Iterable[tuple[int, int]] = ())
     return [first_of(image) for image in range(len(contents))]
 
 
-def grouped_split(contents: Sequence[str], first: Sequence[int]) -> list[str]:
+def grouped_split(
+    contents: Sequence[str], first: Sequence[int], *, fill_empty: bool = False
+) -> list[str]:
     """Splits images 70/10/20 into train, validation and test, and keeps groups whole.
 
     A group takes its split from the hash of its first image. Images that are added later do not
@@ -69,36 +71,26 @@ def grouped_split(contents: Sequence[str], first: Sequence[int]) -> list[str]:
     Args:
         contents: The sha256 of every image's content, in hexadecimal.
         first: The index of the first image of every image's group, from `group_images`.
+        fill_empty: Whether an empty split gets the group whose hash is closest to the middle of its
+            range, from a split that has two or more groups. With three or more groups no split is
+            empty then. For small datasets: images that are added later may move such a group.
 
     Returns:
         For every image the name of its split. The fractions hold on average.
     """
-    return [split_of_hash(contents[index]) for index in first]
+    groups = {index: split_of_hash(contents[index]) for index in sorted(set(first))}
+    for name, middle in _MIDDLE.items() if fill_empty else ():
+        count = Counter(groups.values())
+        movable = [index for index, split in groups.items() if count[split] > 1]
+        if movable and not count[name]:
+            groups[min(movable, key=lambda i: abs(_fraction(contents[i]) - middle))] = name
+    return [groups[index] for index in first]
 
 
 def split_of_hash(content: str) -> str:
     """Returns the split that a sha256 in hexadecimal stands for."""
     fraction = _fraction(content)
     return "train" if fraction < 0.7 else "validation" if fraction < 0.8 else "test"
-
-
-def fill_empty_splits(contents: Sequence[str], first: Sequence[int]) -> list[str]:
-    """Splits images as `grouped_split`, and fills a split that has none, for small datasets.
-
-    An empty split gets the group whose hash is closest to the middle of its range, from a split
-    that has two or more groups. With three or more groups no split is empty.
-
-    Args:
-        contents: As in `grouped_split`.
-        first: As in `grouped_split`.
-    """
-    groups = {index: split_of_hash(contents[index]) for index in sorted(set(first))}
-    for name, middle in _MIDDLE.items():
-        count = Counter(groups.values())
-        movable = [index for index, split in groups.items() if count[split] > 1]
-        if movable and not count[name]:
-            groups[min(movable, key=lambda i: abs(_fraction(contents[i]) - middle))] = name
-    return [groups[index] for index in first]
 
 
 def held_out_split(
@@ -168,17 +160,18 @@ def fold_split(
         smallest = images.index(min(images))
         fold_of[name] = smallest + 1
         images[smallest] += sizes[name]
-    others = [name for name in sorted(sizes, key=hashed.__getitem__) if fold_of[name] != fold]
-    wanted = (len(groups) - images[fold - 1]) // 10
-    held = set()
-    for name in others:
-        if sizes[name] <= wanted:
-            held.add(name)
+    split_of, wanted = {}, (len(groups) - images[fold - 1]) // 10
+    for name in sorted(sizes, key=hashed.__getitem__):
+        if fold_of[name] == fold:
+            split_of[name] = "test"
+        elif sizes[name] <= wanted:
+            split_of[name] = "validation"
             wanted -= sizes[name]
-    tested = np.array([fold_of[name] == fold for name in groups], bool)
-    validated = np.array([name in held for name in groups], bool)
-    train = np.flatnonzero(~tested & ~validated)
-    return train, np.flatnonzero(validated), np.flatnonzero(tested)
+        else:
+            split_of[name] = "train"
+    split = np.array([split_of[name] for name in groups])
+    train, validation, test = (np.flatnonzero(split == name) for name in SPLITS)
+    return train, validation, test
 
 
 def model_selection_split(

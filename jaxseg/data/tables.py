@@ -47,28 +47,28 @@ def read_table(path: Path | str) -> ImageTable:
             f"{path}: needs a column image and a column group or split. Its columns are "
             f"{', '.join(map(repr, columns)) or 'none'}"
         )
-    table = {name: {} for name in ("group", "split") if name in columns}
-    for name in ("image", *table):
+    given = [name for name in ("image", "group", "split") if name in columns]
+    for name in given:
         if columns.count(name) > 1:
             raise InputError(f"{path}: has the column {name} twice. Remove one of them")
+    table = ImageTable({}, {})
     for number, row in enumerate(rows[1:], 2):
         cells = dict(zip(columns, (cell.strip() for cell in row), strict=False))
         if not any(cells.values()):
             continue
-        for name in ("image", *table):
-            if not cells.get(name):
-                raise InputError(f"{path}: line {number} has no {name}")
+        if missing := [name for name in given if not cells.get(name)]:
+            raise InputError(f"{path}: line {number} has no {missing[0]}")
         stem = image_stem(cells["image"].replace("\\", "/").rpartition("/")[2])
-        for name, values in table.items():
-            if stem in values:
-                raise InputError(f"{path}: line {number}: {cells['image']} is there twice")
-            values[stem] = cells[name]
-    splits = {stem: split.lower() for stem, split in table.get("split", {}).items()}
-    for stem, split in splits.items():
-        if split not in _SPLIT_NAMES:
-            raise InputError(f"{path}: {stem}: split {split!r} must be one of {', '.join(SPLITS)}")
-    named = {stem: _SPLIT_NAMES[split] for stem, split in splits.items()}
-    return ImageTable(table.get("group", {}), named)
+        if stem in table.groups or stem in table.splits:
+            raise InputError(f"{path}: line {number}: {cells['image']} is there twice")
+        if "group" in given:
+            table.groups[stem] = cells["group"]
+        if "split" in given:
+            if (split := cells["split"].lower()) not in _SPLIT_NAMES:
+                names = ", ".join(SPLITS)
+                raise InputError(f"{path}: line {number}: split {split!r} must be one of {names}")
+            table.splits[stem] = _SPLIT_NAMES[split]
+    return table
 
 
 def _rows(path: Path | str) -> list[list[str]]:

@@ -14,7 +14,7 @@ from jaxseg.data.covid_radiography import report
 from jaxseg.data.covid_radiography.report import Inspected
 from jaxseg.data.images import gray_png, png_bytes, read_mask
 from jaxseg.data.splits import SPLITS
-from jaxseg.data.threads import in_threads
+from jaxseg.data.threads import Progress, in_threads
 
 CONFIG_CLASSES: Mapping[str, tuple[str, ...]] = {
     "all": CLASSES,
@@ -52,7 +52,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     DEFAULT_BUILDER_CONFIG_NAME = "all"
 
     archive: Archive | None = None
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         steps = count(1)
         total = sum(len(archive.pairs(names)[0]) for names in (archive.classes, classes))
 
-        def step() -> None:
+        def step(*_: int) -> None:
             if self.progress is not None:
                 self.progress(next(steps), total)
 
@@ -134,7 +134,7 @@ class Builder(tfds.core.ShardBasedBuilder):
 
 
 def _examples(
-    archive: Archive, images: Sequence[Inspected], step: Callable[[], None]
+    archive: Archive, images: Sequence[Inspected], progress: Progress
 ) -> Iterator[Example]:
     """The examples of one shard."""
 
@@ -149,6 +149,4 @@ def _examples(
             "source": image.source,
         }
 
-    for key_and_example in in_threads(example, images):
-        yield key_and_example
-        step()
+    return in_threads(example, images, progress)

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from jaxseg.data.archive import open_archive
@@ -12,6 +11,7 @@ from jaxseg.data.covid_radiography.covid_radiography_dataset_builder import (
     CONFIG_CLASSES,
     Builder,
 )
+from jaxseg.data.threads import Progress
 from jaxseg.errors import InputError, refuse_files
 
 
@@ -36,7 +36,7 @@ def prepare(
     config: str = "all",
     *,
     skip_bad: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Builder:
     """Prepares the archive, or finds it prepared, and returns the builder to read it with.
 

@@ -2,17 +2,17 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxseg.data.archive import IMAGE_SIZE, MASK_SIZE, Archive, Pair
-from jaxseg.data.images import read_image, read_mask, size_and_mode
+from jaxseg.data.images import read_image, read_mask
 from jaxseg.data.near_duplicates import near_duplicate_pairs, perceptual_hash
 from jaxseg.data.splits import SPLITS, group_images, grouped_split
-from jaxseg.data.threads import in_threads
+from jaxseg.data.threads import Progress, in_threads
 from jaxseg.errors import InputError, refuse_files
 
 
@@ -23,7 +23,7 @@ class Inspected(NamedTuple):
         pair: The image and its mask.
         content: The sha256 of the image file, in hexadecimal.
         hash: Its perceptual hash.
-        unusual: What is unusual in the two files.
+        has_lung: Whether the mask is not empty.
         source: The address of its source, or empty text.
         split: Its split.
     """
@@ -31,7 +31,7 @@ class Inspected(NamedTuple):
     pair: Pair
     content: str
     hash: np.ndarray
-    unusual: list[str]
+    has_lung: bool
     source: str = ""
     split: str = ""
 
@@ -41,7 +41,7 @@ def inspect(
     classes: Sequence[str],
     *,
     skip_bad: bool = False,
-    progress: Callable[[], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Inspected], dict[str, Any]]:
     """Decodes every image and mask of an archive, and splits the images.
 
@@ -58,8 +58,7 @@ def inspect(
         The images of ``classes``, and the metadata: ``images`` ``{class: {split: count}}``;
         ``sources`` ``{class: {source: count}}``; ``duplicates``, lists of ids of identical images;
         ``near_duplicates``, ``[id, id, bits that differ]`` of other near-duplicates; ``groups``,
-        each with its ``images`` and its ``split``; ``unusual`` ``{what: count}``; ``skipped``,
-        messages.
+        each with its ``images`` and its ``split``; ``empty_masks``, ids; ``skipped``, messages.
 
     Raises:
         InputError: A class is absent; or, unless ``skip_bad``, files cannot be used.
@@ -67,13 +66,12 @@ def inspect(
     _, bad = archive.pairs(classes)
     pairs, _ = archive.pairs(archive.classes)
     images: list[Inspected] = []
-    for pair, found in zip(pairs, in_threads(partial(_inspect, archive), pairs), strict=True):
+    inspected = in_threads(partial(_inspect, archive), pairs, progress)
+    for pair, found in zip(pairs, inspected, strict=True):
         if isinstance(found, Inspected):
             images.append(found)
         elif pair.class_name in classes:
             bad.append(found)
-        if progress is not None:
-            progress()
     sources: dict[str, str] = {}
     for name in classes:
         try:
@@ -82,71 +80,62 @@ def inspect(
             bad.append(str(error))
     if not skip_bad:
         refuse_files(archive.path, bad)
-    contents = [image.content for image in images]
+    ids, contents = [image.pair.id for image in images], [image.content for image in images]
     near = near_duplicate_pairs(np.array([i.hash for i in images], np.uint8).reshape(-1, 128))
     first = group_images(contents, [(one, other) for one, other, _ in near])
     splits = grouped_split(contents, first)
-    images = [
+    used = [
         image._replace(split=split, source=sources.get(image.pair.id.lower(), ""))
         for image, split in zip(images, splits, strict=True)
+        if image.pair.class_name in classes
     ]
-    used = [image for image in images if image.pair.class_name in classes]
-    count = Counter((image.pair.class_name, image.split) for image in used)
-    source = Counter((image.pair.class_name, image.source or "unknown") for image in used)
-    unusual = Counter(what for image in used for what in image.unusual)
-    ids = [image.pair.id for image in images]
-    of_classes = {image.pair.id for image in used}
+    used_ids = {image.pair.id for image in used}
 
+    def sharing(values: Sequence[Any]) -> list[list[str]]:
+        """The ids of every value that several images have, one of them used."""
+        members: dict[Any, list[str]] = {}
+        for id, value in zip(ids, values, strict=True):
+            members.setdefault(value, []).append(id)
+        return [some for some in members.values() if len(some) > 1 and used_ids & {*some}]
+
+    of_class = {name: [i for i in used if i.pair.class_name == name] for name in classes}
     return used, {
-        "images": {name: {split: count[name, split] for split in SPLITS} for name in classes},
-        "sources": {
-            name: {url: number for (of, url), number in source.most_common() if of == name}
-            for name in classes
+        "images": {
+            name: {split: [image.split for image in some].count(split) for split in SPLITS}
+            for name, some in of_class.items()
         },
-        "duplicates": _sets(contents, ids, of_classes),
+        "sources": {
+            name: dict(Counter(image.source or "unknown" for image in some).most_common())
+            for name, some in of_class.items()
+        },
+        "duplicates": sharing(contents),
         "near_duplicates": [
             [ids[one], ids[other], bits]
             for one, other, bits in near
-            if contents[one] != contents[other] and of_classes & {ids[one], ids[other]}
+            if contents[one] != contents[other] and used_ids & {ids[one], ids[other]}
         ],
         "groups": [
-            {"images": group, "split": splits[ids.index(group[0])]}
-            for group in _sets(first, ids, of_classes)
+            {"images": group, "split": splits[ids.index(group[0])]} for group in sharing(first)
         ],
-        "unusual": dict(sorted(unusual.items())),
+        "empty_masks": [image.pair.id for image in used if not image.has_lung],
         "skipped": bad,
     }
 
 
-def _sets(values: Sequence[Any], ids: Sequence[str], used: set[str]) -> list[list[str]]:
-    """The images of every value that several images have, at least one of them used."""
-    members: dict[Any, list[str]] = {}
-    for id, value in zip(ids, values, strict=True):
-        members.setdefault(value, []).append(id)
-    return [some for some in members.values() if len(some) > 1 and used & {*some}]
-
-
 def _inspect(archive: Archive, pair: Pair) -> Inspected | str:
     """Decodes an image and its mask; a message if one cannot be used."""
-    unusual = []
     try:
-        content, mask = archive.read(pair.image), archive.read(pair.mask)
-        for kind, file, name, expected in (
-            ("image", content, pair.image, IMAGE_SIZE), ("mask", mask, pair.mask, MASK_SIZE),
-        ):  # fmt: skip
-            size, mode = size_and_mode(file, name)
-            if size != expected:
-                return "{}: has {} x {} pixels; in the release it has {} x {}".format(
-                    name, *size, *expected
-                )
-            unusual += [f"{kind} stored as {mode}"] if mode != "L" else []
-        pixels = read_image(content, name=pair.image)
-        if not read_mask(mask, name=pair.mask).labels.any():
-            unusual.append("mask without lung")
+        content = archive.read(pair.image)
+        image = read_image(content, name=pair.image)[..., 0]
+        labels = read_mask(archive.read(pair.mask), name=pair.mask).labels
     except InputError as error:
         return str(error)
-    look = perceptual_hash(pixels[..., 0])
-    return Inspected(pair, hashlib.sha256(content).hexdigest(), look, unusual)
+    for name, array, side in ((pair.image, image, IMAGE_SIZE), (pair.mask, labels, MASK_SIZE)):
+        height, width = array.shape
+        if (height, width) != (side, side):
+            return f"{name}: has {width} x {height} pixels; in the release it has {side} x {side}"
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Inspected(pair, sha256, perceptual_hash(image), bool(labels.any()))
 
 
 def markdown(name: str, metadata: Mapping[str, Any]) -> str:
