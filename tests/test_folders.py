@@ -188,22 +188,19 @@ def test_splits_and_fingerprint_depend_on_the_files_and_the_table_only(folders):
                          resize="nearest", label_size=9, ignore=[0])  # fmt: skip
     assert plain.arrays.split == other.arrays.split
     assert plain.arrays.groups == other.arrays.groups
-    prints = [plain.fingerprint]
-    assert other.fingerprint == prints[0]
+    assert plain.fingerprint == other.fingerprint
 
     def changed(table=None):
-        prints.append(load_folders(*folders, size=8, table=table).fingerprint)
+        return load_folders(*folders, size=8, table=table).fingerprint
 
-    changed(ImageTable({name: f"p{name}" for name in names}, {}))
-    changed(ImageTable({}, dict(zip(names, plain.arrays.split, strict=True))))
-    mask(99).save(folders[1] / "f1.png")
-    changed()
-    noise(99).save(folders[0] / "f1.png")
-    changed()
+    prints = {plain.fingerprint, changed(ImageTable({name: f"p{name}" for name in names}, {}))}
+    prints.add(changed(ImageTable({}, dict(zip(names, plain.arrays.split, strict=True)))))
+    for folder, image in zip(folders, (noise(99), mask(99)), strict=True):
+        image.save(folder / "f1.png")
+        prints.add(changed())
     for folder in folders:
         (folder / "f1.png").rename(folder / "g1.png")
-    changed()
-    assert len(set(prints)) == 6
+    assert len(prints | {changed()}) == 6
 
 
 @pytest.mark.parametrize("count", [3, 5])
@@ -356,8 +353,7 @@ def test_all_bad_files_are_listed_at_once_or_skipped(bad, folders):
     with pytest.raises(InputError, match=r"images: 10 files cannot be used:\n") as error:
         load_folders(*folders, **options)
     arrays, _, skipped = load_folders(*folders, **options, skip_bad=True)
-    lines = str(error.value).splitlines()[1:]
-    assert [line.strip() for line in lines] == skipped
+    assert str(error.value).splitlines()[1:] == [f"  {line}" for line in skipped]
     assert len(skipped) == len(bad)
     for words in bad:
         assert sum(bool(re.search(words, line)) for line in skipped) == 1
@@ -370,9 +366,8 @@ def test_of_many_bad_files_twenty_are_listed_and_the_others_counted(folders):
     fill(folders, [f"i{i}" for i in range(23)])
     for path in folders[1].iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"23 files [\s\S]*\n  and 3 more$") as error:
+    with pytest.raises(InputError, match=r": 23 files cannot be used:(\n  .*){20}\n  and 3 more$"):
         load_folders(*folders, size=4)
-    assert len(str(error.value).splitlines()) == 22
     with pytest.raises(InputError, match=r"no image can be used; the first: .*cannot be read"):
         load_folders(*folders, size=4, skip_bad=True)
 
