@@ -117,6 +117,24 @@ def test_survival_waits_for_a_status_and_says_what_came(tmp_path):
     assert survival.is_saving(run_directory)
 
 
+def test_survival_counts_what_ended_before_and_wrong_statuses(tmp_path, monkeypatch):
+    def start(*_, **__):
+        return subprocess.Popen(["sleep", "1"], stdout=subprocess.PIPE, text=True)
+
+    stops = survival.Stops.__new__(survival.Stops)
+    monkeypatch.setattr(survival, "start", start)
+    monkeypatch.setattr(survival, "is_saving", lambda _: True)
+    stops.folder, stops.unbroken, stops.seconds = tmp_path, survival.RunDirectory(tmp_path), 0.5
+    stops.options, stops.random = [], survival.random.Random(0)
+    monkeypatch.setattr(stops, "resumed", lambda _: True)
+    monkeypatch.setattr(stops.random, "uniform", lambda *_: 0.1)
+    monkeypatch.setattr(survival, "STATUS", {signal.SIGKILL: -9, signal.SIGTERM: 75})
+    killed, ended, *_ = stops.signals(2)
+    assert (killed["name"], killed["wrong_status"], killed["resumed"]) == ("train, SIGKILL", 0, 2)
+    assert killed["good"]
+    assert (ended["wrong_status"], ended["ended_before"], ended["good"]) == (2, 0, False)
+
+
 def test_the_script_for_a_gpu_is_valid_and_runs_what_exists():
     script = ROOT / "benchmarks/gpu.sh"
     subprocess.run(["bash", "-n", script], check=True)

@@ -175,6 +175,7 @@ def test_run_checks_and_records(option, flax, status, tmp_path, monkeypatch, cap
 
 def test_nothing_is_recorded_on_a_busy_machine(monkeypatch, capsys):
     monkeypatch.setattr(os, "getloadavg", lambda: (1.5, 0.1, 0.1))
+    monkeypatch.setattr(run, "measure", lambda *_: pytest.fail("it measured"))
     monkeypatch.setattr(sys, "argv", ["run", "--record"])
     with pytest.raises(SystemExit):
         run.main()
