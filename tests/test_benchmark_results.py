@@ -113,7 +113,7 @@ def test_tpu_programs_are_recorded():
         assert (version, collectives) == (recorded[name][0], recorded[name][1]["collectives"])
         keys = ("traffic_MB_per_image", "temporary_MB_per_image", "sent_MB_per_chip")
         same([traffic, temporary, sent], [recorded[name][1][key] for key in keys])
-    documented = tables("docs/many_devices.md")["v5e, bfloat16"]
+    documented = tables("docs/explanation/tpu_batch_sizes.md")["v5e, bfloat16"]
     assert documented == {name: cells[1:] for name, cells in shown.items()}
 
 
