@@ -167,10 +167,11 @@ def test_the_changes_are_made_in_the_documented_order():
     strengths = dataclasses.replace(EVERYTHING, elastic=0.0)
     changed = augment.make_augment(strengths)(key, batch)
     amounts_key, noise_key = jax.random.split(key)
-    amounts = draw(amounts_key, 6, strengths)
+    amounts = jax.jit(draw, static_argnums=(1, 2))(amounts_key, 6, strengths)
     images = augment.blur(batch["images"] / np.float32(255), amounts.blur, largest=strengths.blur)
     names = ("rotation", "scale", "shift", "shear", "flip")
-    matrices = augment.affine_matrices((24, 20), **{name: getattr(amounts, name) for name in names})
+    affine_matrices = jax.jit(augment.affine_matrices, static_argnums=0)
+    matrices = affine_matrices((24, 20), **{name: getattr(amounts, name) for name in names})
     images, labels, where = augment.warp(images, batch["labels"], matrices, where=batch["where"])
     images = augment.adjust(
         images, contrast=amounts.contrast, brightness=amounts.brightness, gamma=amounts.gamma

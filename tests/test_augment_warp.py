@@ -19,6 +19,9 @@ IDENTITY = {
 }
 
 
+affine_matrices = jax.jit(augment.affine_matrices, static_argnums=0)
+
+
 def matrices(size, count=1, **amounts):
     """The same matrix ``count`` times."""
     arrays = {
@@ -26,7 +29,7 @@ def matrices(size, count=1, **amounts):
         for name, value in (IDENTITY | amounts).items()
     }
     single = {name: arrays[name][:, 0] for name in ("rotation", "scale", "shear")}
-    return augment.affine_matrices(size, **(arrays | single))
+    return affine_matrices(size, **(arrays | single))
 
 
 def random_batch(shape, seed=0):
