@@ -24,6 +24,7 @@ SOURCES = {
     "results.md": "experiments/README.md",
     "results_files.md": "experiments/results/README.md",
     "benchmarks.md": "benchmarks/README.md",
+    "benchmarks_results.md": "benchmarks/RESULTS.md",
     "benchmarks_notes.md": "benchmarks/NOTES.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",

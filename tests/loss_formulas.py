@@ -33,8 +33,6 @@ LOSSES: dict[str, Loss] = {
     == ["logits", "labels"]
 }
 CHANNELS = {name: (1,) if name == "lovasz_hinge" else (1, 3) for name in LOSSES}
-QUICK = {"cross_entropy", "soft_dice", "lovasz_hinge", "lovasz_softmax", "hausdorff_dt"}
-"""Losses of every kind; the others are computed in the same way."""
 
 
 def slow_but(quick: set[str], names: Iterable[str]) -> list[Any]:
@@ -43,19 +41,8 @@ def slow_but(quick: set[str], names: Iterable[str]) -> list[Any]:
 
 
 EACH_LOSS = pytest.mark.parametrize(
-    ("name", "channels"),
-    [(name, channels) for name in LOSSES for channels in CHANNELS[name]],
+    ("name", "channels"), [(name, k) for name in LOSSES for k in CHANNELS[name]]
 )
-EACH_LOSS_QUICKLY = pytest.mark.parametrize(
-    ("name", "channels"),
-    [
-        pytest.param(name, k, marks=() if name in QUICK and k > 1 else pytest.mark.slow)
-        for name in LOSSES
-        for k in CHANNELS[name]
-    ],
-)
-"""The same with all but a few marked slow, for tests that compile each loss again."""
-
 MULTILABEL = [name for name in LOSSES if has_option(name, "multilabel")]
 CLASS_IDS_ONLY = {"lovasz_hinge", "lovasz_softmax"}
 SORTING_LOSSES = {"lovasz_hinge", "lovasz_softmax", "top_k_cross_entropy"}
@@ -64,6 +51,14 @@ POSITION_LOSSES = DISTANCE_LOSSES | {"soft_cl_dice"}
 
 # One shape for all tests, so that each loss is compiled once for them.
 SHAPE = (8, 6, 5)
+
+
+def draw(channels: int, seed: int = 0) -> Any:
+    """Random logits, labels and ``where``."""
+    rng = np.random.default_rng(seed)
+    logits = (2 * rng.normal(size=(*SHAPE, channels))).astype(np.float32)
+    labels = rng.integers(0, max(channels, 2), SHAPE).astype(np.int32)
+    return logits, labels, rng.random(SHAPE) < 0.7
 
 
 def as_probabilities(labels: np.ndarray, channels: int) -> np.ndarray:

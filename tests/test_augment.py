@@ -19,6 +19,7 @@ from jaxseg.training import TrainState, make_train_step
 EVERYTHING = dataclasses.replace(
     augment.ROBUST, elastic=0.05, flip_left_right=0.5, flip_up_down=0.5
 )
+CHANGE = augment.make_augment(EVERYTHING)
 
 
 def random_batch(count, size=(24, 20), seed=0):
@@ -94,9 +95,8 @@ def test_noise_stays_in_range():
     assert 0 <= float(noisy.min()) < float(noisy.max()) <= 1
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_narrow_floats_are_kept_and_computed_in_float32(dtype):
-    images = jnp.linspace(0, 1, 64, dtype=dtype).reshape(1, 8, 8, 1)
+def test_narrow_floats_are_kept_and_computed_in_float32():
+    images = jnp.linspace(0, 1, 64, dtype=jnp.bfloat16).reshape(1, 8, 8, 1)
     wide = images.astype(jnp.float32)
     one = np.ones(1, np.float32)
     for change in (
@@ -105,8 +105,8 @@ def test_narrow_floats_are_kept_and_computed_in_float32(dtype):
         lambda images: augment.add_noise(jax.random.key(0), images, 0.1 * one),
     ):
         narrow = change(images)
-        assert narrow.dtype == dtype
-        np.testing.assert_array_equal(narrow, change(wide).astype(dtype))
+        assert narrow.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(narrow, change(wide).astype(jnp.bfloat16))
 
 
 # Strengths and random amounts.
@@ -136,7 +136,7 @@ def test_amounts_fill_their_ranges_uniformly_and_independently():
         rotation=10.0, scale=0.5, shift=0.2, shear=6.0, flip_left_right=0.25, blur=2.0,
         contrast=0.4, brightness=0.3, gamma=1.0, noise=0.1,
     )  # fmt: skip
-    amounts = draw(jax.random.key(1), 4000, strengths)
+    amounts = jax.jit(draw, static_argnums=(1, 2))(jax.random.key(1), 4000, strengths)
     ranges = {
         "rotation": (amounts.rotation, -10, 10),
         "scale": (np.log(amounts.scale), -np.log(1.5), np.log(1.5)),
@@ -162,59 +162,24 @@ def test_amounts_fill_their_ranges_uniformly_and_independently():
     assert abs(amounts.flip[:, 1].mean() - 0.25) < 0.03
 
 
-def test_random_amounts_are_those_of_earlier_versions():
-    """The numbers are from before elastic deformation was added; equal bits on any machine."""
-    before = {
-        "rotation": [-4.0250044, -0.75195694],
-        "shift": [[-0.022776647, 0.029611988], [0.022737665, -0.039478254]],
-        "shear": [4.8535385, -4.747174],
-        "blur": [0.8341402, 0.7256162],
-        "brightness": [-0.112442695, 0.1099245],
-        "noise": [0.022089677, 0.024454117],
-    }
-    for strengths in (augment.ROBUST, EVERYTHING):
-        amounts = draw(jax.random.key(0), 2, strengths)
-        for name, expected in before.items():
-            exactly = np.array(expected, np.float32)
-            np.testing.assert_array_equal(getattr(amounts, name), exactly, err_msg=name)
-
-
-def test_elastic_deformation_leaves_all_other_random_numbers_the_same():
+def test_the_changes_are_made_in_the_documented_order():
     batch, key = random_batch(6), jax.random.key(4)
-    plain = dataclasses.replace(EVERYTHING, elastic=0.0)
-    without, by_hand = augment.make_augment(plain)(key, batch), dict(batch)
-    # What `augment` did before there was elastic deformation.
+    strengths = dataclasses.replace(EVERYTHING, elastic=0.0)
+    changed = augment.make_augment(strengths)(key, batch)
     amounts_key, noise_key = jax.random.split(key)
-    amounts = draw(amounts_key, 6, plain)
-    images = augment.blur(batch["images"] / np.float32(255), amounts.blur, largest=plain.blur)
+    amounts = jax.jit(draw, static_argnums=(1, 2))(amounts_key, 6, strengths)
+    images = augment.blur(batch["images"] / np.float32(255), amounts.blur, largest=strengths.blur)
     names = ("rotation", "scale", "shift", "shear", "flip")
-    matrices = augment.affine_matrices((24, 20), **{name: getattr(amounts, name) for name in names})
-    images, by_hand["labels"], by_hand["where"] = augment.warp(
-        images, batch["labels"], matrices, where=batch["where"], max_stretch=plain.max_stretch
-    )
+    affine_matrices = jax.jit(augment.affine_matrices, static_argnums=0)
+    matrices = affine_matrices((24, 20), **{name: getattr(amounts, name) for name in names})
+    images, labels, where = augment.warp(images, batch["labels"], matrices, where=batch["where"])
     images = augment.adjust(
         images, contrast=amounts.contrast, brightness=amounts.brightness, gamma=amounts.gamma
     )
     images = augment.add_noise(noise_key, images, amounts.noise)
     inside = augment.warp(batch["images"], batch["labels"], matrices)[2]
-    by_hand["images"] = jnp.where(inside[..., None], images, 0.0)
-    for name, array in without.items():
-        np.testing.assert_allclose(array, by_hand[name], atol=1e-5, err_msg=name)
-    # With it, only the positions change.
-    bent = draw(amounts_key, 6, EVERYTHING)
-    for name, amount in amounts._asdict().items():
-        if name != "elastic":
-            np.testing.assert_array_equal(getattr(bent, name), amount, err_msg=name)
-    gray = {name: getattr(EVERYTHING, name) for name in ("contrast", "brightness", "gamma")}
-    flat = batch | {"images": np.full((6, 24, 20, 1), 100, np.uint8)}
-    one, other = (
-        augment.make_augment(augment.Strengths(**gray, noise=0.04, elastic=elastic))(key, flat)
-        for elastic in (0.0, 0.05)
-    )
-    valid = np.asarray(other["images"] > 0)
-    assert valid.mean() > 0.7
-    np.testing.assert_allclose(other["images"][valid], one["images"][valid], atol=1e-5)
-    assert not np.array_equal(other["labels"], one["labels"])
+    images = jnp.where(inside[..., None], images, 0.0)
+    assert_close(changed, {"images": images, "labels": labels, "where": where})
 
 
 # Batches.
@@ -234,12 +199,15 @@ def test_if_nothing_can_change_the_batch_itself_is_returned(strengths):
     assert change(jax.random.key(0), batch) is batch
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    ["rotation", "elastic", "flip_up_down", "blur", "contrast", "brightness", "gamma", "noise"],
+)
 def test_one_strength_changes_what_it_should_and_nothing_else(kind):
     batch = random_batch(8)
     strengths = augment.Strengths(**{kind: getattr(EVERYTHING, kind)})
     assert strengths.moves == (kind in MOVING)
-    changed = jax.jit(augment.make_augment(strengths))(jax.random.key(0), batch)
+    changed = augment.make_augment(strengths)(jax.random.key(0), batch)
     assert not np.allclose(changed["images"], batch["images"] / np.float32(255), atol=1e-3)
     assert np.array_equal(changed["labels"], batch["labels"]) == (kind not in MOVING)
 
@@ -257,20 +225,17 @@ def test_images_change_with_the_given_probability():
 
 def test_pixels_from_outside_are_black_background_and_invalid():
     batch = random_batch(6) | {"images": np.full((6, 24, 20, 1), 255, np.uint8)}
-    unmasked = {name: batch[name] for name in ("images", "labels")}
+    del batch["where"]
     weighted = batch | {"where": np.full((6, 24, 20), 0.5, np.float32)}
     change = augment.make_augment(
         dataclasses.replace(EVERYTHING, shift=0.3, contrast=0.0, gamma=0.0)
     )
-    moved, free, weights = (change(jax.random.key(3), b) for b in (batch, unmasked, weighted))
-    outside = ~np.asarray(free["where"])
+    moved, weights = (jax.device_get(change(jax.random.key(3), b)) for b in (batch, weighted))
+    outside = ~moved["where"]
     assert 0.05 < outside.mean() < 0.8
-    np.testing.assert_array_equal(moved["images"], free["images"])
-    assert not np.asarray(free["images"])[outside].any()
-    assert np.asarray(free["images"])[~outside].min() > 0.5
-    assert not np.asarray(free["labels"])[outside].any()
-    assert not np.asarray(moved["where"])[outside].any()
-    assert abs(np.asarray(moved["where"])[~outside].mean() - 0.8) < 0.05
+    assert not moved["images"][outside].any()
+    assert moved["images"][~outside].min() > 0.5
+    assert not moved["labels"][outside].any()
     np.testing.assert_array_equal(weights["where"], np.where(outside, 0.0, 0.5))
 
 
@@ -278,26 +243,10 @@ def test_labels_may_be_finer_and_have_channels():
     batch = random_batch(4)
     labels = batch["labels"].repeat(2, 1).repeat(2, 2)
     channels = np.stack([1 - labels, labels], -1).astype(np.float32)
-    change = augment.make_augment(EVERYTHING)
-    ids, soft = (
-        change(jax.random.key(3), {"images": batch["images"], "labels": array})
-        for array in (labels, channels)
-    )
-    assert soft["labels"].shape == (4, 48, 40, 2)
-    assert soft["where"].shape == (4, 48, 40)
-    np.testing.assert_array_equal(soft["labels"][..., 1], ids["labels"])
-    np.testing.assert_array_equal(soft["labels"].sum(-1), ids["where"])
-
-
-def test_other_entries_of_the_batch_pass_through():
-    batch = random_batch(2) | {"ids": np.array(["a", "b"])}
-    assert augment.make_augment(EVERYTHING)(jax.random.key(0), batch)["ids"] is batch["ids"]
-
-
-def test_another_key_gives_another_batch():
-    change, batch = augment.make_augment(EVERYTHING), random_batch(2)
-    one, other = (change(jax.random.key(seed), batch)["images"] for seed in (0, 1))
-    assert not np.allclose(one, other)
+    changed = CHANGE(jax.random.key(3), {"images": batch["images"], "labels": channels})
+    assert changed["labels"].shape == (4, 48, 40, 2)
+    assert changed["where"].shape == (4, 48, 40)
+    np.testing.assert_array_equal(changed["labels"].sum(-1), changed["where"])
 
 
 # One device and many.
@@ -306,17 +255,20 @@ def test_another_key_gives_another_batch():
 @pytest.fixture(scope="module")
 def expected():
     """A batch of 16 images, augmented on one device."""
-    return augment.make_augment(EVERYTHING)(jax.random.key(5), random_batch(16))
+    return CHANGE(jax.random.key(5), random_batch(16))
 
 
-def test_jit_changes_nothing(expected):
-    change = augment.make_augment(EVERYTHING)
-    assert_close(jax.jit(change)(jax.random.key(5), random_batch(16)), expected)
+def test_another_key_gives_another_batch_and_other_entries_pass_through(expected):
+    batch = random_batch(16) | {"ids": np.array(["a"] * 16)}
+    other = CHANGE(jax.random.key(6), batch)
+    assert not np.allclose(expected["images"], other["images"])
+    assert other["ids"] is batch["ids"]
 
 
+@pytest.mark.slow
 def test_64_bit_floats_change_nothing(expected):
     with jax.enable_x64(True):
-        changed = augment.make_augment(EVERYTHING)(jax.random.key(5), random_batch(16))
+        changed = CHANGE(jax.random.key(5), random_batch(16))
     assert changed["images"].dtype == jnp.float32
     assert_close(changed, expected)
 
@@ -324,8 +276,8 @@ def test_64_bit_floats_change_nothing(expected):
 def test_eight_devices_equal_one_device(expected):
     sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
     batch = jax.device_put(random_batch(16), sharding)
-    changed = jax.jit(augment.make_augment(EVERYTHING))(jax.random.key(5), batch)
-    for array in changed.values():
+    changed = CHANGE(jax.random.key(5), batch)
+    for array in map(jnp.asarray, changed.values()):
         assert array.sharding.is_equivalent_to(sharding, array.ndim)
     # A pixel halfway between two others may take either, if coordinates round differently.
     assert_close(changed, expected, unequal_labels=3)

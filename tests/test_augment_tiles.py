@@ -29,7 +29,7 @@ STRENGTHS = {
 
 
 def random_matrices(strengths, size, count):
-    amounts = draw(jax.random.key(0), count, strengths)
+    amounts = jax.jit(draw, static_argnums=(1, 2))(jax.random.key(0), count, strengths)
     names = ("rotation", "scale", "shift", "shear", "flip")
     return affine_matrices(size, **{name: getattr(amounts, name) for name in names})
 
@@ -63,7 +63,7 @@ def test_max_stretch_is_the_least_upper_bound():
 
 @pytest.mark.parametrize(
     ("strengths", "size"),
-    [("robust", (96, 96)), ("no shear", (128, 96)), ("all", (45, 130)), ("flips", (20, 7))],
+    [("robust", (64, 48)), ("all", (45, 130))],
 )
 def test_tiles_read_what_pixels_read(strengths, size):
     strengths = STRENGTHS[strengths]
@@ -95,12 +95,13 @@ def test_tiles_read_what_pixels_read(strengths, size):
     np.testing.assert_allclose(linear, linear_pixels, atol=1e-3)
 
 
-@pytest.mark.parametrize(("platform", "gathers"), [("tpu", False), ("cpu", True)])
-def test_only_a_tpu_program_reads_by_tiles(platform, gathers):
+def test_only_a_tpu_program_reads_by_tiles():
     batch = {
         "images": np.zeros((2, 40, 40, 1), np.uint8),
         "labels": np.zeros((2, 80, 80), np.uint8),
     }
     change = jax.jit(augment.make_augment(dataclasses.replace(augment.ROBUST, noise=0.0)))
-    lowered = change.trace(jax.random.key(0), batch).lower(lowering_platforms=(platform,))
-    assert ("stablehlo.gather" in lowered.as_text()) == gathers
+    traced = change.trace(jax.random.key(0), batch)
+    for platform, gathers in (("tpu", False), ("cpu", True)):
+        program = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("stablehlo.gather" in program) == gathers

@@ -24,12 +24,23 @@ IMAGES = jax.ShapeDtypeStruct((1, 16, 16, 1), np.float32)
 
 @functools.cache
 def new_state(seed):
-    return TrainState.create(MODEL, optax.adam(1e-3), jax.random.key(seed), IMAGES, ema=True)
+    """A state of random numbers, which needs no compiling."""
+    shapes = jax.eval_shape(
+        lambda key: TrainState.create(MODEL, optax.adam(1e-3), key, IMAGES, ema=True),
+        jax.random.key(0),
+    )
+    rng = np.random.default_rng(seed)
+
+    def leaf(shape):
+        if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
+            return jax.random.key(seed)
+        return jnp.asarray(100 * rng.random(shape.shape)).astype(shape.dtype)
+
+    return jax.tree.map(leaf, shapes).replace(step=jnp.int32(0))
 
 
 def state_at(step, *, seed=0):
-    state = new_state(seed)
-    return state.replace(step=state.step + step)
+    return new_state(seed).replace(step=jnp.int32(step))
 
 
 def plain(leaf):

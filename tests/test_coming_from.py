@@ -27,6 +27,7 @@ def names():
     return space
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_runs_and_its_result_is_finite_where_it_is_defined(call, names):
     for leaf in jax.tree.leaves(eval(call, names)):

@@ -11,6 +11,8 @@ from jaxseg import inference
 from jaxseg.errors import InputError
 
 RNG = np.random.default_rng(3)
+ensemble_logits = jax.jit(inference.ensemble_logits)
+mutual_information = jax.jit(inference.mutual_information)
 
 
 def members(classes, count=3):
@@ -28,7 +30,7 @@ def probabilities(logits):
 @pytest.mark.parametrize("classes", [1, 3])
 def test_the_ensembles_probability_is_the_mean_of_its_members(classes):
     logits = members(classes)
-    joint = inference.ensemble_logits(logits)
+    joint = ensemble_logits(logits)
     assert joint.dtype == jnp.float32
     np.testing.assert_allclose(
         probabilities(joint), probabilities(logits).mean(axis=0), rtol=2e-5, atol=1e-7
@@ -38,18 +40,16 @@ def test_the_ensembles_probability_is_the_mean_of_its_members(classes):
 @pytest.mark.parametrize("classes", [1, 3])
 def test_one_network_is_its_own_ensemble(classes):
     logits = members(classes, count=1)
-    joint = inference.ensemble_logits(logits)
+    joint = ensemble_logits(logits)
     np.testing.assert_allclose(probabilities(joint), probabilities(logits[0]), rtol=1e-5, atol=1e-7)
-    assert float(inference.mutual_information(logits).max()) == 0
+    assert float(mutual_information(logits).max()) == 0
 
 
 def test_huge_logits_stay_finite():
     logits = np.array([1e4, -1e4, 1e4], np.float32)[:, None, None, None, None]
-    joint = inference.ensemble_logits(logits)
+    joint = ensemble_logits(logits)
     np.testing.assert_allclose(joint, np.log(2), rtol=1e-6)
-    np.testing.assert_allclose(
-        inference.mutual_information(logits), stats.entropy([1 / 3, 2 / 3]), rtol=1e-6
-    )
+    np.testing.assert_allclose(mutual_information(logits), stats.entropy([1 / 3, 2 / 3]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -58,7 +58,7 @@ def test_mutual_information_is_the_entropy_of_the_mean_minus_the_mean_entropy(cl
     each = probabilities(logits)
     mean = stats.entropy(each.mean(axis=0), axis=-1)
     expected = mean - stats.entropy(each, axis=-1).mean(axis=0)
-    found = jax.jit(inference.mutual_information)(logits)
+    found = mutual_information(logits)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert expected.max() > 0.1
 
@@ -92,7 +92,7 @@ def test_certain_members_have_a_finite_gradient(classes, gradient):
 
 def test_two_certain_members_that_disagree_have_one_bit_of_information():
     logits = np.array([50, -50], np.float32)[:, None, None, None, None]
-    np.testing.assert_allclose(inference.mutual_information(logits), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(mutual_information(logits), np.log(2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [1, 3])

@@ -28,22 +28,17 @@ def bilinear(image, size):
     return out
 
 
-@pytest.mark.parametrize("size", [(14, 10), (7, 5), (9, 4), (3, 11)])
-def test_logits_are_resized_as_bilinear_interpolation_by_hand(size):
+@pytest.mark.parametrize("size", [(14, 10), (7, 5), (9, 4), (1, 1)])
+def test_logits_are_resized_as_bilinear_interpolation_by_hand_and_on_the_host_too(size):
     logits = np.random.default_rng(0).normal(size=(2, 7, 5, 3)).astype(np.float32)
     resized = np.asarray(resize_logits(logits, size))
     for image in range(2):
         for channel in range(3):
             expected = bilinear(logits[image, ..., channel].astype(np.float64), size)
             np.testing.assert_allclose(resized[image, ..., channel], expected, atol=1e-5)
-
-
-def test_logits_are_resized_on_the_host_as_on_the_device():
-    logits = np.random.default_rng(0).normal(size=(7, 5, 3)).astype(np.float32)
-    for size in ((14, 10), (7, 5), (9, 4), (3, 11), (1, 1)):
-        on_host = resize_logits_on_host(logits, size)
+        on_host = resize_logits_on_host(logits[image], size)
         assert on_host.dtype == np.float32
-        np.testing.assert_allclose(on_host, resize_logits(logits[None], size)[0], atol=1e-5)
+        np.testing.assert_allclose(on_host, resized[image], atol=1e-5)
 
 
 def test_prediction_uses_averaged_parameters_and_no_dropout():

@@ -154,13 +154,13 @@ MONAI_OVERLAP_LOSSES: dict[str, Any] = {
 """Our options, MONAI's class and its options."""
 
 
-@pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize(
-    ("loss", "kind"),
+    ("loss", "kind", "pooled"),
     [
-        *((loss, "binary") for loss in ("soft_dice", "jaccard", "tversky", "matthews")),
-        *((loss, kind) for loss in MONAI_OVERLAP_LOSSES for kind in ("multiclass", "multilabel")),
-        ("generalized_dice", "two classes"),
+        *((loss, "binary", True) for loss in ("soft_dice", "jaccard", "tversky", "matthews")),
+        *((loss, "multiclass", False) for loss in MONAI_OVERLAP_LOSSES),
+        *((loss, "multilabel", True) for loss in MONAI_OVERLAP_LOSSES),
+        ("generalized_dice", "two classes", False),
     ],
 )
 def test_overlap_losses_agree_with_monai(loss, kind, pooled):

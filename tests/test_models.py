@@ -1,6 +1,6 @@
 """The U-Net and its layers against Flax, Keras and closed forms."""
 
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,12 +15,20 @@ from jaxseg.models.layers import Norm, glorot_uniform
 SMALL = (4, 8, 12)
 
 
-def _initialized(model):
-    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+def initialized(model) -> Any:
+    """Random variables that keep the signal, without compiling the initialization."""
+    rng = np.random.default_rng(0)
 
+    def leaf(path, shape):
+        if path[0].key == "batch_stats" or path[-1].key == "scale":
+            return rng.uniform(0.5, 1.5, shape.shape).astype(shape.dtype)
+        if path[-1].key == "bias":
+            return rng.uniform(0.0, 0.5, shape.shape).astype(shape.dtype)
+        scale = (2 / np.prod(shape.shape[:-1])) ** 0.5
+        return rng.normal(0, scale, shape.shape).astype(shape.dtype)
 
-initialized: Any = cache(_initialized)
-"""Shared by all tests of a model. (Type checkers cannot know that Linen modules have a hash.)"""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def applied(model, variables, x, **options) -> Any:
@@ -57,32 +65,24 @@ def test_a_convolution_before_a_norm_has_no_bias():
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 1)])
 def test_upconv_equals_flax_conv_transpose_in_values_and_gradients(shape):
     x = images(*shape)
-    reference = nn.ConvTranspose(5, (3, 3), strides=(2, 2))
-    fast = UpConv(5)
-    variables = reference.init(jax.random.key(1), x)
-    variables["params"]["bias"] = jnp.arange(5.0)
+    reference, fast = nn.ConvTranspose(5, (3, 3), strides=(2, 2)), UpConv(5)
+    shapes = [jax.eval_shape(m.init, jax.random.key(1), x) for m in (reference, fast)]
+    assert shapes[0] == shapes[1]
+    variables = jax.tree.map(lambda leaf: images(*leaf.shape, seed=1) - 0.5, shapes[0])
     weights = images(shape[0], 2 * shape[1], 2 * shape[2], 5, seed=2)
 
-    def weighted(layer):
-        return lambda variables, x: (layer.apply(variables, x) * weights).sum()
+    def values_and_gradients(layer):
+        def weighted(variables, x):
+            out = layer.apply(variables, x)
+            return (out * weights).sum(), out
 
-    np.testing.assert_allclose(
-        applied(fast, variables, x), applied(reference, variables, x), rtol=0, atol=1e-5
-    )
-    ours = jax.jit(jax.grad(weighted(fast), argnums=(0, 1)))(variables, x)
-    theirs = jax.jit(jax.grad(weighted(reference), argnums=(0, 1)))(variables, x)
+        return jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))(variables, x)
+
+    ours, theirs = values_and_gradients(fast), values_and_gradients(reference)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
 
 
-def test_upconv_has_the_parameters_of_conv_transpose():
-    ours, theirs = (
-        layer.init(jax.random.key(0), images(1, 4, 4, 3))["params"]
-        for layer in (UpConv(5), nn.ConvTranspose(5, (3, 3), strides=(2, 2)))
-    )
-    assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, theirs)
-
-
-@pytest.mark.parametrize("shape", [(3, 3, 4, 7), (1, 1, 16, 1), (2, 5)])
+@pytest.mark.parametrize("shape", [(3, 3, 4, 7), (2, 5)])
 def test_glorot_uniform_equals_that_of_jax(shape):
     ours, theirs = (
         init(jax.random.key(3), shape)
@@ -153,20 +153,17 @@ def test_probabilities_equal_keras_from_the_same_weights(monkeypatch):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(13, 22), (3, 5)])
-def test_any_image_size_works_as_with_edge_padding_by_hand(size):
-    model = UNet(widths=SMALL, num_classes=3)
-    x = images(2, *size, 1)
+def test_any_image_size_works_as_with_edge_padding_by_hand():
+    model, x = UNet(widths=SMALL, num_classes=3), images(2, 13, 3, 1)
     variables = initialized(model)
     logits = applied(model, variables, x)
-    assert logits.shape == (2, *size, 3)
-    padding = [(0, 0), *((0, -side % 4) for side in size), (0, 0)]
-    padded = applied(model, variables, np.pad(np.asarray(x), padding, mode="edge"))
-    np.testing.assert_allclose(logits, padded[:, : size[0], : size[1]], atol=1e-6)
+    assert logits.shape == (2, 13, 3, 3)
+    padded = np.pad(np.asarray(x), [(0, 0), (0, 3), (0, 1), (0, 0)], mode="edge")
+    np.testing.assert_allclose(logits, applied(model, variables, padded)[:, :13, :3], atol=1e-6)
 
 
 def test_uint8_images_are_divided_by_255():
-    model = UNet(widths=SMALL)
+    model = UNet(widths=(4, 8))
     variables = initialized(model)
     raw = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
     as_float = jnp.asarray((raw / np.float32(255)).astype(np.float32))
@@ -175,7 +172,7 @@ def test_uint8_images_are_divided_by_255():
     )
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
 def test_a_bfloat16_network_has_float32_logits_and_parameters_near_those_of_float32(norm):
     full, half = (
         UNet(widths=(4, 8), norm=norm, norm_groups=2, dtype=dtype)
@@ -190,23 +187,23 @@ def test_a_bfloat16_network_has_float32_logits_and_parameters_near_those_of_floa
 
 
 def test_every_skip_carries_gradient_by_itself():
-    model = UNet(widths=(4, 4, 4, 4))
-    x = images(1, 32, 32, 1)
-    params = initialized(model)["params"]
+    model = UNet(widths=(4, 4, 4))
+    x, params = images(1, 16, 16, 1), initialized(model)["params"]
 
     @jax.jit
     @jax.grad
     def gradients(params):
-        return jnp.square(applied(model, {"params": params}, x)).sum()
+        logits: Any = model.apply({"params": params}, x)
+        return jnp.square(logits).sum()
 
-    for level in range(3):
+    for level in range(2):
         # Without the upsampling path, only the skip carries gradient to this level's encoder.
-        cut = jax.tree.map(jnp.copy, params)
-        cut[f"up_{level}"] = jax.tree.map(jnp.zeros_like, cut[f"up_{level}"])
-        gradient = gradients(cut)
+        gradient = gradients(
+            params | {f"up_{level}": jax.tree.map(np.zeros_like, params[f"up_{level}"])}
+        )
+        below = "encoder_1" if level == 0 else "bottleneck"
         assert float(jnp.abs(gradient[f"encoder_{level}"]["Conv_0"]["kernel"]).max()) > 0
-        below = gradient[f"encoder_{level + 1}"] if level < 2 else gradient["bottleneck"]
-        assert float(jnp.abs(below["Conv_0"]["kernel"]).max()) == 0
+        assert float(jnp.abs(gradient[below]["Conv_0"]["kernel"]).max()) == 0
 
 
 def test_the_receptive_field_spans_the_bottleneck():
@@ -214,7 +211,8 @@ def test_the_receptive_field_spans_the_bottleneck():
     variables = initialized(model)
 
     def center(x):
-        return applied(model, variables, x)[0, 16, 16, 0]
+        logits: Any = model.apply(variables, x)
+        return logits[0, 16, 16, 0]
 
     reach = np.abs(np.asarray(jax.jit(jax.grad(center))(images(1, 32, 32, 1))))[0, :, :, 0] > 0
     assert reach[16 - 8 : 16 + 8, 16 - 8 : 16 + 8].mean() > 0.9
@@ -233,7 +231,8 @@ def normalized_by_numpy(kind, x, groups):
 def test_norms_equal_their_formula(kind):
     x = images(4, 5, 7, 6)
     norm = Norm(kind, 2, None, jnp.float32, jnp.float32)
-    out, updated = norm.init_with_output(jax.random.key(0), x, train=True)
+    init = jax.jit(partial(norm.init_with_output, train=True))
+    out, updated = init(jax.random.key(0), x)
     expected = normalized_by_numpy(kind, np.asarray(x, np.float64), 2).reshape(x.shape)
     # GroupNorm and InstanceNorm add 1e-6, not 1e-5, to the variance.
     np.testing.assert_allclose(out, expected, atol=2e-4)
@@ -243,14 +242,23 @@ def test_norms_equal_their_formula(kind):
 def test_batch_norm_keeps_running_statistics_with_momentum_0_9():
     x = images(4, 5, 7, 3)
     norm = Norm("batch", 1, None, jnp.float32, jnp.float32)
-    variables = norm.init(jax.random.key(0), x, train=False)
-    _, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    # Means 0, variances and scales 1.
+    variables = {
+        "params": {
+            "BatchNorm_0": {"scale": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}
+        },
+        "batch_stats": {
+            "BatchNorm_0": {"mean": np.zeros(3, np.float32), "var": np.ones(3, np.float32)}
+        },
+    }
+    _, updated = applied(norm, variables, x, train=True, mutable=["batch_stats"])
     (statistics,) = updated["batch_stats"].values()
-    np.testing.assert_allclose(statistics["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-5)
-    out: Any = norm.apply({**variables, **updated}, x, train=False)
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(statistics["mean"], 0.1 * exact.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * exact.var((0, 1, 2)), rtol=1e-5)
+    out = applied(norm, {**variables, **updated}, x, train=False)
     mean, variance = (np.asarray(statistics[name])[None, None, None] for name in ("mean", "var"))
-    np.testing.assert_allclose(out, (x - mean) / np.sqrt(variance + 1e-5), rtol=1e-4)
+    np.testing.assert_allclose(out, (exact - mean) / np.sqrt(variance + 1e-5), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +305,7 @@ def value_and_gradients(model, variables, x):
 
 def test_remat_changes_neither_values_nor_gradients_nor_parameters():
     x = images(2, 8, 16, 1)
-    options = {"widths": (4, 8), "norm": "batch", "dropout": 0.25, "decoder_dropout": 0.5}
+    options = {"widths": (2, 4), "norm": "batch", "dropout": 0.25, "decoder_dropout": 0.5}
     plain, again = UNet(**options), UNet(**options, remat=(0, 1))
     variables = initialized(plain)
     shapes = [jax.eval_shape(m.init, jax.random.key(0), x) for m in (plain, again)]

@@ -153,6 +153,7 @@ def test_an_incomplete_description_of_a_job_is_refused(options, words):
         parallel.initialize(coordinator, num_processes=num_processes, process_id=process_id)
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_does_not_answer_ends_the_process_with_one_line():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -26,9 +24,10 @@ def state_of(model, seed=0, **options):
 
 @pytest.fixture(scope="module")
 def trained():
-    """The variables of a small network; running statistics are not their initial values."""
-    variables = state_of(UNet(widths=(4, 8), norm="batch")).variables()
-    return jax.tree.map(lambda leaf: leaf + 0.25, variables)
+    """Random variables of a small network."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: state_of(UNet(widths=(4, 8), norm="batch")).variables())
+    return jax.tree.map(lambda leaf: rng.random(leaf.shape).astype(leaf.dtype), shapes)
 
 
 def test_a_file_of_weights_gives_the_same_arrays_and_its_checksum(trained, tmp_path):
@@ -160,11 +159,3 @@ def test_the_lungs_network_is_a_run_without_a_directory(tmp_path, monkeypatch):
     (tmp_path / "lungs" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="lungs: is a run directory here and also"):
         find_run(PretrainedLungs.PATH)
-
-
-def test_loading_the_lungs_network_imports_no_heavy_library():
-    code = "from jaxseg import pretrained; pretrained.lungs(); import sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.split(".")[0] for name in done.stdout.split()}
-    assert "flax" in loaded
-    assert not loaded & {"tensorflow_datasets", "grain", "orbax", "tensorflow", "PIL", "scipy"}

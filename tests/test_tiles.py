@@ -3,7 +3,6 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -32,31 +31,24 @@ def an_image(height, width):
     return np.random.default_rng(height).integers(0, 256, (height, width, 1), np.uint8)
 
 
-def test_the_receptive_radius_is_as_the_tests_assume(trained):
+def test_tiles_give_the_whole_images_logits_where_margins_hide_the_borders(trained):
+    """The image is larger than a tile along one axis and smaller along the other."""
     predict, state = trained
-    image = jnp.asarray(an_image(64, 64), jnp.float32)[None] / 255
-
-    def at_centre(images):
-        return predict(state, images)[0, 32:34, 32:34].sum()
-
-    seen = np.argwhere(np.asarray(jax.grad(at_centre)(image))[0, ..., 0])
-    reach = max(32 - seen.min(), seen.max() - 33)
-    assert RADIUS // 2 < reach <= RADIUS
-
-
-# Neither size is a multiple of 2 along both axes. The last is smaller than a tile along one.
-@pytest.mark.parametrize("size", [(117, 83), (96, 41)])
-def test_tiles_give_the_whole_images_logits_where_margins_hide_the_borders(size, trained):
-    predict, state = trained
-    image = an_image(*size)
+    image = an_image(117, 41)
     tiling = Tiling(side=64, overlap=32, margin=RADIUS, multiple=2)
     tiled = predict_tiles(lambda tiles: predict(state, tiles), image, tiling, batch_size=2)
     whole = np.asarray(predict(state, image[None]))[0]
-    # The end may differ only where the image is padded up to a tile.
-    height, width = (side if side >= 64 else side - RADIUS for side in size)
     assert tiled.shape == whole.shape
-    np.testing.assert_allclose(tiled[:height, :width], whole[:height, :width], atol=1e-4)
+    # The end may differ only where the image is padded up to a tile.
+    np.testing.assert_allclose(tiled[:, : 41 - RADIUS], whole[:, : 41 - RADIUS], atol=1e-4)
     assert np.abs(whole).max() > 1
+    narrow = predict_tiles(
+        lambda tiles: predict(state, tiles),
+        image,
+        Tiling(side=64, overlap=16, margin=RADIUS // 2, multiple=2),
+        batch_size=2,
+    )
+    assert np.abs(narrow - whole)[:, : 41 - RADIUS].max() > 1e-3
 
 
 def test_without_margins_tiles_are_exact_inside_and_blended_where_they_overlap(trained):
@@ -107,11 +99,9 @@ def test_images_of_any_size_are_predicted_in_batches_of_one_shape():
     assert shapes == {(3, 16, 16, 1)}
 
 
-@pytest.mark.parametrize("overlap", [0, 4, 8, 12])
-@pytest.mark.parametrize("margin", [0, 1])
-@pytest.mark.parametrize("length", [1, 16, 17, 30, 63])
+@pytest.mark.parametrize(("overlap", "margin"), [(0, 0), (4, 1), (8, 0), (12, 1)])
+@pytest.mark.parametrize("length", [1, 16, 17, 63])
 def test_weights_sum_to_one_and_vanish_on_margins(overlap, margin, length):
-    margin = margin if overlap else 0
     tiling = Tiling(side=16, overlap=overlap, margin=margin, multiple=4)
     starts, weights = tiling.starts(length), tiling.weights(length)
     total = np.zeros(tiling.padded(length))
@@ -126,7 +116,7 @@ def test_weights_sum_to_one_and_vanish_on_margins(overlap, margin, length):
         assert not weights[:-1, -1].any()
 
 
-def test_a_batch_of_tiles_can_be_sharded_sharded(trained):
+def test_a_batch_of_tiles_can_be_sharded(trained):
     predict, state = trained
     image, tiling = an_image(60, 60), Tiling(side=32, overlap=8, multiple=2)
     mesh = parallel.make_mesh()

@@ -53,6 +53,12 @@ def batch_of(rows, *, seed=0, size=16):
     }
 
 
+def cross_entropy_by_hand(logits, labels):
+    """Of each pixel, in float64, from logits of one channel."""
+    p = 1 / (1 + np.exp(-logits[..., 0].astype(np.float64)))
+    return -np.where(labels == 1, np.log(p), np.log(1 - p))
+
+
 def mesh_of(devices):
     return parallel.make_mesh(jax.devices()[:devices])
 
@@ -108,18 +114,18 @@ def assert_same(one, other, *, atol):
 
 
 def test_a_step_of_gradient_descent_equals_the_one_done_by_hand():
-    batch = batch_of(3)
+    batch = batch_of(2)
     state, measured = one_step(Affine(), SGD, losses.cross_entropy, batch)
     x, t = batch["images"][..., 0].astype(np.float64), batch["labels"]
-    p = 1 / (1 + np.exp(-x))
-    weight, offset = ((p - t) * x).mean(), (p - t).mean()
+    errors = 1 / (1 + np.exp(-x)) - t
+    weight, offset = (errors * x).mean(), errors.mean()
     np.testing.assert_allclose(state.params["weight"], 1 - 0.5 * weight, rtol=1e-5)
     np.testing.assert_allclose(state.params["offset"], -0.5 * offset, rtol=1e-5)
     np.testing.assert_allclose(
-        measured["loss"], -np.where(t == 1, np.log(p), np.log(1 - p)).mean(), rtol=1e-5
+        measured["loss"], cross_entropy_by_hand(batch["images"], t).mean(), rtol=1e-5
     )
     np.testing.assert_allclose(measured["gradient_norm"], np.hypot(weight, offset), rtol=1e-5)
-    assert int(measured["images"]) == 3
+    assert int(measured["images"]) == 2
     assert int(state.step) == 1
 
 
@@ -129,10 +135,8 @@ def test_where_leaves_pixels_out_of_the_step_as_cropping_does():
     where[:, 3:11, 5:12] = True
     cropped = {name: array[:, 3:11, 5:12] for name, array in batch.items()}
     expected, _ = one_step(Affine(), SGD, losses.cross_entropy, cropped)
-    for dtype in (bool, np.float32):
-        masked = {**batch, "where": where.astype(dtype)}
-        state, _ = one_step(Affine(), SGD, losses.cross_entropy, masked)
-        assert_same(state, expected, atol=1e-6)
+    state, _ = one_step(Affine(), SGD, losses.cross_entropy, {**batch, "where": where})
+    assert_same(state, expected, atol=1e-6)
 
 
 def finer_batch():
@@ -163,15 +167,13 @@ def test_logits_are_resized_to_finer_labels_as_torch_resizes_them():
     np.testing.assert_array_equal(evaluated.counts.tp[:, 0], hits.sum((1, 2)))
 
 
-@pytest.mark.parametrize("finer", [1, 2])
-def test_labels_may_be_probabilities(finer):
+def test_labels_may_be_probabilities_and_finer():
     # Images of one gray value per channel have logits of one value per channel at any size.
     rng = np.random.default_rng(0)
-    side = 8 * finer
     gray = rng.random((2, 1, 1, 3), dtype=np.float32)
     batch = {
         "images": np.broadcast_to(gray, (2, 8, 8, 3)),
-        "labels": rng.dirichlet(np.ones(3), (2, side, side)).astype(np.float32),
+        "labels": rng.dirichlet(np.ones(3), (2, 16, 16)).astype(np.float32),
     }
     _, measured = one_step(Affine(), SGD, losses.cross_entropy, batch)
     probabilities = np.exp(gray) / np.exp(gray).sum(-1, keepdims=True)
@@ -180,7 +182,7 @@ def test_labels_may_be_probabilities(finer):
 
 
 @pytest.mark.usefixtures("unchecked_types")
-@pytest.mark.parametrize("labels", [(2, 16, 8), (2, 4, 8), (2, 8, 32)])
+@pytest.mark.parametrize("labels", [(2, 16, 8), (2, 4, 8)])
 def test_coarser_labels_and_labels_of_other_proportions_are_refused(labels):
     batch = {"images": np.zeros((2, 8, 16, 1), np.float32), "labels": np.zeros(labels, np.int32)}
     state = fresh(Affine(), SGD, batch, mesh=mesh_of(1))
@@ -203,15 +205,14 @@ class TwoLevels(nn.Module):
 
 def test_deep_supervision_trains_and_evaluates_with_one_loss():
     batch, loss = batch_of(2), losses.deep_supervision(losses.cross_entropy)
-    # The first logits are the images.
-    levels = batch["images"], 2 * batch["images"][:, ::2, ::2]
-    expected = jax.jit(loss)(levels, batch["labels"])
+    # The first logits are the images. A pixel of half the size has the label below its center.
+    fine = cross_entropy_by_hand(batch["images"], batch["labels"]).mean((1, 2))
+    coarse = cross_entropy_by_hand(2 * batch["images"][:, ::2, ::2], batch["labels"][:, 1::2, 1::2])
     _, measured = one_step(TwoLevels(), SGD, loss, batch)
-    np.testing.assert_allclose(measured["loss"], expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(measured["loss"], (fine + coarse.mean((1, 2)) / 2).mean(), rtol=1e-5)
     before = fresh(TwoLevels(), SGD, batch, mesh=mesh_of(1))
     evaluated = jax.jit(make_eval_step(TwoLevels(), loss))(before, batch)
-    finest = jax.jit(losses.cross_entropy)(levels[0], batch["labels"])
-    np.testing.assert_allclose(evaluated.loss, finest, rtol=1e-5)
+    np.testing.assert_allclose(evaluated.loss, fine, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -232,9 +233,8 @@ def test_eight_devices_give_the_state_of_one_device(model):
     assert_same(eight, one, atol=2e-6)
 
 
-@pytest.mark.parametrize("loss", [losses.soft_dice, losses.cross_entropy])
-def test_a_pooled_loss_on_many_devices_is_pooled_over_all_of_them(loss):
-    pooled = partial(loss, pooled=True)
+def test_a_pooled_loss_on_many_devices_is_pooled_over_all_of_them():
+    pooled = partial(losses.soft_dice, pooled=True)
     batch = {**batch_of(8), "where": np.random.default_rng(1).random((8, 16, 16)) < 0.5}
     (one, measured), (four, measured_too) = (
         one_step(Affine(), SGD, pooled, batch, devices=devices) for devices in (1, 4)
@@ -300,12 +300,11 @@ def test_steps_for_pmap_and_for_jit_are_not_mixed_up():
         step(state, in_four_parts(batch))
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_microbatches_give_the_state_of_the_whole_batch(devices):
+def test_microbatches_on_two_devices_give_the_state_of_the_whole_batch():
     model, batch = Convolutions("group", rate=0.0), batch_of(4)
     batch["where"] = np.random.default_rng(1).random((4, 16, 16)) < 0.5
     whole, parts = (
-        one_step(model, ADAM, losses.soft_dice, batch, devices=devices, microbatches=microbatches)
+        one_step(model, ADAM, losses.soft_dice, batch, devices=2, microbatches=microbatches)
         for microbatches in (1, 2)
     )
     assert_same(parts[0], whole[0], atol=2e-6)
@@ -427,8 +426,12 @@ def test_an_update_that_is_not_finite_changes_only_the_step_number():
 def test_computing_in_bfloat16_keeps_params_and_sums_in_float32():
     batch, model = batch_of(4), UNet(widths=(2, 4), norm="batch", dtype=jnp.bfloat16)
     step = make_train_step(model, ADAM, losses.soft_dice, ema_decay=0.5)
-    state = created(model, ADAM, ema=True)
-    state, measured = jax.eval_shape(step, state, batch)
+
+    def created_and_trained() -> Any:
+        images = jax.ShapeDtypeStruct((1, 16, 16, 1), np.float32)
+        return step(TrainState.create(model, ADAM, jax.random.key(0), images, ema=True), batch)
+
+    state, measured = jax.eval_shape(created_and_trained)
     kinds = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema, state.collections))}
     assert kinds == {np.dtype(np.float32)}
     moments = state.opt_state[0]
@@ -448,22 +451,22 @@ def test_augmentation_is_applied_before_the_loss_with_a_new_key_at_every_step():
         return {**batch, "images": jax.random.normal(key, batch["images"].shape)}
 
     batch = batch_of(2)
+    _, measured = run(Affine(), STILL, losses.cross_entropy, [batch] * 2, augment=noise)
+    found = [of_step["loss"] for of_step in measured]
     key = created(Affine(), STILL).key
     expected = []
     for number in range(2):
         augmented = noise(jax.random.split(jax.random.fold_in(key, number))[0], batch)
-        loss = jax.jit(losses.cross_entropy)(augmented["images"], batch["labels"])
-        expected.append(loss.mean())
-    _, measured = run(Affine(), STILL, losses.cross_entropy, [batch] * 2, augment=noise)
-    found = [of_step["loss"] for of_step in measured]
+        images = np.asarray(augmented["images"])
+        expected.append(cross_entropy_by_hand(images, batch["labels"]).mean())
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert abs(found[0] - found[1]) > 1e-4
 
 
 def test_the_state_is_donated_and_using_it_again_is_refused():
-    batch, mesh = batch_of(2), mesh_of(2)
-    step = compiled(Affine(), ADAM, losses.cross_entropy, 2)
-    state, batch = fresh(Affine(), ADAM, batch, mesh=mesh), parallel.shard_batch(batch, mesh)
+    batch, mesh = batch_of(2), mesh_of(1)
+    step = compiled(Affine(), SGD, losses.cross_entropy)
+    state, batch = fresh(Affine(), SGD, batch, mesh=mesh), parallel.shard_batch(batch, mesh)
     step(state, batch)
     assert state.params["weight"].is_deleted()
     with pytest.raises(ValueError, match="donated to an earlier step"):
@@ -514,18 +517,20 @@ def at(weight, offset, images):
     return state.replace(params={"weight": jnp.float32(weight), "offset": jnp.float32(offset)})
 
 
+EVALUATE = jax.jit(make_eval_step(Affine(), losses.cross_entropy))
+
+
 def test_an_evaluation_step_counts_the_pixels_that_numpy_counts():
-    batch = batch_of(5)
-    eval_step = parallel.jit_batched(make_eval_step(Affine(), losses.cross_entropy), mesh_of(1))
-    result = eval_step(at(4.0, -2.0, batch["images"]), batch)
-    logits = 4 * batch["images"][..., 0].astype(np.float64) - 2
-    predicted, actual = logits > 0, batch["labels"] == 1
+    batch = batch_of(7)
+    result = EVALUATE(at(4.0, -2.0, batch["images"]), batch)
+    logits = 4 * batch["images"].astype(np.float64) - 2
+    predicted, actual = logits[..., 0] > 0, batch["labels"] == 1
     np.testing.assert_array_equal(result.counts.tp[:, 0], (predicted & actual).sum((1, 2)))
     np.testing.assert_array_equal(result.counts.fn[:, 0], (~predicted & actual).sum((1, 2)))
-    p = 1 / (1 + np.exp(-logits))
-    loss = -np.where(actual, np.log(p), np.log(1 - p)).mean((1, 2))
+    loss = cross_entropy_by_hand(logits, batch["labels"]).mean((1, 2))
     np.testing.assert_allclose(result.loss, loss, rtol=1e-5)
-    np.testing.assert_allclose(result.soft_dice.overlap[:, 0], (p * actual).sum((1, 2)), rtol=1e-5)
+    overlap = (actual / (1 + np.exp(-logits[..., 0]))).sum((1, 2))
+    np.testing.assert_allclose(result.soft_dice.overlap[:, 0], overlap, rtol=1e-5)
 
 
 def test_evaluate_leaves_padding_rows_out_and_pools_all_batches():
@@ -538,7 +543,7 @@ def test_evaluate_leaves_padding_rows_out_and_pools_all_batches():
         for rows in slices
     ]
     result = evaluate(eval_step, parallel.replicate(state, mesh), batches)
-    expected = jax.jit(make_eval_step(Affine(), losses.cross_entropy))(state, whole)
+    expected = EVALUATE(state, whole)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), result.images, expected)
     np.testing.assert_allclose(result.loss, np.mean(expected.loss), rtol=1e-6)
     np.testing.assert_array_equal(result.counts.tp, np.asarray(expected.counts.tp).sum(0))
@@ -550,14 +555,13 @@ def test_evaluate_leaves_padding_rows_out_and_pools_all_batches():
 def test_evaluation_weights_the_loss_by_where_and_counts_every_pixel_of_positive_weight():
     batch = batch_of(2)
     weights = np.random.default_rng(1).integers(0, 3, (2, 16, 16)).astype(np.float32)
-    eval_step = jax.jit(make_eval_step(Affine(), losses.cross_entropy))
-    state = at(4, -2, batch["images"])
-    weighted = eval_step(state, {**batch, "where": weights})
-    masked = eval_step(state, {**batch, "where": weights > 0})
-    jax.tree.map(np.testing.assert_array_equal, weighted.counts, masked.counts)
-    pixels = eval_step(state, {n: a.reshape(512, 1, 1, *a.shape[3:]) for n, a in batch.items()})
-    expected = np.average(pixels.loss.reshape(2, -1), axis=1, weights=weights.reshape(2, -1))
-    np.testing.assert_allclose(weighted.loss, expected, rtol=1e-5)
+    result = EVALUATE(at(4, -2, batch["images"]), {**batch, "where": weights})
+    logits, labels = 4 * batch["images"] - 2, batch["labels"]
+    hits = (logits[..., 0] > 0) & (labels == 1) & (weights > 0)
+    np.testing.assert_array_equal(result.counts.tp[:, 0], hits.sum((1, 2)))
+    each = cross_entropy_by_hand(logits, labels)
+    expected = np.average(each.reshape(2, -1), axis=1, weights=weights.reshape(2, -1))
+    np.testing.assert_allclose(result.loss, expected, rtol=1e-5)
 
 
 def test_multilabel_evaluation_counts_each_channel_as_a_binary_problem():
@@ -568,12 +572,6 @@ def test_multilabel_evaluation_counts_each_channel_as_a_binary_problem():
     eval_step = jax.jit(make_eval_step(Affine(), loss, multilabel=True))
     result = eval_step(at(1.0, 0.0, images), {"images": images, "labels": labels})
     np.testing.assert_array_equal(result.counts.tp, ((images > 0) & (labels == 1)).sum((1, 2)))
-
-
-def test_the_loss_falls_in_training():
-    batch = {**batch_of(8), "labels": (batch_of(8)["images"][..., 0] > 0.5).astype(np.int32)}
-    _, measured = run(Affine(), optax.adam(0.1), losses.cross_entropy, [batch] * 30, devices=8)
-    assert measured[-1]["loss"] < 0.7 * measured[0]["loss"]
 
 
 @pytest.mark.parametrize("form", ["jit", "pmap"])
