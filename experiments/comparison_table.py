@@ -42,8 +42,10 @@ def show(runs: Sequence[RunDirectory]) -> None:
             if (count := int(np.isnan(scored.mean(column)).sum()))
         ]
     print("", *map(_line, [HEADERS, ["---"] * len(HEADERS), *rows]), "", sep="\n")
-    print("Intervals are 95 %. Over images: bootstrap of the test images. Across seeds: Welch's t.")
-    print(*notes, sep="\n")
+    legend = (
+        "Intervals are 95 %. Over images: bootstrap of the test images. Across seeds: Welch's t."
+    )
+    print(legend, *notes, sep="\n")
 
 
 def _cost(recipe: Recipe) -> str:
