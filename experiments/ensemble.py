@@ -40,11 +40,11 @@ SHARED_TEST_IMAGES = ("data_config", "split", "skip_bad")
 class Options:
     """Score several runs as one network, on their test images or on a folder of images."""
 
+    #: Two or more run directories with the same size, preprocessing and classes; without --images
+    #: also with the same test images.
     runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN [RUN ...]")]
-    """Two or more run directories with the same size, preprocessing and classes; without --images
-    also with the same test images."""
+    #: Folder to write to.
     out: Path
-    """Folder to write to."""
     external: OmitArgPrefixes[evaluate.ExternalImages] = evaluate.ExternalImages()
     moved: OmitArgPrefixes[dataset.Moved] = dataset.Moved()
 

@@ -36,17 +36,17 @@ Subset = Literal["test", "validation", "train"]
 class ExternalImages:
     """An external test set, instead of the run's own images."""
 
+    #: Folder of images of any size: PNG, JPEG, TIFF, BMP or DICOM.
     images: Path | None = None
-    """Folder of images of any size: PNG, JPEG, TIFF, BMP or DICOM."""
+    #: Folder of their masks. A mask has the name of its image.
     masks: Path | None = None
-    """Folder of their masks. A mask has the name of its image."""
+    #: Text at the end of the masks' names, such as _mask.
     mask_suffix: str = ""
-    """Text at the end of the masks' names, such as _mask."""
+    #: Gray levels of the object. Default: above 127, or the run's --classes.
     mask_values: tuple[int, ...] | None = None
-    """Gray levels of the object. Default: above 127, or the run's --classes."""
+    #: CSV file with columns image and group: images of one group, such as a patient, are resampled
+    #: together for intervals.
     table: Path | None = None
-    """CSV file with columns image and group: images of one group, such as a patient, are resampled
-    together for intervals."""
 
     def check(self) -> None:
         """Raises InputError if options do not go together."""
@@ -60,13 +60,13 @@ class ExternalImages:
 class Options:
     """Score a run on its test images, or on a folder of images with masks."""
 
+    #: Run directory created by experiments.train, or lungs, the pretrained network.
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run directory created by experiments.train, or lungs, the pretrained network."""
+    #: Split to score. The train split shows whether the network underfits.
     subset: Subset = "test"
-    """Split to score. The train split shows whether the network underfits."""
+    #: Folder to write to. Default: RUN, or RUN/SUBSET for another subset than test. Needed for the
+    #: pretrained network.
     out: Path | None = None
-    """Folder to write to. Default: RUN, or RUN/SUBSET for another subset than test. Needed for the
-    pretrained network."""
     external: OmitArgPrefixes[ExternalImages] = ExternalImages()
     postprocessing: OmitArgPrefixes[Postprocessing] = Postprocessing()
     moved: OmitArgPrefixes[dataset.Moved] = dataset.Moved()

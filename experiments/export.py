@@ -24,13 +24,13 @@ from jaxseg.errors import InputError
 class Options:
     """Write a run's network to one file that needs no model code."""
 
+    #: Run directory created by experiments.train, or lungs, the pretrained network.
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run directory created by experiments.train, or lungs, the pretrained network."""
+    #: File to write. An existing one is replaced.
     out: Path
-    """File to write. An existing one is replaced."""
+    #: Write only the weights, as jaxseg.pretrained.load reads them, and next to them a file .json
+    #: with the configuration and the scores of the run.
     weights: bool = False
-    """Write only the weights, as jaxseg.pretrained.load reads them, and next to them a file .json
-    with the configuration and the scores of the run."""
 
 
 def write(options: Options) -> None:

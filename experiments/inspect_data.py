@@ -27,19 +27,18 @@ from jaxseg.errors import InputError
 class Options:
     """Show what the database holds, what looks alike in it, and what its splits leak."""
 
+    #: Run directory: shows the run's data, and its Dice without leaked test images.
     run: Annotated[Positional[Path | None], arg(metavar="RUN")] = None
-    """Run directory: shows the run's data, and its Dice without leaked test images."""
+    #: Folder of the database: Kaggle's archive, or what it unpacks to. Default: synthetic images.
     manual_dir: Path | None = None
-    """Folder of the database: Kaggle's archive, or what it unpacks to. Default: synthetic
-    images."""
+    #: Folder for prepared data and caches. Default: your cache directory.
     data_dir: Path | None = None
-    """Folder for prepared data and caches. Default: your cache directory."""
+    #: Which classes, without RUN: all, covid, normal, lung_opacity or viral_pneumonia.
     data_config: str = "all"
-    """Which classes, without RUN: all, covid, normal, lung_opacity or viral_pneumonia."""
+    #: Split to inspect, without RUN: grouped, random, fold:I/K, model-selection or source:TEXT.
     split: str = "grouped"
-    """Split to inspect, without RUN: grouped, random, fold:I/K, model-selection or source:TEXT."""
+    #: Skip invalid images and list them, instead of stopping with an error.
     skip_bad: bool = False
-    """Skip invalid images and list them, instead of stopping with an error."""
 
 
 def inspect_data(options: Options) -> None:

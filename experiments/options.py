@@ -66,55 +66,55 @@ def _check_least(options: Any, least: int, *names: str) -> None:
 class Data:
     """Which images to train on, and how they are resized."""
 
+    #: Folder of the COVID-19 Radiography Database: Kaggle's archive, or what it unpacks to.
     manual_dir: Path | None = None
-    """Folder of the COVID-19 Radiography Database: Kaggle's archive, or what it unpacks to."""
+    #: Folder for prepared data and caches. Default: your cache directory.
     data_dir: Path | None = None
-    """Folder for prepared data and caches. Default: your cache directory."""
+    #: Which classes of the database to use.
     data_config: Literal["all", "covid", "normal", "lung_opacity", "viral_pneumonia"] = "all"
-    """Which classes of the database to use."""
+    #: Folder of your images, instead of the database: PNG, JPEG, TIFF, BMP or DICOM.
     images: Path | None = None
-    """Folder of your images, instead of the database: PNG, JPEG, TIFF, BMP or DICOM."""
+    #: Folder of their masks. A mask has the name of its image.
     masks: Path | None = None
-    """Folder of their masks. A mask has the name of its image."""
+    #: Text at the end of the masks' names, such as _mask.
     mask_suffix: str = ""
-    """Text at the end of the masks' names, such as _mask."""
+    #: Mask values of each class: lungs=150,200 heart=250. A value is a palette index or a gray
+    #: level. Default: one class, gray levels above 127.
     classes: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,...")] = ()
-    """Mask values of each class: lungs=150,200 heart=250. A value is a palette index or a gray
-    level. Default: one class, gray levels above 127."""
+    #: Mask values of the background, with --classes. Other values become background with a
+    #: warning; if they are more than 1 % of the object, they are an error.
     background: tuple[int, ...] = (0,)
-    """Mask values of the background, with --classes. Other values become background with a warning;
-    if they are more than 1 % of the object, they are an error."""
+    #: Mask values of pixels to leave out of the loss and the scores.
     ignore: tuple[int, ...] = ()
-    """Mask values of pixels to leave out of the loss and the scores."""
+    #: CSV file about --images: a column image and a column group, split or both. Images of one
+    #: group share a split. The column split holds train, validation or test.
     table: Path | None = None
-    """CSV file about --images: a column image and a column group, split or both. Images of one
-    group share a split. The column split holds train, validation or test."""
+    #: Images share a split if their perceptual hashes differ in at most this many of 1,023 bits.
+    #: Calibrated on chest X-rays. Use less if unrelated images are grouped.
     near_duplicate_bits: int = MAX_HASH_DISTANCE
-    """Images share a split if their perceptual hashes differ in at most this many of 1,023 bits.
-    Calibrated on chest X-rays. Use less if unrelated images are grouped."""
+    #: Skip invalid images and list them, instead of stopping with an error.
     skip_bad: bool = False
-    """Skip invalid images and list them, instead of stopping with an error."""
+    #: grouped: 70/10/20, near-duplicates and patients kept together. random: 70/30, no validation.
+    #: fold:I/K: cross-validation, tested on fold I of K, with groups as in grouped.
+    #: model-selection: to choose a configuration, without the test images of grouped and random.
+    #: source:TEXT: test on images whose source URL contains TEXT.
     split: Annotated[str, arg(metavar="RULE")] = "grouped"
-    """grouped: 70/10/20, near-duplicates and patients kept together. random: 70/30, no validation.
-    fold:I/K: cross-validation, tested on fold I of K, with groups as in grouped. model-selection:
-    to choose a configuration, without the test images of grouped and random. source:TEXT: test on
-    images whose source URL contains TEXT."""
+    #: Height and width of the network's images in pixels.
     size: int = 256
-    """Height and width of the network's images in pixels."""
+    #: Height and width at which the loss is computed, if larger than --size. Logits are resized to
+    #: it. Default: --size.
     label_size: int | None = None
-    """Height and width at which the loss is computed, if larger than --size. Logits are resized to
-    it. Default: --size."""
+    #: 1 for gray images, 3 for RGB.
     channels: Literal[1, 3] = 1
-    """1 for gray images, 3 for RGB."""
+    #: How images are resized. Masks are always resized by nearest neighbor.
     image_resize: Literal["bilinear", "nearest"] = "bilinear"
-    """How images are resized. Masks are always resized by nearest neighbor."""
+    #: Change of gray levels before resizing.
     preprocessing: Preprocessing = "none"
-    """Change of gray levels before resizing."""
+    #: device: keep all images on every device. stream: decode them batch by batch. auto: device if
+    #: they fit into half of its free memory, otherwise stream.
     input_path: Literal["auto", "device", "stream"] = "auto"
-    """device: keep all images on every device. stream: decode them batch by batch. auto: device if
-    they fit into half of its free memory, otherwise stream."""
+    #: Number of synthetic images, for a configuration that needs no download.
     phantoms: Annotated[int | None, Suppress] = None
-    """Number of synthetic images, for a configuration that needs no download."""
 
     def check(self) -> None:
         """Raises InputError that names an invalid option."""
@@ -230,39 +230,40 @@ class Network:
 class Optimization:
     """Loss, optimizer and schedule."""
 
+    #: Weighted sum of losses of jaxseg.losses: cross_entropy soft_dice=0.5.
     loss: Annotated[tuple[str, ...], arg(metavar="NAME[=WEIGHT] ...")] = ("cross_entropy",)
-    """Weighted sum of losses of jaxseg.losses: cross_entropy soft_dice=0.5."""
+    #: Start from trained weights: lungs, the pretrained network, or a run directory. --widths
+    #: and --norm must be equal; for other classes the last layer is random. Default: all are
+    #: random.
     init: Annotated[str | None, arg(metavar="lungs|RUN")] = None
-    """Start from trained weights: lungs, the pretrained network, or a run directory. --widths and
-    --norm must be equal; for other classes the last layer is random. Default: all are random."""
+    #: sgd has Nesterov momentum 0.9. With --weight-decay, adam is AdamW.
     optimizer: Literal["adam", "lion", "sgd"] = "adam"
-    """sgd has Nesterov momentum 0.9. With --weight-decay, adam is AdamW."""
+    #: Passes over the training images.
     epochs: int = 30
-    """Passes over the training images."""
+    #: Stop after this many epochs in a row without a better validation Dice. Default: never.
     patience: int | None = None
-    """Stop after this many epochs in a row without a better validation Dice. Default: never."""
+    #: Global batch size: images per step over all devices.
     batch_size: int = 16
-    """Global batch size: images per step over all devices."""
+    #: Split each batch into this many chunks and accumulate gradients, to save memory. Batch norm
+    #: statistics are per chunk. Default: 1, or on a single CPU device whatever is fastest.
     microbatches: int | None = None
-    """Split each batch into this many chunks and accumulate gradients, to save memory. Batch norm
-    statistics are per chunk. Default: 1, or on a single CPU device whatever is fastest."""
+    #: Peak learning rate.
     learning_rate: float = 5e-4
-    """Peak learning rate."""
+    #: cosine: 5 % linear warm-up, then cosine decay to zero.
     schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: 5 % linear warm-up, then cosine decay to zero."""
+    #: Epsilon of adam.
     adam_epsilon: float = 1e-8
-    """Epsilon of adam."""
+    #: Decoupled weight decay of the kernels.
     weight_decay: float = 0.0
-    """Decoupled weight decay of the kernels."""
+    #: Clip gradients to this global norm. Default: no clipping.
     clip_norm: float | None = None
-    """Clip gradients to this global norm. Default: no clipping."""
+    #: Decay of the exponential moving average (EMA) of the parameters. If set, the EMA is used for
+    #: evaluation and prediction. Default: no EMA.
     ema_decay: float | None = None
-    """Decay of the exponential moving average (EMA) of the parameters. If set, the EMA is used for
-    evaluation and prediction. Default: no EMA."""
+    #: Updates that are not finite are skipped. This many in a row end the run.
     skipped_in_a_row: int = 10
-    """Updates that are not finite are skipped. This many in a row end the run."""
+    #: Random seed of initialization, order, dropout and augmentation.
     seed: int = 0
-    """Random seed of initialization, order, dropout and augmentation."""
 
     def check(self) -> None:
         """Raises InputError that names an invalid option."""

@@ -18,17 +18,16 @@ from jaxseg.inference.test_time_augmentation import Flip
 class Postprocessing:
     """How masks are made. The defaults are those of the scores in a run."""
 
+    #: Test-time augmentation: average the logits over these flips. left_right mirrors the anatomy.
     tta_flips: tuple[Flip, ...] = ()
-    """Test-time augmentation: average the logits over these flips. left_right mirrors the
-    anatomy."""
+    #: Test-time augmentation: average the logits over these scales.
     tta_scales: tuple[float, ...] = (1.0,)
-    """Test-time augmentation: average the logits over these scales."""
+    #: Probability above which a pixel belongs to the object, for one class.
     threshold: float = 0.5
-    """Probability above which a pixel belongs to the object, for one class."""
+    #: Keep only this many largest connected components of each class (2 for lungs).
     keep_largest: int | None = None
-    """Keep only this many largest connected components of each class (2 for lungs)."""
+    #: Fill the holes of each class.
     fill_holes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fill the holes of each class."""
 
     def check(self) -> None:
         """Raises InputError that names an invalid option."""

@@ -37,17 +37,17 @@ THREADS = min(8, max(2, (os.cpu_count() or 2) // 2))
 class Options:
     """Write masks of images of any size. Repeat the command to continue after a stop."""
 
+    #: Run directory created by experiments.train, or lungs, the pretrained network.
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run directory created by experiments.train, or lungs, the pretrained network."""
+    #: PNG, JPEG, TIFF, BMP or DICOM images, or folders of them.
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE_OR_FOLDER ...")]
-    """PNG, JPEG, TIFF, BMP or DICOM images, or folders of them."""
+    #: Folder to write to, another one than that of the images.
     out: Path
-    """Folder to write to, another one than that of the images."""
+    #: Write each image with its mask drawn on it.
     overlay: bool = True
-    """Write each image with its mask drawn on it."""
+    #: Write the mask values of the run's --classes, the first of each. Default: 255 for one class,
+    #: else 1, 2 and so on.
     mask_values_out: bool = False
-    """Write the mask values of the run's --classes, the first of each. Default: 255 for one class,
-    else 1, 2 and so on."""
     settings: OmitArgPrefixes[Settings] = Settings()
 
 

@@ -213,9 +213,8 @@ def _text(value: Any) -> str:
 class Options:
     """Write the report of a finished run again, or print a comparison of several runs."""
 
+    #: Run directories created by experiments.train. Runs that differ only in --seed are averaged.
     runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run directories created by experiments.train. Runs that differ only in --seed are
-    averaged."""
 
 
 def main() -> None:

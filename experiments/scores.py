@@ -18,7 +18,7 @@ COLUMNS = ("dice", "iou", "hd95", "assd", "pixel_accuracy", "precision", "recall
 """Scores of an image. Distances are in pixels of the mask."""
 
 MEANS = ("iou", "hd95", "assd", "precision", "recall")
-"""Scores of which a summary has the means, beside Dice."""
+"""Scores of which a summary has the means, besides Dice."""
 
 PER_IMAGE = "pixel_accuracy"
 """The one score that covers all classes at once."""

@@ -26,13 +26,13 @@ from jaxseg.types import Array
 class Settings(Postprocessing):
     """How masks are made. The defaults are those of the scores in a run."""
 
+    #: Predict at full resolution in overlapping tiles of this side, instead of resizing the image.
+    #: Use it for networks trained at native resolution.
     tile: int | None = None
-    """Predict at full resolution in overlapping tiles of this side, instead of resizing the image.
-    Use it for networks trained at native resolution."""
+    #: Pixels that neighboring tiles share. Default: about a quarter of --tile.
     overlap: int | None = None
-    """Pixels that neighboring tiles share. Default: about a quarter of --tile."""
+    #: Images, or tiles, per batch over all devices. Default: the run's batch size.
     batch_size: int | None = None
-    """Images, or tiles, per batch over all devices. Default: the run's batch size."""
 
     def check(self) -> None:
         """Raises InputError that names an invalid option."""

@@ -47,17 +47,17 @@ CHECKPOINT_SECONDS, STEPS_BETWEEN_CLOCKS = 600.0, 20
 class Output:
     """Where the run goes."""
 
+    #: Run directory. Default: runs/NAME-DATE-TIME.
     workdir: Path | None = None
-    """Run directory. Default: runs/NAME-DATE-TIME."""
+    #: Continue the run in --workdir, or start it if there is none.
     resume: bool = False
-    """Continue the run in --workdir, or start it if there is none."""
+    #: Number of runs, with seeds SEED, SEED+1 and so on, one after another. Each has the directory
+    #: WORKDIR/seed-N. WORKDIR/summary.json holds mean and standard deviation of the scores.
     seeds: int = 1
-    """Number of runs, with seeds SEED, SEED+1 and so on, one after another. Each has the directory
-    WORKDIR/seed-N. WORKDIR/summary.json holds mean and standard deviation of the scores."""
+    #: Write scalars and example pictures to WORKDIR/tensorboard.
     tensorboard: bool = False
-    """Write scalars and example pictures to WORKDIR/tensorboard."""
+    #: Directory for a trace of three steps of each run, which TensorBoard and Perfetto open.
     profile: Path | None = None
-    """Directory for a trace of three steps of each run, which TensorBoard and Perfetto open."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 import json
 import signal
 import subprocess
@@ -382,6 +383,19 @@ def test_help_has_groups_at_any_width_of_the_terminal(columns, called, monkeypat
     assert code == 0
     for words in ("data options", "network options", "optimization options", "--learning-rate"):
         assert words in text
+
+
+@pytest.mark.parametrize("command", [train, evaluate, predict])
+def test_lines_of_the_help_are_full(command, called, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
+    _, text, _ = called(command, "--help")
+    lines = [line.strip("│").rstrip() for line in text.splitlines()]
+    wrapped = [
+        (line, after.split()[0]) for line, after in itertools.pairwise(lines)
+        if line.startswith(" " * 20) and after.startswith(" " * 20)
+    ]  # fmt: skip
+    assert wrapped
+    assert [line for line, word in wrapped if len(line) + len(word) < 80] == []
 
 
 def test_the_commands_are_listed():

@@ -33,6 +33,9 @@ class Strengths:
     ``scale`` and ``shift`` together are a random resized crop, with pixels from outside the image
     marked as invalid. Images keep their size: to train on patches of larger images, cut them first.
 
+    ``elastic`` is the deformation of Ronneberger et al. (2015). It moves the points of a 3 x 3 grid;
+    pixels between them move by bicubic interpolation.
+
     Raises:
         InputError: A value is NaN, negative or above its limit in `LIMITS`.
     """
@@ -48,9 +51,7 @@ class Strengths:
     shear: float = 0.0
     """Largest angle in degrees between a sheared vertical line and the vertical."""
     elastic: float = 0.0
-    """Elastic deformation (Ronneberger et al. 2015): the largest displacement of the points of a
-    3 x 3 grid, as a fraction of the image's height and width. Pixels move by bicubic interpolation
-    between the points."""
+    """Largest displacement of an elastic deformation, as a fraction of height and width."""
     flip_left_right: float = 0.0
     """Probability of a left-right flip. Keep 0 for chest X-rays: a flip swaps the body's sides."""
     flip_up_down: float = 0.0
