@@ -178,7 +178,7 @@ def test_the_script_of_the_docs_segments_an_image_without_jaxseg(untrained_run, 
     expected = np.asarray(resize_logits(logits, image.shape))[0, ..., 0]
     with Image.open(tmp_path / "mask.png") as mask:
         found = np.asarray(mask) > 0
-    clear = np.abs(expected) > 1e-3
+    clear = np.abs(expected) > 1e-4
     assert clear.mean() > 0.95
     assert 0 < found.mean() < 1
     np.testing.assert_array_equal(found[clear], (expected > 0)[clear])

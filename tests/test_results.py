@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -122,7 +123,9 @@ def group(request):
 
 def test_the_readme_says_what_a_report_of_the_published_runs_says(group):
     text, table, (headers, _, *rows) = group
-    assert list(table["recipe", "images"]) == headers[2:]
+    columns = itertools.zip_longest(headers[2:], *(row[2:] for row in rows), fillvalue="")
+    filled = [name for name, *cells in columns if any(cell.strip() for cell in cells)]
+    assert list(table["recipe", "images"]) == filled
     assert any(", over images" in recipe for recipe, *_ in rows)
     for recipe, images, *cells in rows:
         label, name = re.sub("(baseline|lungs)", r"`\1`", recipe), images.rsplit(" (", 1)[0]

@@ -33,8 +33,8 @@ class Strengths:
     ``scale`` and ``shift`` together are a random resized crop, with pixels from outside the image
     marked as invalid. Images keep their size: to train on patches of larger images, cut them first.
 
-    ``elastic`` is the deformation of Ronneberger et al. (2015). It moves the points of a 3 x 3 grid;
-    pixels between them move by bicubic interpolation.
+    ``elastic`` is the deformation of Ronneberger et al. (2015). It moves the points of a 3 x 3
+    grid; pixels between them move by bicubic interpolation.
 
     Raises:
         InputError: A value is NaN, negative or above its limit in `LIMITS`.
