@@ -90,14 +90,6 @@ def inspect(
         if image.pair.class_name in classes
     ]
     used_ids = {image.pair.id for image in used}
-
-    def sharing(values: Sequence[Any]) -> list[list[str]]:
-        """The ids of every value that several images have, one of them used."""
-        members: dict[Any, list[str]] = {}
-        for id, value in zip(ids, values, strict=True):
-            members.setdefault(value, []).append(id)
-        return [some for some in members.values() if len(some) > 1 and used_ids & {*some}]
-
     of_class = {name: [i for i in used if i.pair.class_name == name] for name in classes}
     return used, {
         "images": {
@@ -108,14 +100,15 @@ def inspect(
             name: dict(Counter(image.source or "unknown" for image in some).most_common())
             for name, some in of_class.items()
         },
-        "duplicates": sharing(contents),
+        "duplicates": _with_equal(contents, ids, used_ids),
         "near_duplicates": [
             [ids[one], ids[other], bits]
             for one, other, bits in near
             if contents[one] != contents[other] and used_ids & {ids[one], ids[other]}
         ],
         "groups": [
-            {"images": group, "split": splits[ids.index(group[0])]} for group in sharing(first)
+            {"images": group, "split": splits[ids.index(group[0])]}
+            for group in _with_equal(first, ids, used_ids)
         ],
         "empty_masks": [image.pair.id for image in used if not image.has_lung],
         "skipped": bad,
@@ -136,6 +129,14 @@ def _inspect(archive: Archive, pair: Pair) -> Inspected | str:
             return f"{name}: has {width} x {height} pixels; in the release it has {side} x {side}"
     sha256 = hashlib.sha256(content).hexdigest()
     return Inspected(pair, sha256, perceptual_hash(image), bool(labels.any()))
+
+
+def _with_equal(values: Sequence[Any], ids: Sequence[str], used: set[str]) -> list[list[str]]:
+    """Returns the ids of every value that several images have, one of them used."""
+    members: dict[Any, list[str]] = {}
+    for id, value in zip(ids, values, strict=True):
+        members.setdefault(value, []).append(id)
+    return [some for some in members.values() if len(some) > 1 and used & {*some}]
 
 
 def markdown(name: str, metadata: Mapping[str, Any]) -> str:
