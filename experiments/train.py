@@ -56,7 +56,7 @@ class Output:
     seeds: int = 1
     #: Write scalars and example pictures to WORKDIR/tensorboard.
     tensorboard: bool = False
-    #: Directory for a trace of three steps of each run, which TensorBoard and Perfetto open.
+    #: Directory for a trace of steps 3 to 5 of each run, which TensorBoard and Perfetto open.
     profile: Path | None = None
 
 
