@@ -126,7 +126,7 @@ def test_the_shapes_of_the_tutorial_are_segmented(tmp_path, monkeypatch):
 def test_the_page_on_your_folders_trains_and_scores(tmp_path):
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
-    for n in range(60):
+    for n in range(40):
         sample = phantom.generate(0, "Normal", n, image_size=128, mask_size=128)
         Image.fromarray(sample.image).save(tmp_path / "images" / f"{n}.png")
         Image.fromarray(sample.mask > 127).save(tmp_path / "masks" / f"{n}.png")  # 1 bit.
