@@ -1,7 +1,7 @@
 """Files that are complete or absent."""
 
 import os
-import threading
+import uuid
 from pathlib import Path
 
 
@@ -11,8 +11,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OSError: The file cannot be written. The error names it, and an older one is kept.
     """
-    # The temporary name is short, because the file's own may have the largest length.
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}")
+    # Short, because the file's own name may have the largest length; unique on a shared disk.
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:
             file.write(content)

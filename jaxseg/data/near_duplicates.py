@@ -21,7 +21,7 @@ Measured with version 0.1 on 1,100 chest X-rays: it finds 99.4 to 100 % of those
 saved as a poor JPEG, halved in size, brightened, with another gamma, equalized (also adaptively),
 rotated by 1 degree, moved by 2 pixels, cropped by 3 or labeled, and none cropped by 8. No two
 different images differ in fewer than 303 bits. The full release has 370 times as many pairs, so
-the limit keeps a margin to 303. `experiments.inspect_data` shows the closest pairs.
+the limit keeps a margin to 303.
 """
 
 _FREQUENCIES = 32
@@ -77,30 +77,9 @@ def near_duplicate_pairs(
     pairs: Pairs = []
     for start, distances in _distances(hashes):
         rows, columns = np.nonzero(np.triu(distances <= max_distance, 1))
-        pairs += _pairs(rows, columns, start, distances)
+        bits = distances[rows, columns].tolist()
+        pairs += zip((rows + start).tolist(), (columns + start).tolist(), bits, strict=True)
     return pairs
-
-
-def closest_pairs(
-    hashes: UInt8[np.ndarray, "N 128"], *, count: int, above: int = MAX_HASH_DISTANCE
-) -> Pairs:
-    """Finds the most similar pairs of images that are not near-duplicates.
-
-    Args:
-        hashes: A `perceptual_hash` for every image.
-        count: How many pairs, 1 or more.
-        above: Pairs that differ in no more bits than this are left out.
-
-    Returns:
-        At most ``count`` of ``(image, other, bits that differ)``, the most similar first.
-    """
-    closest: Pairs = []
-    for start, distances in _distances(hashes):
-        rows, columns = np.nonzero(np.triu(distances > above, 1))
-        order = np.argsort(distances[rows, columns], kind="stable")[:count]
-        closest += _pairs(rows[order], columns[order], start, distances)
-        closest = sorted(closest, key=lambda pair: (pair[2], pair[:2]))[:count]
-    return closest
 
 
 def _distances(hashes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -112,8 +91,3 @@ def _distances(hashes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
             column = words[start:, word]
             distances += np.bitwise_count(column[:_BLOCK, None] ^ column)
         yield start, distances
-
-
-def _pairs(rows: np.ndarray, columns: np.ndarray, start: int, distances: np.ndarray) -> Pairs:
-    bits = distances[rows, columns].tolist()
-    return list(zip((rows + start).tolist(), (columns + start).tolist(), bits, strict=True))

@@ -66,7 +66,7 @@ def grouped_split(
     """Splits images 70/10/20 into train, validation and test, and keeps groups whole.
 
     A group takes its split from the hash of its first image. Images that are added later do not
-    change the split of earlier ones, unless a new image joins two groups.
+    change the split of earlier ones, unless one joins two groups or becomes the first of its group.
 
     Args:
         contents: The sha256 of every image's content, in hexadecimal.
