@@ -18,8 +18,10 @@ CPUINFO = Path("/proc/cpuinfo")
 VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
 """Vector extensions as Linux names them, widest first."""
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "OMP_NUM_THREADS", "JAX_PLATFORMS")
-LIBRARIES = ("jax", "libtpu", "flax", "torch", "keras", "tensorflow", "monai")
-LIBRARIES += ("surface-distance-based-measures", "pillow")
+LIBRARIES = ("jax", "libtpu", "flax", "torch", "keras", "tensorflow", "tensorflow-cpu", "monai")
+LIBRARIES += ("surface-distance-based-measures", "grain", "pillow")
+LOAD = os.getloadavg()[0]
+"""The load average before the benchmark."""
 
 Row = dict[str, Any]
 
@@ -33,13 +35,13 @@ def make(benchmark: str, settings: Mapping[str, Any], rows: Sequence[Row]) -> di
     flags = _listed("flags", "Features").split()
     return {
         "benchmark": benchmark,
-        "command": " ".join(["python -m benchmarks." + benchmark, *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks." + benchmark, *_without_json(sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),
         "version": _version(),
         "processor": _listed("model name") or platform.processor(),
         "vectors": next((name for name in VECTORS if name in flags), ""),
         "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        "load": LOAD,
         "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
         "versions": versions,
         "settings": dict(settings),
@@ -77,6 +79,14 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     lines = [[key.replace("_", " ") for key in columns], ["---" for _ in columns]]
     lines += [[_cell(row.get(key)) for key in columns] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _without_json(arguments: Sequence[str]) -> list[str]:
+    """Returns a command's arguments without the file it writes, which says nothing."""
+    if "--json" not in arguments:
+        return list(arguments)
+    at = arguments.index("--json")
+    return [*arguments[:at], *arguments[at + 2 :]]
 
 
 def _cell(value: Any) -> str:

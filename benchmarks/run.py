@@ -99,6 +99,8 @@ def main() -> None:
     print(f"\nwritten to {options.json}")
     recorded = report.read(RECORDED)
     if options.record:
+        for each in reports:
+            each["load"] = "idle"  # What it measures itself is the load of the one before.
         new = [kind(each) for each in reports]
         report.write(RECORDED, [old for old in recorded if kind(old) not in new] + reports)
     if options.check:
