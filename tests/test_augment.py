@@ -95,6 +95,7 @@ def test_noise_stays_in_range():
     assert 0 <= float(noisy.min()) < float(noisy.max()) <= 1
 
 
+@pytest.mark.slow
 def test_narrow_floats_are_kept_and_computed_in_float32():
     images = jnp.linspace(0, 1, 64, dtype=jnp.bfloat16).reshape(1, 8, 8, 1)
     wide = images.astype(jnp.float32)
@@ -162,6 +163,7 @@ def test_amounts_fill_their_ranges_uniformly_and_independently():
     assert abs(amounts.flip[:, 1].mean() - 0.25) < 0.03
 
 
+@pytest.mark.slow
 def test_the_changes_are_made_in_the_documented_order():
     batch, key = random_batch(6), jax.random.key(4)
     strengths = dataclasses.replace(EVERYTHING, elastic=0.0)
@@ -201,8 +203,12 @@ def test_if_nothing_can_change_the_batch_itself_is_returned(strengths):
 
 @pytest.mark.parametrize(
     "kind",
-    ["rotation", "elastic", "flip_up_down", "blur", "contrast", "brightness", "gamma", "noise"],
-)
+    [
+        "rotation", "elastic", "contrast",
+        *(pytest.param(kind, marks=pytest.mark.slow)
+          for kind in ("flip_up_down", "blur", "brightness", "gamma", "noise")),
+    ],
+)  # fmt: skip
 def test_one_strength_changes_what_it_should_and_nothing_else(kind):
     batch = random_batch(8)
     strengths = augment.Strengths(**{kind: getattr(EVERYTHING, kind)})
@@ -239,6 +245,7 @@ def test_pixels_from_outside_are_black_background_and_invalid():
     np.testing.assert_array_equal(weights["where"], np.where(outside, 0.0, 0.5))
 
 
+@pytest.mark.slow
 def test_labels_may_be_finer_and_have_channels():
     batch = random_batch(4)
     labels = batch["labels"].repeat(2, 1).repeat(2, 2)
@@ -273,6 +280,7 @@ def test_64_bit_floats_change_nothing(expected):
     assert_close(changed, expected)
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one_device(expected):
     sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
     batch = jax.device_put(random_batch(16), sharding)

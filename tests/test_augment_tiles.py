@@ -47,6 +47,7 @@ def largest_stretch(rotation, scale):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strengths", STRENGTHS)
 def test_no_matrix_exceeds_max_stretch(strengths):
     strengths = STRENGTHS[strengths]

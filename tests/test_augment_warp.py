@@ -104,6 +104,7 @@ def test_images_labels_and_where_agree_with_scipy():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2, 3])
 def test_finer_labels_agree_with_scipy_and_leave_the_images_the_same(factor):
     size, count = (36, 48), len(TRANSFORMS)
@@ -308,6 +309,7 @@ def read_positions(matrix, grid, size, factor):
     return np.moveaxis(affine + np.stack(field, -1) * sizes, -1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1, 2])
 @pytest.mark.parametrize("transform", ["identity", "all"])
 def test_elastic_deformation_agrees_with_scipy_and_pillow(transform, factor):

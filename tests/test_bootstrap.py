@@ -72,6 +72,7 @@ def test_images_each_in_a_group_of_its_own_are_images_without_groups():
     assert paired_of(KEY, values, other, groups=groups) == paired_of(KEY, values, other)
 
 
+@pytest.mark.slow
 def test_the_interval_of_groups_contains_the_true_mean_where_that_of_images_does_not():
     random = np.random.default_rng(0)
     groups = np.repeat(np.arange(20), 5)
@@ -93,6 +94,7 @@ def test_the_interval_of_groups_contains_the_true_mean_where_that_of_images_does
     assert apart[0] > 12
 
 
+@pytest.mark.slow
 def test_the_interval_of_five_images_is_too_narrow_as_the_docstring_says():
     random = np.random.default_rng(0)
     held = 0
@@ -156,6 +158,7 @@ def test_fewer_than_two_images_have_no_interval(values, mean):
     assert math.isnan(paired.p_value)
 
 
+@pytest.mark.slow
 def test_ninety_percent_intervals_contain_the_true_mean_nine_times_in_ten():
     random = np.random.default_rng(0)
     held = 0
@@ -184,6 +187,7 @@ def test_swapping_the_runs_mirrors_the_paired_interval():
     assert one.p_value == two.p_value
 
 
+@pytest.mark.slow
 def test_the_p_value_of_many_images_is_the_normal_one():
     # Differences whose mean is 1.3 standard errors.
     noise = np.random.default_rng(2).normal(size=2000)

@@ -205,6 +205,7 @@ for next_call in (save, checkpoints.wait, checkpoints.close):
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays_good(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],

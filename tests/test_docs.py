@@ -201,6 +201,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert not re.search(r'id="jaxseg[\w.]*\._[a-z]', losses)
 
 
+@pytest.mark.slow
 def test_the_model_card_segments_an_image_file(tmp_path):
     sample = phantom.generate(5, "Normal", 2, image_size=200, mask_size=200)
     Image.fromarray(sample.image).save(tmp_path / "image.png")

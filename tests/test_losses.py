@@ -437,6 +437,7 @@ def test_a_label_outside_the_classes_makes_the_pooled_loss_nan(name):
     assert np.isfinite(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but({"soft_dice", "lovasz_softmax"}, LOSSES))
 def test_eight_devices_give_what_one_gives(name):
     """Per image and pooled, value and gradient, under jit with the batch sharded over a mesh."""

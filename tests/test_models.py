@@ -303,6 +303,7 @@ def value_and_gradients(model, variables, x):
     return jax.value_and_grad(loss, has_aux=True)
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_values_nor_gradients_nor_parameters():
     x = images(2, 8, 16, 1)
     options = {"widths": (2, 4), "norm": "batch", "dropout": 0.25, "decoder_dropout": 0.5}

@@ -72,6 +72,7 @@ def test_a_network_of_any_framework_trains_and_predicts(framework, capsys):
     np.testing.assert_allclose(logits, floats, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["linen", "nnx", "equinox"])
 def test_dropout_acts_in_training_and_changes_with_the_step(framework):
     import optax

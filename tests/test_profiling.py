@@ -5,10 +5,12 @@ import json
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from experiments.profiling import traced
 
 
+@pytest.mark.slow
 def test_three_steps_after_two_are_traced(tmp_path, capsys):
     folder = tmp_path / "trace"
     double = traced(jax.jit(lambda x: x + x), folder)

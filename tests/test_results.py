@@ -15,6 +15,8 @@ from experiments import comparison_table, scores
 from experiments.runs import RunDirectory
 from jaxseg import pretrained
 
+pytestmark = pytest.mark.slow
+
 DECIMAL = r"[-+]?\d+\.\d+"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 RESULTS = EXPERIMENTS / "results"

@@ -70,7 +70,11 @@ def keep_upper_half(logits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("channels", "ignore", "postprocess", "i"),
-    [(1, False, None, 4), (3, True, None, 1), (1, True, keep_upper_half, 4)],
+    [
+        (3, True, None, 1),
+        pytest.param(1, False, None, 4, marks=pytest.mark.slow),
+        pytest.param(1, True, keep_upper_half, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_images_of_many_sizes_have_the_scores_of_each_alone(channels, ignore, postprocess, i):
     arrays = dataset(max(1, channels - 1), ignore=ignore)

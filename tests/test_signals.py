@@ -84,7 +84,7 @@ def start():
     ("work", "sent", "status"),
     [
         ("in_c_code", signal.SIGTERM, 75),
-        ("in_python", signal.SIGINT, 130),
+        pytest.param("in_python", signal.SIGINT, 130, marks=pytest.mark.slow),
         ("with_output_in_the_buffer", signal.SIGTERM, 75),
     ],
 )
@@ -102,7 +102,10 @@ def test_a_signal_ends_a_command_at_once(work, sent, status, start):
         assert out == "a line in the buffer"
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow)],
+)
 def test_a_loop_that_handles_signals_saves_first(sent, status, start):
     process = start("deferring")
     process.send_signal(sent)

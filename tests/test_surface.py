@@ -200,6 +200,7 @@ def test_a_full_mask_has_infinite_distances_and_an_empty_mask_has_zeros():
     np.testing.assert_allclose(ours[2], scipy_transform(masks[2]), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lead", [(), (2, 3), (2, 0)])
 def test_distance_transform_keeps_any_leading_axes(lead):
     masks = random_masks(2, (*lead, 19, 23))
@@ -251,6 +252,7 @@ def test_measures_of_small_images_match_a_brute_force_oracle(convention):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_measures_of_larger_masks_match_a_brute_force_oracle(spacing):
     predicted, actual = blobs(4), blobs(5)
@@ -452,6 +454,7 @@ def test_distances_scale_with_the_spacing_and_transpose_with_the_masks(conventio
 # Other ways to the same numbers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "function", "convention"),
     [
@@ -486,6 +489,7 @@ def test_an_edge_at_the_tolerance_is_within_it(spacing):
             assert np.all(distances.normalized_dice(0.999 * tolerance) == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_surface_distances_contain_every_element_once(convention):
     masks = blobs(13, (2, 24, 24)), blobs(14, (2, 24, 24))
@@ -559,6 +563,7 @@ def by_image():
     return NamedSharding(Mesh(np.asarray(jax.devices()), ("data",)), PartitionSpec("data"))
 
 
+@pytest.mark.slow
 def test_eight_devices_match_one_device(eight_pairs):
     arrays, expected = eight_pairs
     ours = transform_and_measure(*jax.device_put(arrays, by_image()))
@@ -593,6 +598,7 @@ def test_64_bit_mode_changes_nothing(eight_pairs):
         assert_same(transform_and_measure(*arrays), expected)
 
 
+@pytest.mark.slow
 def test_the_program_calls_no_host_and_lowers_for_every_platform():
     mask = jax.ShapeDtypeStruct((2, 300, 300), jnp.bool_)
     spacing = jax.ShapeDtypeStruct((2, 2), jnp.float32)

@@ -215,14 +215,12 @@ def test_deep_supervision_trains_and_evaluates_with_one_loss():
     np.testing.assert_allclose(evaluated.loss, fine, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
         MODEL,
-        pytest.param(
-            UNet(widths=(4, 8, 12), norm="batch", dropout=0.3, decoder_dropout=0.3),
-            marks=pytest.mark.slow,
-        ),
+        UNet(widths=(4, 8, 12), norm="batch", dropout=0.3, decoder_dropout=0.3),
     ],
     ids=["convolutions", "U-Net"],
 )
@@ -260,6 +258,7 @@ def test_pmap_gives_the_state_of_one_device():
         np.testing.assert_allclose(measured_too[name], measured[name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_under_pmap_each_device_samples_its_own_dropout_and_augmentation():
     def noise(key, batch):
         return {**batch, "images": jax.random.normal(key, batch["images"].shape)}
@@ -300,6 +299,7 @@ def test_steps_for_pmap_and_for_jit_are_not_mixed_up():
         step(state, in_four_parts(batch))
 
 
+@pytest.mark.slow
 def test_microbatches_on_two_devices_give_the_state_of_the_whole_batch():
     model, batch = Convolutions("group", rate=0.0), batch_of(4)
     batch["where"] = np.random.default_rng(1).random((4, 16, 16)) < 0.5
@@ -312,6 +312,7 @@ def test_microbatches_on_two_devices_give_the_state_of_the_whole_batch():
         np.testing.assert_allclose(parts[1][name], whole[1][name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_on_an_accelerator_microbatches_are_a_loop():
     model, batch = Convolutions("group"), batch_of(4)
     step = make_train_step(model, SGD, losses.cross_entropy, microbatches=4)
@@ -574,6 +575,7 @@ def test_multilabel_evaluation_counts_each_channel_as_a_binary_problem():
     np.testing.assert_array_equal(result.counts.tp, ((images > 0) & (labels == 1)).sum((1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jit", "pmap"])
 def test_calls_on_several_cpu_devices_do_not_queue(form):
     # More than 32 queued calls can block forever; see `parallel._Checked`.
