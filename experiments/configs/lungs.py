@@ -8,7 +8,7 @@ or many more images, use a larger batch.
 Cost at ``--size 128``, 770 images: as long as ``baseline`` on two cores.
 Expected scores there (``--data-config viral_pneumonia --split random``, 330 test images): Dice
 0.977, IoU 0.956, HD95 3.2 px. At 256, one seed, four times the time: 0.979, 0.960, 3.2 px.
-For images of other hospitals, ``--keep-largest 2`` improves masks.
+For images with labels or borders, ``--keep-largest 2`` improves masks.
 """
 
 from experiments.configuration import Configuration
