@@ -45,8 +45,8 @@ class Options:
     out: Path
     #: Write each image with its mask drawn on it.
     overlay: bool = True
-    #: Write the mask values of the run's --classes, the smallest of each. Default: 255 for one class,
-    #: else 1, 2 and so on.
+    #: Write the mask values of the run's --classes, the smallest of each. Default: 255 for one
+    #: class, else 1, 2 and so on.
     mask_values_out: bool = False
     settings: OmitArgPrefixes[Settings] = Settings()
 

@@ -230,8 +230,8 @@ def _check_values(
         fraction = unnamed / sum(item.mask.object_pixels for item in loaded.values())
         worst = max(loaded, key=lambda name: loaded[name].mask.unnamed_pixels)
         message = (
-            f"{masks_dir}: {fraction:.2%} of the object pixels have values that belong to no class, "
-            f"such as {_values(loaded[worst].mask)} in {worst}"
+            f"{masks_dir}: {fraction:.2%} of the object pixels have values that belong to no "
+            f"class, such as {_values(loaded[worst].mask)} in {worst}"
         )
         if fraction > MAX_UNNAMED:
             raise InputError(
