@@ -211,10 +211,10 @@ def test_the_model_card_segments_an_image_file(tmp_path):
     assert (predicted & actual).sum() / (predicted | actual).sum() > 0.8
 
 
-def test_the_page_on_trained_weights_starts_from_them(capsys):
+def test_the_page_on_trained_weights_starts_from_them():
     space = run(code_of("docs/fine_tuning.md"))
-    assert int(capsys.readouterr().out) == len(jax.tree.leaves(space["variables"]["params"]))
     given, started = space["variables"]["params"], space["state"].params
+    assert given.keys() == started.keys()
     for name in given.keys() - {"head"}:
         jax.tree.map(np.testing.assert_array_equal, started[name], given[name])
     assert started["head"]["bias"].shape == (3,)
