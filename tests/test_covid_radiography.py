@@ -1,6 +1,7 @@
 """The TFDS dataset: what is stored, in which split, and what happens if something is wrong."""
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -259,6 +260,33 @@ jaxseg.data.covid_radiography.prepare(
     assert list(data.rglob("*array_record*"))
     assert not list(data.rglob(str(Builder.VERSION)))
     assert len(stored(prepare(folder, data, "covid"))) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+def test_tensorflow_loads_the_same_images(tmp_path):
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("needs TensorFlow")
+    code = f"""
+import warnings
+warnings.simplefilter("ignore")
+import numpy as np, tensorflow_datasets as tfds
+import jaxseg.data.covid_radiography
+prepared = {{"download_config": tfds.download.DownloadConfig(manual_dir={str(tmp_path)!r})}}
+name, folder = "covid_radiography/covid", {str(tmp_path)!r}
+loaded = tfds.load(name, split="train", data_dir=folder + "/records",
+                   builder_kwargs={{"file_format": "tfrecord"}},
+                   download_and_prepare_kwargs=prepared)
+source = tfds.data_source(name, split="train", data_dir=folder + "/arrays",
+                          download_and_prepare_kwargs=prepared)
+loaded = {{example["id"]: example for example in loaded.as_numpy_iterator()}}
+assert len(loaded) == len(source) > 0
+for example in source:
+    for key in ("image", "mask"):
+        np.testing.assert_array_equal(loaded[example["id"]][key], example[key])
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("file_format", [None, "tfrecord", "riegeli"])
