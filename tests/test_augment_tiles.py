@@ -64,7 +64,7 @@ def test_max_stretch_is_the_least_upper_bound():
 
 @pytest.mark.parametrize(
     ("strengths", "size"),
-    [("robust", (64, 48)), ("all", (45, 130))],
+    [pytest.param("robust", (64, 48), marks=pytest.mark.slow), ("all", (45, 130))],
 )
 def test_tiles_read_what_pixels_read(strengths, size):
     strengths = STRENGTHS[strengths]

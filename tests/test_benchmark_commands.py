@@ -117,6 +117,7 @@ def test_survival_waits_for_a_status_and_says_what_came(tmp_path):
     assert survival.is_saving(run_directory)
 
 
+@pytest.mark.slow
 def test_survival_counts_what_ended_before_and_wrong_statuses(tmp_path, monkeypatch):
     def start(*_, **__):
         return subprocess.Popen(["sleep", "1"], stdout=subprocess.PIPE, text=True)

@@ -40,6 +40,7 @@ def test_the_interval_is_that_of_scipy():
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.03 * width)
 
 
+@pytest.mark.slow
 def test_the_interval_of_many_images_is_the_normal_one():
     values = dice_like(2000)
     ours = metrics.bootstrap_mean(KEY, values, resamples=5000)

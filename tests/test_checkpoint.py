@@ -121,6 +121,7 @@ def test_saving_does_not_query_for_a_preemption(tmp_path, monkeypatch):
     assert not queries
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
 def test_a_state_is_restored_on_another_number_of_devices(before, after, tmp_path):
     one, other = (parallel.make_mesh(jax.devices()[:count]) for count in (before, after))

@@ -172,6 +172,7 @@ def test_uint8_images_are_divided_by_255():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_a_bfloat16_network_has_float32_logits_and_parameters_near_those_of_float32(norm):
     full, half = (

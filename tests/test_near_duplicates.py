@@ -52,6 +52,7 @@ def test_a_changed_copy_is_a_near_duplicate(change):
         assert distance(image, change(image)) <= MAX_HASH_DISTANCE
 
 
+@pytest.mark.slow
 def test_images_of_different_patients_are_far_apart():
     images = [phantom.generate(0, name, n).image for name in phantom.CLASSES for n in range(5)]
     hashes = np.stack([perceptual_hash(image) for image in images])

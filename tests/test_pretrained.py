@@ -76,7 +76,10 @@ def leaves(variables):
     }
 
 
-@pytest.mark.parametrize(("classes", "changed"), [(1, set()), (3, {"kernel", "bias"})])
+@pytest.mark.parametrize(
+    ("classes", "changed"),
+    [pytest.param(1, set(), marks=pytest.mark.slow), (3, {"kernel", "bias"})],
+)
 def test_a_state_starts_from_trained_variables_except_a_head_of_other_classes(
     classes, changed, trained
 ):

@@ -366,6 +366,7 @@ def test_a_single_cpu_takes_as_few_parts_as_fit_its_cache(shape, parts, monkeypa
     assert cpu_microbatches(*shape) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "loss", "parts"),
     [
