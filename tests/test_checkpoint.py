@@ -69,6 +69,7 @@ def kinds(state):
     return [leaf.dtype for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.slow
 def test_typed_keys_of_any_implementation_are_restored_into_arrays_and_into_shapes(tmp_path):
     tx = optax.chain(optax.add_noise(0.1, 0.55, jax.random.key(3)), optax.sgd(0.1))
     key = jax.random.key(1, impl="rbg")

@@ -301,6 +301,7 @@ def test_weights_that_are_absent_or_do_not_fit_are_refused(finished, archive, tm
     assert_refused(refused, "--init: the pretrained variables do not fit the network")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finite_any_more_ends_and_keeps_its_logs(archive, tmp_path, called):
     options = ["--learning-rate", "1e30", "--skipped-in-a-row", "3"]
     code, _, error = called(train, *small_run(archive, tmp_path), *options)

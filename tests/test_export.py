@@ -196,6 +196,7 @@ def test_the_metadata_describes_the_run(written):
     assert metadata["versions"]["jax"] == jax.__version__
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_run_are_written_with_its_configuration_and_scores(
     untrained_run, tmp_path
 ):

@@ -49,6 +49,7 @@ def configured(archive, data_dir, split="grouped"):
     )
 
 
+@pytest.mark.slow
 def test_the_report_and_the_leaks_are_shown(archive, data_dir, succeeds):
     options = ["--manual-dir", archive, "--data-dir", data_dir]
     out = succeeds(inspect_data, *options)

@@ -170,6 +170,7 @@ def test_multilabel_class_weights_are_one_per_channel(name):
     np.testing.assert_allclose(value, (first + 3 * last) / 4, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(DISTANCE_LOSSES))
 def test_distances_are_in_the_unit_of_the_spacing(name):
     logits, labels, where = draw(1)

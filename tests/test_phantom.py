@@ -132,6 +132,7 @@ def test_generate_refuses_an_unknown_class_and_negative_numbers(arguments, messa
         phantom.generate(*arguments)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_archive_and_image_n_does_not_depend_on_the_rest(
     tmp_path, files
 ):

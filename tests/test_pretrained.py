@@ -119,6 +119,7 @@ def test_variables_of_a_larger_network_are_refused(trained):
         state_of(UNet(widths=(4, 8), norm="batch"), pretrained=larger)
 
 
+@pytest.mark.slow
 def test_deep_supervision_adds_heads_to_trained_variables():
     model = UNet(widths=(4, 8, 16), norm="batch", deep_supervision=True)
     plain = state_of(UNet(widths=(4, 8, 16), norm="batch"), 2).variables()

@@ -101,6 +101,7 @@ def test_the_other_convention_matches_surface_distance(surface_distance, spacing
         np.testing.assert_allclose(ours["within"][:, i], [precision, recall], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_conventions_differ_by_no_more_than_a_diagonal():
     """This holds for the maximum only: means and percentiles also depend on the element counts.
 

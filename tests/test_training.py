@@ -231,6 +231,7 @@ def test_eight_devices_give_the_state_of_one_device(model):
     assert_same(eight, one, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_pooled_loss_on_many_devices_is_pooled_over_all_of_them():
     pooled = partial(losses.soft_dice, pooled=True)
     batch = {**batch_of(8), "where": np.random.default_rng(1).random((8, 16, 16)) < 0.5}
@@ -448,6 +449,7 @@ def test_a_step_in_bfloat16_has_a_finite_loss():
     assert np.isfinite(measured["loss"])
 
 
+@pytest.mark.slow
 def test_augmentation_is_applied_before_the_loss_with_a_new_key_at_every_step():
     def noise(key, batch):
         return {**batch, "images": jax.random.normal(key, batch["images"].shape)}
