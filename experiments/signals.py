@@ -4,9 +4,11 @@ Python runs a signal handler in the main thread: not while XLA compiles, and at 
 between two instructions. An exception that is raised there can be lost in a callback of JAX, and an
 ordinary exit while another thread compiles can crash. So the handlers here do nothing. A thread
 receives the signal and ends the process at once, without cleaning up, unless a loop has asked to
-handle the signal itself. A second signal always ends the process.
+handle the signal itself. A second signal always ends the process. After the command, when Python
+takes its modules down, signals are ignored: all is done, and that is what the exit status says.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -56,6 +58,8 @@ def watch() -> None:
         read_fd, _write_fd = os.pipe()
         os.set_blocking(_write_fd, False)
         threading.Thread(target=_watch, args=(read_fd, _end), daemon=True).start()
+        # Python would restore the actions that kill the process, before it has ended.
+        atexit.register(_ignore_from_now_on)
     for number in STATUS:
         signal.signal(number, _ignore)
     signal.set_wakeup_fd(_write_fd, warn_on_full_buffer=False)
@@ -79,6 +83,11 @@ def _end(number: signal.Signals) -> None:
     flushing.join(timeout=1)
     os.write(2, f"\n{_MESSAGES[number]}\n".encode())
     os._exit(STATUS[number])
+
+
+def _ignore_from_now_on() -> None:
+    for number in STATUS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _ignore(*_: object) -> None:

@@ -14,7 +14,7 @@ from experiments import command, signals
 ROOT = Path(__file__).parents[1]
 
 BUSY = """
-import sys, time
+import os, sys, time
 from experiments import command, signals
 
 def in_c_code():
@@ -54,6 +54,15 @@ def ending():
     import threading
     threading.Thread(target=lambda: time.sleep(2)).start()  # The exit waits for it.
     threading.Timer(0.5, lambda: print("ready", flush=True)).start()
+
+class Last:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"ready\\n")
+        sleep(1)
+
+def after_the_end():
+    global last
+    last = Last()  # Deleted when Python handles no signals any more.
 
 command.run(globals()[sys.argv[1]])
 """
@@ -146,3 +155,11 @@ def test_a_signal_while_the_process_ends_does_not_change_what_was_done(start):
     process.communicate(timeout=20)
     assert process.returncode in (0, 75), "never that of a killed process"
     assert os.EX_TEMPFAIL == command.PREEMPTED
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_all_is_done_is_ignored(sent, start):
+    process = start("after_the_end")
+    process.send_signal(sent)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
