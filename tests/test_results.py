@@ -198,7 +198,7 @@ def test_the_guide_says_what_the_learning_curve_is():
     _, table = sections_of(EXPERIMENTS.parent / "docs/fine_tuning.md")["What it gains"]
     with open(RESULTS / "learning-curve.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * (len(table) - 1) == 6
+    assert len(rows) == 2 * (len(table) - 1) == 8
     for row in rows:
         (cells,) = (
             [key[1], *own] for key, own in table.items() if key[0] == row["training_images"]
