@@ -208,6 +208,18 @@ def test_the_guide_says_what_the_learning_curve_is():
         assert_says([cell], expected, [4, 4, 4])
 
 
+def test_the_guide_says_what_the_learning_curve_with_heart_is():
+    _, table = sections_of(EXPERIMENTS.parent / "docs/fine_tuning.md")["With a second class"]
+    with open(RESULTS / "learning-curve-heart.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * (len(table) - 1) == 16
+    cells = {count: [first, *others] for (count, first), others in table.items()}
+    columns = [(name, start) for name in ("heart", "lungs") for start in ("pretrained", "random")]
+    for row in rows:
+        cell = cells[row["training_images"]][columns.index((row["class"], row["start"]))]
+        assert_says([cell], [float(row[name]) for name in ("dice", "low", "high")], [4, 4, 4])
+
+
 def _intervals(table):
     """Means and 95 % intervals of Dice, IoU, HD95 and ASSD."""
     read = scores.read(table)
