@@ -220,6 +220,16 @@ def test_the_guide_says_what_the_learning_curve_with_heart_is():
         assert_says([cell], [float(row[name]) for name in ("dice", "low", "high")], [4, 4, 4])
 
 
+def test_the_page_on_jsrt_says_what_its_run_scores():
+    _, table = sections_of(EXPERIMENTS.parent / "docs/jsrt.md")["# Lungs and heart on JSRT"]
+    run = json.loads((RESULTS / "jsrt-lungs-heart/summary.json").read_text())
+    for name, test in run["test"]["classes"].items():
+        (cells,) = ([key[1], *own] for key, own in table.items() if key[0] == name)
+        names = ("iou_mean", "hd95_mean", "assd_mean")
+        expected = [test["dice_mean"], *test["dice_ci95"], *(test[name] for name in names)]
+        assert_says(cells, expected, [4, 4, 4, 4, 2, 2])
+
+
 def _intervals(table):
     """Means and 95 % intervals of Dice, IoU, HD95 and ASSD."""
     read = scores.read(table)
