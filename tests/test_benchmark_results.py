@@ -60,15 +60,10 @@ def get(rows, key, value="relative_time"):
     return rows.get(key, {}).get(value)
 
 
-def versions_of(header):
-    """Vector extension and version of each column of a page's table."""
-    return re.findall(r"(AVX2|AVX-512), version ([\d.]+)", header)
-
-
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md", "benchmarks/RESULTS.md"])
 def test_columns_name_the_version_that_was_measured(page):
     (header,) = set(re.findall(r".*AVX2, version.*", (ROOT / page).read_text()))
-    measured = dict(versions_of(header))
+    measured = dict(re.findall(r"(AVX2|AVX-512), version ([\d.]+)", header))
     for benchmark in ("train_step", "inference", "surface"):
         for name, vectors in (("AVX2", AVX2), ("AVX-512", AVX512)):
             (each,) = reports(benchmark, vectors=vectors)

@@ -63,6 +63,12 @@ def scores_of(path):
         return {row["id"]: row for row in csv.DictReader(file)}
 
 
+def ids_in(run, split):
+    """The images that a run used in a split."""
+    with run.images.open() as file:
+        return {row["id"] for row in csv.DictReader(file) if row["split"] == split}
+
+
 def test_a_run_leaves_its_files_and_the_summary_is_the_mean_of_the_images(finished):
     names = {path.name for path in finished.path.iterdir() if path.name != ".lock"}
     assert names == {
@@ -84,9 +90,7 @@ def test_a_run_leaves_its_files_and_the_summary_is_the_mean_of_the_images(finish
     assert np.sum(test["confusion_matrix"]) == len(rows) * 256 * 256
     with finished.images.open() as file:
         used = list(csv.DictReader(file))
-    assert {row["id"] for row in used if row["split"] == "test"} == set(
-        scores_of(finished.test_scores)
-    )
+    assert ids_in(finished, "test") == set(scores_of(finished.test_scores))
     assert len(used) == 40
 
 
@@ -140,9 +144,7 @@ def test_evaluate_scores_the_test_images_as_training_did(finished, tmp_path, suc
     succeeds(evaluate, finished.path, "--subset", "test", "--out", tmp_path)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert evaluation["subset"] == "test"
-    with finished.images.open() as file:
-        expected = {row["id"] for row in csv.DictReader(file) if row["split"] == "test"}
-    assert scores_of(tmp_path / "per_image.csv").keys() == expected
+    assert scores_of(tmp_path / "per_image.csv").keys() == ids_in(finished, "test")
     ours, theirs = evaluation["test"], finished.finished_summary()["test"]
     for name in ("dice_mean", "dice_worst", "hd95_mean", "soft_dice_pooled", "pixel_accuracy"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
@@ -154,9 +156,7 @@ def test_evaluate_scores_the_test_images_as_training_did(finished, tmp_path, suc
 @pytest.mark.slow
 def test_evaluate_scores_the_training_images_when_asked(finished, tmp_path, succeeds):
     succeeds(evaluate, finished.path, "--subset", "train", "--out", tmp_path)
-    with finished.images.open() as file:
-        expected = {row["id"] for row in csv.DictReader(file) if row["split"] == "train"}
-    assert scores_of(tmp_path / "per_image.csv").keys() == expected
+    assert scores_of(tmp_path / "per_image.csv").keys() == ids_in(finished, "train")
 
 
 @pytest.mark.slow
